@@ -1,0 +1,1 @@
+"""One managed SQLAlchemy pool per process for Pyramid apps and their workers."""

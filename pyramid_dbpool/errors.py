@@ -1,0 +1,60 @@
+"""The errors of pyramid_dbpool.
+
+Each one is a `PoolError` and also the SQLAlchemy error that it refines, so
+handlers that an application already has go on working.
+"""
+
+from sqlalchemy import exc as sa_exc
+
+__all__ = [
+    "CommitUnknown",
+    "DatabaseUnavailable",
+    "ForkedConnectionError",
+    "PoolError",
+    "PoolLineFull",
+    "PoolTimeout",
+    "RequestOver",
+    "SessionInUse",
+    "SettingsError",
+    "TransactionFailed",
+]
+
+
+class PoolError(Exception):
+    """The root of every error that pyramid_dbpool raises."""
+
+
+class SettingsError(PoolError, ValueError):
+    """A setting is wrong; the message cites its ini key, its value and the remedy."""
+
+
+class PoolTimeout(PoolError, sa_exc.TimeoutError):
+    """No connection came free before the caller's deadline."""
+
+
+class PoolLineFull(PoolTimeout):
+    """The line for a connection is as long as `dbpool.max_waiting` allows."""
+
+
+class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
+    """The database server cannot be reached; `orig` is the driver's error."""
+
+
+class CommitUnknown(PoolError, sa_exc.OperationalError):
+    """The connection was lost during COMMIT: the work may or may not be stored."""
+
+
+class TransactionFailed(PoolError, sa_exc.InvalidRequestError):
+    """COMMIT was refused because the server has already given the transaction up."""
+
+
+class SessionInUse(PoolError, sa_exc.InvalidRequestError):
+    """A unit of work was started on a session that is already in a transaction."""
+
+
+class RequestOver(PoolError, sa_exc.InvalidRequestError):
+    """A request's session was used after the request had ended."""
+
+
+class ForkedConnectionError(PoolError, sa_exc.InvalidRequestError):
+    """A connection was used in a process other than the one that opened it."""
