@@ -165,8 +165,9 @@ def is_known_rollback(error: DBAPIError) -> bool:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    while isinstance(orig := getattr(error, "orig", None), BaseException):
-        error = orig
+    orig = getattr(error, "orig", None)
+    if isinstance(orig, BaseException) and orig is not error:
+        return _driver_error(orig)
     return error
 
 
