@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +24,7 @@ __all__ = [
     "keywords",
     "open_backend",
     "parse_url",
+    "pool_keywords",
 ]
 
 # The connect argument that bounds the opening of a connection, first the one that we
@@ -69,6 +69,16 @@ _SHAPE = "dialect+driver://user:password@host/database"
 _ENCODE = (
     "write @ : / ? in a user name or password as %40 %3A %2F %3F (in an ini file with %% for %)"
 )
+# create_engine's names for arguments of the pool class.
+_POOL_NAMES = {
+    "logging_name": "pool_logging_name",
+    "echo": "echo_pool",
+    "timeout": "pool_timeout",
+    "recycle": "pool_recycle",
+    "reset_on_return": "pool_reset_on_return",
+    "pre_ping": "pool_pre_ping",
+    "use_lifo": "pool_use_lifo",
+}
 _USERINFO = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?(.*)", re.DOTALL)
 
 
@@ -161,19 +171,21 @@ def open_backend(
 
     `given` are the keyword arguments for `create_engine`; raises SettingsError.
     """
-    made = dialect_class(url, key)
+    made: Any = dialect_class(url, key)
     arguments = {name: given[name] for name in keywords(made) & given.keys()}
     try:
         dbapi = given.get("module") or made.import_dbapi()
     except ImportError as exc:
-        raise SettingsError(f"{key} = {mask_url(url)}: {_no_driver(url, made, exc)}") from None
+        raise SettingsError(
+            f"{key} = {mask_url(url)}: {_no_driver(url, made.driver, exc)}"
+        ) from None
     try:
         dialect = made(dbapi=dbapi, **arguments)
         dialect.create_connect_args(url.difference_update_query(["plugin", "plugins"]))
     except Exception as exc:
         reason = scrub(str(exc), url).split("\n", 1)[0]
         raise SettingsError(
-            f"{key} = {mask_url(url)} is refused by its driver: {reason}"
+            f"{key} = {mask_url(url)} is refused by its driver: {reason}."
         ) from None
     memory = dialect.name == "sqlite" and _in_memory(url)
     default = SingletonThreadPool if memory else dialect.get_dialect_pool_class(url)
@@ -197,14 +209,17 @@ def isolation_level(level: str, key: str, backend: Backend) -> str:
     )
 
 
-@lru_cache(maxsize=64)
 def keywords(cls: type) -> frozenset[str]:
     """Return the keyword arguments that a class takes, as `create_engine` finds them."""
     return frozenset(util.get_cls_kwargs(cls) or ())
 
 
-def _no_driver(url: URL, made: type[Dialect], exc: ImportError) -> str:
-    driver = made.driver
+def pool_keywords(cls: type[Pool]) -> frozenset[str]:
+    """Return what a pool class takes, under the names that `create_engine` has for it."""
+    return frozenset(_POOL_NAMES.get(keyword, keyword) for keyword in keywords(cls))
+
+
+def _no_driver(url: URL, driver: str, exc: ImportError) -> str:
     extra, module = _EXTRAS.get(driver, ("", ""))
     if not isinstance(exc, ModuleNotFoundError) or (module and _installed(module)):
         return f"the driver {driver} cannot be imported: {scrub(str(exc), url)}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-__all__ = ["BY_KEY", "KEYWORDS", "OFF", "SETTINGS", "Kind", "Setting"]
+__all__ = ["BY_KEY", "KEYWORDS", "SETTINGS", "YEAR", "Kind", "Setting"]
 
 Kind = Literal[
     "callable",
@@ -30,8 +30,8 @@ Kind = Literal[
     "url",
 ]
 Prefix = Literal["sqlalchemy.", "dbpool."]
+# A longer wait is a slip of the pen, and soon more than a lock can wait.
 YEAR = 366 * 24 * 3600.0
-OFF = "off"
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
         key=lambda each: (
             # The same keyword under another prefix comes before a similar one.
             each.rpartition(".")[2] == last,
-            SequenceMatcher(None, word.lower(), each).ratio(),
+            SequenceMatcher(None, word.lower(), each).ratio() + each.startswith(word) / 5,
         ),
     )
 

@@ -4,7 +4,6 @@ from collections.abc import Hashable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import __version__ as sqlalchemy_version
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import Pool
 
@@ -13,15 +12,15 @@ from .backend import (
     CONNECT_TIMEOUTS,
     Backend,
     dialect_class,
-    isolation_level,
     keywords,
     open_backend,
     parse_url,
+    pool_keywords,
 )
+from .checks import Draft, check_modes, check_taken
 from .coerce import coerce, infer
 from .declare import BY_KEY, KEYWORDS, SETTINGS
-from .keys import Given, Keys, missing_pool, missing_url, sort_keys, unknown_key
-from .mask import shown
+from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
 from .pools import AppSettings, Options, PoolSettings, freeze
 
 __all__ = ["load_app", "load_pool"]
@@ -33,16 +32,6 @@ _INTERNAL = frozenset(
     {"cls", "compiler_linting", "dbapi", "dialect", "events", "pool", "pool_events"}
     | {"strategy", "empty_in_strategy", "url"}
 )
-# create_engine's names for arguments of the pool class.
-_POOL_NAMES = {
-    "logging_name": "pool_logging_name",
-    "echo": "echo_pool",
-    "timeout": "pool_timeout",
-    "recycle": "pool_recycle",
-    "reset_on_return": "pool_reset_on_return",
-    "pre_ping": "pool_pre_ping",
-    "use_lifo": "pool_use_lifo",
-}
 
 
 def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSettings:
@@ -81,30 +70,33 @@ def load_app(settings: Mapping[str, Any]) -> AppSettings:
 
 
 def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
-    given = keys.given.get(name, {})
     url_key = _url_key(settings, name, keys)
     url = parse_url(settings[url_key], url_key)
     made = dialect_class(url, url_key)
-    engine, own = _coerced(given)
-    pool_class = engine.pop("poolclass", None)
-    _take_undeclared(engine, given, name, keywords(made), (made,))
-    backend = open_backend(url, url_key, engine, pool_class)
+    draft = Draft(name, keys.given.get(name, {}))
+    _coerce_declared(draft)
+    pool_class = draft.engine.pop("poolclass", None)
+    _take_undeclared(draft, keywords(made), (made,))
+    backend = open_backend(url, url_key, draft.engine, pool_class)
     takes = _takes(made, backend.pool_class)
-    _take_undeclared(engine, given, name, takes, (backend.pool_class, Engine), last=True)
-    _check_taken(engine, given, name, takes, backend)
-    _check_modes(engine, own, given, name, backend)
+    _take_undeclared(draft, takes, (backend.pool_class, Engine))
+    _refuse_unknown(draft, takes)
+    check_taken(draft, takes, backend)
+    check_modes(draft, backend)
     if pool_class or backend.in_memory:
-        engine["poolclass"] = backend.pool_class
-    engine = _defaults("sqlalchemy.", backend) | engine
-    own = _defaults("dbpool.", backend) | own
+        draft.engine["poolclass"] = backend.pool_class
+    engine = _defaults("sqlalchemy.", backend) | draft.engine
+    own = _defaults("dbpool.", backend) | draft.own
+    parts = _parts(url, engine, own)
+    _bound_connect(engine, own, url, backend)
     return PoolSettings(
         name=name,
         url=url,
-        engine_options=Options(_bound_connect(engine, own, url, backend)),
+        engine_options=Options(engine),
         options=Options(own),
         pool_class=backend.pool_class,
-        _sources={k.partition(".")[2]: g.key for k, g in given.items()} | {"url": url_key},
-        _parts=_parts(url, engine, own),
+        _sources={k.partition(".")[2]: g.key for k, g in draft.given.items()} | {"url": url_key},
+        _parts=parts,
     )
 
 
@@ -126,129 +118,43 @@ def _url_key(settings: Mapping[str, Any], name: str, keys: Keys) -> str:
     return url_key
 
 
-def _coerced(given: Mapping[str, Given]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the coerced arguments for `create_engine`, and our own."""
-    engine: dict[str, Any] = {}
-    own: dict[str, Any] = {}
-    for key, item in given.items():
+def _coerce_declared(draft: Draft) -> None:
+    for key, item in draft.given.items():
         setting = BY_KEY.get(key)
         if setting is not None and setting.scope == "pool" and setting.kind not in ("url", "key"):
-            values = engine if setting.prefix == "sqlalchemy." else own
+            values = draft.engine if setting.prefix == "sqlalchemy." else draft.own
             values[setting.keyword] = coerce(setting, item.value, item.key)
     # There is nothing to pass on: only true exists.
-    engine.pop("future", None)
-    return engine, own
+    draft.engine.pop("future", None)
 
 
 def _takes(made: type, pool_class: type[Pool]) -> frozenset[str]:
     """Return the keyword arguments that `create_engine` takes for this dialect and pool."""
-    of_pool = {_POOL_NAMES.get(keyword, keyword) for keyword in keywords(pool_class)}
-    taken = _TAKEN | keywords(made) | keywords(Engine) | of_pool
+    taken = _TAKEN | keywords(made) | keywords(Engine) | pool_keywords(pool_class)
     return frozenset(k for k in taken if k not in _INTERNAL and not k.startswith("_"))
 
 
-def _take_undeclared(
-    engine: dict[str, Any],
-    given: Mapping[str, Given],
-    name: str,
-    takes: frozenset[str],
-    takers: tuple[type, ...],
-    last: bool = False,
-) -> None:
-    """Add the keys that we do not declare and that `takers` take; refuse the rest at last."""
-    for key, item in given.items():
+def _take_undeclared(draft: Draft, takes: frozenset[str], takers: tuple[type, ...]) -> None:
+    """Add the keys that we do not declare and that one of `takers` takes."""
+    for key, item in draft.given.items():
         prefix, _, keyword = key.partition(".")
-        app_wide = key in BY_KEY and BY_KEY[key].scope == "app" and name != "default"
-        if key in BY_KEY and not app_wide:
+        open_to_us = keyword in takes - _INTERNAL and not keyword.startswith("_")
+        if prefix == "sqlalchemy" and open_to_us and keyword not in KEYWORDS | draft.engine.keys():
+            draft.engine[keyword] = infer(keyword, item.value, takers, item.key)
+
+
+def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
+    for key, item in draft.given.items():
+        prefix, _, keyword = key.partition(".")
+        setting = BY_KEY.get(key)
+        if setting is not None and (setting.scope == "pool" or draft.name == "default"):
             continue
-        known = keyword in takes - _INTERNAL and not keyword.startswith("_")
-        if prefix == "sqlalchemy" and known and keyword not in KEYWORDS:
-            if keyword not in engine:
-                engine[keyword] = infer(keyword, item.value, takers, item.key)
-        elif last:
-            why = ", it is for the whole app" if app_wide else ""
-            why = ", SQLAlchemy fills it itself" if keyword in _INTERNAL else why
-            raise unknown_key(item, name, takes, why)
-
-
-def _check_taken(
-    engine: Mapping[str, Any],
-    given: Mapping[str, Given],
-    name: str,
-    takes: frozenset[str],
-    backend: Backend,
-) -> None:
-    """Refuse a declared key that this dialect or this pool class has no use for."""
-    for keyword in engine:
-        setting = BY_KEY.get("sqlalchemy." + keyword)
-        item = given["sqlalchemy." + keyword]
-        wrong_mode = setting is not None and setting.queue_only and backend.in_memory
-        if keyword in takes and not (wrong_mode and not _chosen(given)):
+        if setting is None and prefix == "sqlalchemy" and keyword in draft.engine:
             continue
-        if setting is not None and setting.queue_only:
-            raise _queue_only(item, given, name, backend)
-        raise SettingsError(
-            f"{item.key} is not taken by the dialect {backend.dialect.dialect_description} with "
-            f"SQLAlchemy {sqlalchemy_version} and {backend.pool_class.__name__}: remove it."
-        )
-
-
-def _chosen(given: Mapping[str, Given]) -> bool:
-    return "sqlalchemy.poolclass" in given
-
-
-def _queue_only(
-    item: Given, given: Mapping[str, Given], name: str, backend: Backend
-) -> SettingsError:
-    poolclass = BY_KEY["sqlalchemy.poolclass"].key_for(name)
-    if _chosen(given):
-        why = f"{poolclass} is {backend.pool_class.__name__}, where no caller waits in line"
-        remedy = f"remove it or {poolclass}"
-    elif backend.in_memory:
-        why = "a SQLite database in memory belongs to one connection, there is nothing to pool"
-        remedy = "remove it, or use a file"
-    else:
-        why = f"the dialect uses {backend.pool_class.__name__}, where no caller waits in line"
-        remedy = f"remove it, or set {poolclass} = QueuePool"
-    return SettingsError(f"{item.key} = {shown(item.value)} has no effect: {why}; {remedy}.")
-
-
-def _check_modes(
-    engine: dict[str, Any],
-    own: Mapping[str, Any],
-    given: Mapping[str, Given],
-    name: str,
-    backend: Backend,
-) -> None:
-    """Refuse values that are each right and do not go together."""
-    for keyword in own:
-        setting, item = BY_KEY["dbpool." + keyword], given["dbpool." + keyword]
-        if setting.queue_only and not backend.queues:
-            raise _queue_only(item, given, name, backend)
-    if "isolation_level" in engine:
-        item = given["sqlalchemy.isolation_level"]
-        engine["isolation_level"] = isolation_level(engine["isolation_level"], item.key, backend)
-    options = engine.get("execution_options", {})
-    level = options.get("isolation_level", engine.get("isolation_level"))
-    if own.get("read_only") and str(level).upper() == "AUTOCOMMIT":
-        raise SettingsError(
-            f"{given['dbpool.read_only'].key} = true cannot hold with isolation_level "
-            "AUTOCOMMIT, where there is no transaction to make read-only: remove one of them."
-        )
-    timeout = given.get("dbpool.connect_timeout")
-    if timeout and own["connect_timeout"] is not None:
-        _check_timeout(timeout, engine, backend)
-
-
-def _check_timeout(item: Given, engine: Mapping[str, Any], backend: Backend) -> None:
-    driver = backend.dialect.driver
-    if driver not in CONNECT_TIMEOUTS:
-        why = f"the driver {driver} has no such limit"
-    elif "creator" in engine:
-        why = "the creator opens the connections"
-    else:
-        return
-    raise SettingsError(f"{item.key} = {shown(item.value)} has no effect, {why}: remove it.")
+        why = ", it is for the whole app" if setting else ""
+        if keyword in _INTERNAL or keyword.startswith("_"):
+            why = ", it is SQLAlchemy's own"
+        raise unknown_key(item, draft.name, takes, why)
 
 
 def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
@@ -265,17 +171,16 @@ def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
 
 
 def _bound_connect(
-    engine: dict[str, Any], own: Mapping[str, Any], url: URL, backend: Backend
-) -> dict[str, Any]:
+    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend
+) -> None:
     """Add the limit on opening a connection, unless the user has set one for the driver."""
     names = CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
     arguments = engine.get("connect_args") or {}
-    seconds = own["connect_timeout"]
-    if not names or seconds is None or "creator" in engine:
-        return engine
-    if any(each in url.query or each in arguments for each in names):
-        return engine
-    return engine | {"connect_args": {**arguments, names[0]: seconds}}
+    users_own = any(each in url.query or each in arguments for each in names)
+    if not names or users_own or "creator" in engine:
+        own["connect_timeout"] = None
+    if own["connect_timeout"] is not None:
+        engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
 
 
 def _parts(url: URL, engine: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Hashable]:

@@ -17,6 +17,8 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_ITEM = re.compile(
     r"""([\w-]*(?:pass|pwd|secret|token|credential)[\w-]*["']?\s*[=:]\s*)"""
+    # MySQL says "using password: YES".
+    r"(?!(?:YES|NO)\b)"
     r"""("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s&,;}]+)""",
     re.IGNORECASE,
 )

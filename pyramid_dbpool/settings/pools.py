@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import AssertionPool, Pool, QueuePool
+from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool
 
+from .backend import pool_keywords
 from .declare import BY_KEY
 from .mask import HIDDEN, is_secret, mask_url, mask_value
 
@@ -136,6 +137,12 @@ class PoolSettings:
         own = BY_KEY.get("dbpool." + keyword)
         middle = "" if self.name == "default" else f"{self.name}."
         return own.key_for(self.name) if own else f"sqlalchemy.{middle}{keyword}"
+
+    def connect_options(self) -> dict[str, Any]:
+        """Return the arguments of an engine that connects in the same way, on NullPool."""
+        pool_only = pool_keywords(self.pool_class) - pool_keywords(NullPool)
+        kept = {k: v for k, v in self.engine_options.items() if k not in pool_only}
+        return {**kept, "poolclass": NullPool}
 
     def identity(self) -> Hashable:
         """Return what two pools have in common that may share one engine.
