@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.util import asbool
 
-from ..errors import YEAR, SettingsError
+from ..errors import SettingsError
 from .declare import YEAR, Setting
 from .mask import shown
 from .readers import READERS
