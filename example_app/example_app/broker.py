@@ -117,7 +117,7 @@ class Inbox:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._broker = connect(settings)
+        self.broker = connect(settings)
         self._queue = Queue(needed(settings, "broker.queue"), EXCHANGE)
         self._received: deque[Message] = deque()
         self._consumer: Consumer | None = None
@@ -128,37 +128,26 @@ class Inbox:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._broker.release()
+        self.broker.release()
 
     def get(self, *, timeout: float) -> Message:
         """Return the next message; raise `queue.Empty` when there is none for so many seconds."""
         try:
             self._receive(timeout)
-        except self._broker.recoverable_connection_errors as error:
+        except self.broker.recoverable_connection_errors as error:
             self._lost(error)
         if not self._received:
             raise Empty
         return self._received.popleft()
 
-    def _receive(self, timeout: float) -> None:
-        if self._received:
-            return
-        if self._consumer is None:
-            wait = self._next_attempt - monotonic()
-            if wait > 0:
-                sleep(min(wait, timeout))
-                return
-            self._listen()
-        with suppress(TimeoutError):
-            self._broker.drain_events(timeout=timeout)
-
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Make the queue, so that it gets what is published from now on."""
         # By itself kombu would sleep for seconds here, deaf to a stop.
-        self._broker.ensure_connection(
+        self.broker.ensure_connection(
             max_retries=1, interval_start=0, reraise_as_library_errors=False
         )
         consumer = Consumer(
-            self._broker.channel(),
+            self.broker.channel(),
             [self._queue],
             on_message=self._received.append,
             accept=["json"],
@@ -169,6 +158,18 @@ class Inbox:
         self._pause = 1.0
         log.info("Listening to the queue %s", self._queue.name)
 
+    def _receive(self, timeout: float) -> None:
+        if self._received:
+            return
+        if self._consumer is None:
+            wait = self._next_attempt - monotonic()
+            if wait > 0:
+                sleep(min(wait, timeout))
+                return
+            self.listen()
+        with suppress(TimeoutError):
+            self.broker.drain_events(timeout=timeout)
+
     def _lost(self, error: Exception) -> None:
         log.warning("The broker is away; trying again in %d s: %s", self._pause, error)
         self._next_attempt = monotonic() + self._pause
@@ -176,8 +177,8 @@ class Inbox:
         # The broker will send again what was received and not acknowledged.
         self._received.clear()
         self._consumer = None
-        self._broker.release()
-        self._broker = connect(self._settings)
+        self.broker.release()
+        self.broker = connect(self._settings)
 
 
 def ack(message: Message) -> None:

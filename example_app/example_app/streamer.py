@@ -38,7 +38,7 @@ def show(message: Message, session: Session) -> None:
     note = session.get(Note, UUID(message.payload["id"]))
     if note is not None:
         # Quoted, because a text could hold what moves a terminal's cursor.
-        print(f"{note.updated:%H:%M:%S} note {note.id}: {note.text!r}", flush=True)
+        print(f"{note.updated.astimezone():%H:%M:%S} note {note.id}: {note.text!r}", flush=True)
 
 
 def give_back(message: Message, error: Exception) -> None:

@@ -44,7 +44,7 @@ class Refused(Exception):
 
 def page(request: Request) -> FileResponse:
     """Show the page that lists the notes and takes new ones."""
-    return FileResponse(PAGE, request, content_type="text/html", charset="utf-8")
+    return FileResponse(PAGE, request, content_type="text/html")
 
 
 def put_note(request: Request) -> Note:
