@@ -134,6 +134,8 @@ def run(*command: str | os.PathLike[str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment(),
+        # A Ctrl-C in the terminal is for the program that runs the server.
+        start_new_session=True,
         check=False,
     )
     output = done.stdout.decode(errors="replace")

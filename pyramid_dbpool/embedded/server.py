@@ -65,7 +65,8 @@ class PrivatePostgres:
         self.log = self.folder / "postgres.log"
         self.socket_folder: Path | None = None
         self._cluster = Cluster(self.folder, Path(programs) if programs else None)
-        self._port_is_given = port is not None
+        # Clients know it: given by the caller, or by a start that succeeded.
+        self._port_is_known = port is not None
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
 
@@ -132,6 +133,7 @@ class PrivatePostgres:
         deadline = time.monotonic() + self.timeout
         while not self._start_once(deadline):
             time.sleep(0.05)
+        self._port_is_known = True
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server: "smart" waits for clients, "fast" ends them, "immediate" crashes.
@@ -167,7 +169,6 @@ class PrivatePostgres:
     def restart(self, mode: str = "fast") -> None:
         """Stop the server and start it again at the same port."""
         self.stop(mode)
-        self._port_is_given = True
         self.start()
 
     def _running(self) -> "subprocess.Popen[bytes] | None":
@@ -176,7 +177,7 @@ class PrivatePostgres:
         return self._process if mine and self._process and self._process.poll() is None else None
 
     def _start_once(self, deadline: float) -> bool:
-        if self.port is None or not self._port_is_given:
+        if not self._port_is_known:
             self.port = free_port()
         position = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -192,7 +193,7 @@ class PrivatePostgres:
         if self._wait_until_ready(deadline):
             return True
         written = self.log.read_bytes()[position:].decode(errors="replace")
-        passing = PORT_TAKEN in written or STILL_ENDING in written
+        passing = STILL_ENDING in written or (PORT_TAKEN in written and not self._port_is_known)
         if self.running or not passing or time.monotonic() > deadline:
             self.kill()
             raise EmbeddedServerError(

@@ -86,8 +86,10 @@ class OfferedMariaDB:
     @property
     def version(self) -> str:
         """Give the server's version."""
-        with self._connect() as connection:
-            return str(connection.get_server_info())
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT VERSION()")
+            (version,) = cursor.fetchone() or ("of unknown version",)
+            return str(version)
 
     def execute(self, sql: str) -> None:
         """Run a statement as the administrator."""
