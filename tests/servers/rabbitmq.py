@@ -39,7 +39,7 @@ class RabbitMQ(ServerProcess):
                 "-port",
                 str(self.mapper_port),
             ]
-            self.mapper = subprocess.Popen(lifeline(command), stdin=subprocess.DEVNULL)
+            self.mapper = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         super().start()
 
     def stop(self) -> None:
