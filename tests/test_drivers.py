@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import timeit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def refused(url: Any, **connect_args: Any) -> ConnectFailure:
         engine.connect()
     failure = classify_connect_failure(engine.dialect, caught.value)
     if isinstance(caught.value, DBAPIError):
+        assert caught.value.orig
         assert classify_connect_failure(engine.dialect, caught.value.orig) is failure
         assert connect_failure(engine.dialect, caught.value) is failure
     return failure
@@ -304,22 +305,21 @@ def test_sqlite_failures_are_classified(tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(b"not a database" * 100)
     dialect = engine_of("sqlite://").dialect
-    with pytest.raises(sqlite3.DatabaseError) as wrong:
-        sqlite3.connect(other).execute("SELECT * FROM a")
+    with (
+        closing(sqlite3.connect(other)) as connection,
+        pytest.raises(sqlite3.DatabaseError) as wrong,
+    ):
+        connection.execute("SELECT * FROM a")
     assert classify_connect_failure(dialect, wrong.value) is CONFIGURATION
     assert classify_connect_failure(dialect, locked_error(tmp_path / "a.db")) is SATURATED
 
 
 def locked_error(path: Path) -> sqlite3.Error:
-    one, other = sqlite3.connect(path), sqlite3.connect(path, timeout=0)
-    one.execute("BEGIN EXCLUSIVE")
-    try:
+    with closing(sqlite3.connect(path)) as one, closing(sqlite3.connect(path, timeout=0)) as other:
+        one.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError) as caught:
             other.execute("BEGIN EXCLUSIVE")
         return caught.value
-    finally:
-        one.close()
-        other.close()
 
 
 # Any database
