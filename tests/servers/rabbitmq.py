@@ -32,13 +32,8 @@ class RabbitMQ(ServerProcess):
         """Start the port mapper and the broker."""
         if self.mapper is None:
             self.mapper_port = free_port()
-            command = [
-                self.mapper_program,
-                "-address",
-                "127.0.0.1",
-                "-port",
-                str(self.mapper_port),
-            ]
+            place = ["-address", "127.0.0.1", "-port", str(self.mapper_port)]
+            command = lifeline([str(self.mapper_program), *place])
             self.mapper = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         super().start()
 
