@@ -13,7 +13,7 @@ import pytest
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from pyramid_dbpool.scripts.pdbpool import main
-from pyramid_dbpool.settings import SETTINGS
+from pyramid_dbpool.settings import SETTINGS, reference
 
 
 class Said:
@@ -86,6 +86,11 @@ def test_settings_as_json_are_for_programs(run: Run) -> None:
     assert found["sqlalchemy.pool_timeout"]["unit"] == "seconds"
     assert found["sqlalchemy.pool_timeout"]["default"] == "5 s"
     assert len(found) == len(SETTINGS)
+
+
+def test_settings_as_rest_are_for_documentation(run: Run) -> None:
+    """The table that the README has."""
+    assert run("settings", "--format", "rst").out == reference()
 
 
 def test_check_connects_once_to_each_pool(

@@ -49,7 +49,7 @@ def said(settings: dict[str, Any]) -> str:
         ("postgresql:///h?password=s3cret", "postgresql:///h?password=***"),
         ("postgresql:///h?sslpassword=a&user=u", "postgresql:///h?sslpassword=***&user=u"),
         ("mssql+pyodbc:///?odbc_connect=PWD%3Ds3cret", "mssql+pyodbc://?odbc_connect=***"),
-        ("sqlite:////home/me@work/h.db", "sqlite:////home/me%40work/h.db"),
+        ("sqlite:////home/me@work/h.db", "sqlite:////home/me@work/h.db"),
         ("postgresql://web:s3@cret@db/h", "postgresql://***"),
         ("postgresql://web:s3cret", "postgresql://***"),
         ("postgresql:/web:s3cret@db/h", "***"),
@@ -59,7 +59,8 @@ def said(settings: dict[str, Any]) -> str:
 )
 def test_urls_are_shown_without_their_secrets(url: str, masked: str) -> None:
     """A URL that can be read two ways shows only its scheme."""
-    assert mask_url(url).replace("mssql+pyodbc:///", "mssql+pyodbc://") == masked
+    # SQLAlchemy 2.0 and 2.1 differ in what they encode.
+    assert mask_url(url).replace("%40", "@").replace("pyodbc:///", "pyodbc://") == masked
 
 
 @given(PASSWORDS)
