@@ -3,6 +3,7 @@
 import timeit
 from collections.abc import Mapping
 from functools import partial
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -197,7 +198,9 @@ def test_loading_is_quick() -> None:
     """Under a millisecond, so that even those who never remember a pool are not hurt."""
     settings = {"sqlalchemy.url": POSTGRES, "sqlalchemy.pool_size": "3", "dbpool.read_only": "no"}
     load_pool(settings)
-    assert min(timeit.repeat(partial(load_pool, settings), number=10, repeat=20)) / 10 < 0.001
+    # The processor's time: other processes are none of our business.
+    times = timeit.repeat(partial(load_pool, settings), timer=thread_time, number=10, repeat=20)
+    assert min(times) / 10 < 0.001
 
 
 def test_every_setting_is_declared_once() -> None:
