@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 from . import forks, transactions
 from .drivers import transaction_failed
 from .errors import SettingsError, TransactionFailed
-from .settings import PoolSettings, load_pool
+from .settings import PoolSettings, load_pool, scrub
 
 __all__ = ["ProcessEngine", "dispose_engine", "get_engine", "live_engines", "process_engine"]
 
@@ -157,7 +157,8 @@ def _make_engine(pool: PoolSettings) -> Engine:
         engine = create_engine(pool.url, **options)
     except (sa_exc.ArgumentError, TypeError) as error:
         keys = ", ".join(sorted(pool.source(option) for option in pool.engine_options))
-        raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {error}") from error
+        said = scrub(str(error), pool.url)
+        raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {said}") from error
     forks.protect(engine)
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
