@@ -1,3 +1,3 @@
 """Give the tests of the project and of the example app the same servers."""
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["pytester", "tests.servers.fixtures"]

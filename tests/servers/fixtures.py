@@ -55,7 +55,7 @@ def postgres(server_folder: Path) -> Iterator[Postgres]:
     try:
         server = Postgres.start(server_folder / "postgres", offered)
     except ServerMissing as error:
-        pytest.exit(f"the tests need PostgreSQL: {error}", returncode=3)
+        pytest.fail(f"the tests need PostgreSQL: {error}", pytrace=False)
     programs = server.private.programs if server.private else ""
     report.used("PostgreSQL", server.version, f"{PRIVATE}, {programs}" if programs else OFFERED)
     yield server
