@@ -188,9 +188,7 @@ def test_asks_for_its_password(new_postgres: NewPostgres) -> None:
 
 def test_serves_tls(new_postgres: NewPostgres) -> None:
     """With `ssl` the URL asks for TLS and the connection has it."""
-    if "machine" not in PROGRAMS:
-        pytest.skip("the wheel's PostgreSQL has no TLS")
-    server = new_postgres(ssl=True, programs=PROGRAMS["machine"])
+    server = new_postgres(ssl=True)
     assert query(server, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") is True
 
 
