@@ -25,7 +25,7 @@ from example_app.programs import Program, ProgramEnded, Programs, Stopped, show
 from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres, free_port
 
-INI = Path(__file__).parents[1] / "development.ini"
+INI = f"{Path(__file__).parents[1] / 'development.ini'}#demo"
 WEB_PORT = 6543
 POSTGRES_PORT = 25432  # what development.ini says
 PATIENCE = 60  # seconds until everything must be up
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("config_uri", nargs="?", default=str(INI), help="default: %(default)s")
+    parser.add_argument("config_uri", nargs="?", default=INI, help="default: %(default)s")
     parser.add_argument("--port", type=int, help=f"of the web app; {WEB_PORT} if it is free")
     parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="for all data")
     parser.add_argument("--check", action="store_true", help="write one note, see it, stop")
@@ -103,7 +103,7 @@ def web_port(wanted: int | None) -> int:
     if not 1 <= wanted <= 65535:
         raise DemoError(f"--port {wanted}: a port is a number from 1 to 65535")
     if not is_free(wanted):
-        raise DemoError(f"--port {wanted}: it is taken; give another one, or leave it out")
+        raise DemoError(f"--port {wanted} is taken; give another one, or leave it out")
     return wanted
 
 

@@ -33,6 +33,6 @@ def read(config_uri: str, variables: dict[str, str]) -> dict[str, Any]:
         with Path(path).open():  # says better than the parser why a file cannot be read
             setup_logging(config_uri, variables)
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)
-    except (configparser.Error, LookupError, PlasterError) as error:
+    except (configparser.Error, ImportError, LookupError, PlasterError) as error:
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     return settings

@@ -1,17 +1,19 @@
 """What the example app's tests share: a database with its tables, a broker, an app."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from example_app.broker import Inbox
-from example_app.initialize_db import create_tables
+from processes import INI, Program, StartStreamer
 from pyramid.request import Request
 from webtest import TestApp
 
 from example_app import main
+from example_app.broker import Inbox
+from example_app.initialize_db import create_tables
 from pyramid_dbpool import dispose_engine
 
 
@@ -45,3 +47,33 @@ def inbox(settings: dict[str, Any]) -> Iterator[Inbox]:
     with Inbox(settings) as queue:
         queue.listen()
         yield queue
+
+
+@pytest.fixture
+def start_streamer(settings: dict[str, Any], tmp_path: Path) -> Iterator[StartStreamer]:
+    """Start streamers, and wait until they listen."""
+    started = []
+
+    def start() -> Program:
+        path = tmp_path / "test.ini"
+        path.write_text(ini_with(settings))
+        program = Program("-m", "example_app.streamer", str(path))
+        started.append(program)
+        program.wait_for("Listening to the queue")
+        return program
+
+    yield start
+    for program in started:
+        program.kill()
+
+
+def ini_with(settings: dict[str, Any]) -> str:
+    """Give development.ini with some other values."""
+    text = INI.read_text()
+    for key, value in settings.items():
+        line = f"{key} = {value.replace('%', '%%')}"
+        text, count = re.subn(
+            rf"^{re.escape(key)} = .*$", lambda _, line=line: line, text, flags=re.M
+        )
+        assert count, key
+    return text

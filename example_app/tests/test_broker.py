@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import transaction
-from example_app.broker import Inbox, connect, publish, publish_after_commit
 from pyramid.exceptions import ConfigurationError
 from pyramid.testing import DummyRequest
 from webtest import TestApp
 
 from example_app import main
+from example_app.broker import Inbox, connect, publish, publish_after_commit
 from pyramid_dbpool.embedded import free_port
 
 NOTE_ID = "11111111-1111-4111-8111-111111111111"

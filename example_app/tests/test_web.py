@@ -1,17 +1,16 @@
 """The JSON API and the page."""
 
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from example_app.models import Note
-from example_app.views import MAX_TEXT
+from processes import wait_until
 from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
+from example_app.models import Note
+from example_app.views import MAX_TEXT
 from pyramid_dbpool import get_engine, unit_of_work
 
 NOTE = "/api/notes/11111111-1111-4111-8111-111111111111"
@@ -67,14 +66,6 @@ def waiting_for_locks(settings: dict[str, Any]) -> int:
     )
     with get_engine(settings).connect() as connection:
         return int(connection.scalar(query) or 0)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_note_that_is_not_there(app: TestApp) -> None:

@@ -1,0 +1,110 @@
+"""Programs of the example, run as their users run them."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep
+from uuid import uuid4
+
+from webtest import TestApp
+
+from pyramid_dbpool.embedded import lifeline
+
+INI = Path(__file__).parents[1] / "development.ini"
+
+
+StartStreamer = Callable[[], "Program"]
+
+
+class Program:
+    """A running program and the lines that it prints."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            lifeline([sys.executable, *command], death=signal.SIGKILL),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: deque[str] = deque()
+        self._news: SimpleQueue[str | None] = SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self._news.put(line.rstrip())
+        self._news.put(None)
+
+    @property
+    def output(self) -> str:
+        """Everything that was read so far."""
+        return "\n".join(self.lines)
+
+    def wait_for(self, words: str, seconds: float = 30) -> str:
+        """Give the next line with these words."""
+        end = monotonic() + seconds
+        while True:
+            try:
+                line = self._news.get(timeout=max(0, end - monotonic()))
+            except Empty:
+                raise AssertionError(f"no {words!r} after {seconds} s in\n{self.output}") from None
+            if line is None:
+                raise AssertionError(f"it ended without {words!r}:\n{self.output}")
+            self.lines.append(line)
+            if words in line:
+                return line
+
+    def end(self, number: signal.Signals | None = None, seconds: float = 30) -> int:
+        """Send a signal, wait for the end, give the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(seconds)
+        self._reader.join()
+        while (line := self._news.get()) is not None:
+            self.lines.append(line)
+        return code
+
+    def kill(self) -> None:
+        """End it, whatever state it is in."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+
+def write(app: TestApp, words: str) -> str:
+    """Write a note and give its id."""
+    note = str(uuid4())
+    app.put_json(f"/api/notes/{note}", {"text": words})
+    return note
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread or program brings about."""
+    end = monotonic() + 30
+    while not condition():
+        assert monotonic() < end
+        sleep(0.01)
+
+
+def programs_with(words: str) -> dict[int, str]:
+    """Give the running programs with these words in their command, by process id."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            dead = b") Z " in (entry / "stat").read_bytes()
+        except OSError:
+            continue
+        if words in command and not dead:
+            found[int(entry.name)] = command
+    return found

@@ -1,0 +1,37 @@
+"""What the streamer does when the database goes away and comes back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from processes import StartStreamer, write
+from webtest import TestApp
+
+from pyramid_dbpool import get_engine
+from pyramid_dbpool.embedded import PrivatePostgres
+
+
+@pytest.fixture
+def database(new_postgres: Callable[..., PrivatePostgres]) -> PrivatePostgres:
+    """Give a PostgreSQL that may be stopped."""
+    return new_postgres()
+
+
+@pytest.fixture
+def psycopg_url(database: PrivatePostgres) -> str:
+    """Let everything use that one."""
+    return database.url()
+
+
+def test_database_that_was_restarted(
+    database: PrivatePostgres,
+    settings: dict[str, Any],
+    app: TestApp,
+    start_streamer: StartStreamer,
+) -> None:
+    """A streamer whose database goes away under its connection shows the next note."""
+    streamer = start_streamer()
+    streamer.wait_for(write(app, "before"))
+    database.restart()
+    get_engine(settings).dispose()
+    streamer.wait_for(write(app, "after"))
