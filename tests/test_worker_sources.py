@@ -482,7 +482,7 @@ def test_a_kombu_consumer_is_a_source(broker: kombu.Connection, worker: Worker) 
         letters.put({"name": "b"})
     worker.run(drained(), handle, ack=ack, on_error=on_error, stop=stop)
     assert sorted(worker.stored()) == ["a", "b"]
-    assert [body for body, _ in worker.failed] == ["{not json"]
+    assert [body for body, _ in worker.failed] == [b"{not json"]
 
 
 def test_what_is_no_source_is_refused() -> None:
