@@ -86,7 +86,7 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
         }
         create_tables_of(args.config_uri, variables)
         stack.callback(programs.stop)
-        stack.callback(show, "Stopping the web app, the streamer and PostgreSQL ...")
+        stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
         start_programs(programs, args.config_uri, variables)
         wait_until_it_answers(programs, port)
         if args.check:

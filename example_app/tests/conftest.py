@@ -71,9 +71,7 @@ def ini_with(settings: dict[str, Any]) -> str:
     """Give development.ini with some other values."""
     text = INI.read_text()
     for key, value in settings.items():
-        line = f"{key} = {value.replace('%', '%%')}"
-        text, count = re.subn(
-            rf"^{re.escape(key)} = .*$", lambda _, line=line: line, text, flags=re.M
-        )
-        assert count, key
+        # The first line with the key is that of [app:main].
+        (old, *_) = re.findall(rf"^{re.escape(key)} = .*\n", text, re.MULTILINE)
+        text = text.replace(old, f"{key} = {value.replace('%', '%%')}\n")
     return text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import transaction
+from kombu import Connection
 from pyramid.exceptions import ConfigurationError
 from pyramid.testing import DummyRequest
 from webtest import TestApp
@@ -137,11 +138,17 @@ def test_bad_settings_stop_the_start(
     assert "secret" not in str(caught.value)
 
 
+def publish_many(broker: Connection, count: int) -> None:
+    """Publish so many events."""
+    for _ in range(count):
+        publish(broker, EVENT)
+
+
 def test_files_are_read_whole(settings: dict[str, Any], inbox: Inbox) -> None:
     """A reader that never rests loses no message while they are written."""
     count = 300
     with connect(settings) as broker:
-        writer = threading.Thread(target=lambda: [publish(broker, EVENT) for _ in range(count)])
+        writer = threading.Thread(target=publish_many, args=(broker, count))
         writer.start()
         inbox.broker.transport.polling_interval = 0.0001
         read = [received(inbox) for _ in range(count)]
