@@ -187,10 +187,10 @@ def ack(message: Message) -> None:
         message.ack()
 
 
-def reject(message: Message, requeue: bool = False) -> None:
-    """Give a message back to the broker, to drop it or to send it again."""
+def reject(message: Message) -> None:
+    """Tell the broker to drop a message, or to put it aside if it has a place for that."""
     with nobody_to_tell():
-        message.reject(requeue=requeue)
+        message.reject()
 
 
 @contextmanager

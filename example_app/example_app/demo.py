@@ -77,18 +77,20 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
     port = web_port(args.port)
     with ExitStack() as stack:
         stack.enter_context(sole_user(args.folder))
-        show("Starting PostgreSQL, the streamer and the web app ...")
-        server = stack.enter_context(postgres(args.folder / "postgres"))
+        server = PrivatePostgres(args.folder / "postgres", free(POSTGRES_PORT))
         variables = {
             "database_url": server.url(),
             "broker_folder": str((args.folder / "broker").absolute()),
             "http_port": str(port),
         }
-        create_tables_of(args.config_uri, variables)
+        settings = ini.read(args.config_uri, variables)
+        show("Starting PostgreSQL, the streamer and the web app ...")
+        stack.enter_context(server)
+        create_tables(settings)
+        dispose_engine(settings)
         stack.callback(programs.stop)
         stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
         start_programs(programs, args.config_uri, variables)
-        wait_until_it_answers(programs, port)
         if args.check:
             check(programs, port)
         else:
@@ -99,12 +101,17 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
 def web_port(wanted: int | None) -> int:
     """Choose the port of the web app."""
     if wanted is None:
-        return WEB_PORT if is_free(WEB_PORT) else free_port()
+        return free(WEB_PORT)
     if not 1 <= wanted <= 65535:
         raise DemoError(f"--port {wanted}: a port is a number from 1 to 65535")
     if not is_free(wanted):
         raise DemoError(f"--port {wanted} is taken; give another one, or leave it out")
     return wanted
+
+
+def free(port: int) -> int:
+    """Give the port, or another one where it is taken."""
+    return port if is_free(port) else free_port()
 
 
 def is_free(port: int) -> bool:
@@ -134,38 +141,27 @@ def sole_user(folder: Path) -> TextIO:
     return lock
 
 
-def postgres(folder: Path) -> PrivatePostgres:
-    """Describe the private server; its port is the one in development.ini, if that is free."""
-    return PrivatePostgres(folder, POSTGRES_PORT if is_free(POSTGRES_PORT) else None)
-
-
-def create_tables_of(config_uri: str, variables: dict[str, str]) -> None:
-    """Create the tables of the app that the ini file describes."""
-    settings = ini.read(config_uri, variables)
-    create_tables(settings)
-    dispose_engine(settings)
-
-
 def start_programs(programs: Programs, config_uri: str, variables: dict[str, str]) -> None:
-    """Start the streamer, and the web app when the streamer has its queue."""
+    """Start the streamer and the web app, and wait until both are there."""
     # A % in a value would start an interpolation.
-    ini_words = [config_uri, *(f"{k}={v.replace('%', '%%')}" for k, v in variables.items())]
-    streamer = [sys.executable, "-m", "example_app.streamer", *ini_words]
+    words = [config_uri, *(f"{k}={v.replace('%', '%%')}" for k, v in variables.items())]
+    streamer = [sys.executable, "-m", "example_app.streamer", *words]
     programs.start("streamer", streamer, signal.SIGTERM)
+    web = [sys.executable, "-m", "pyramid.scripts.pserve", *words]
+    programs.start("web", web, signal.SIGINT)  # at SIGTERM, pserve would drop its requests
     if not programs.wait_for(lambda program, line: "Listening" in line, PATIENCE):
         raise DemoError(f"the streamer does not listen after {PATIENCE} s")
-    web = [sys.executable, "-m", "pyramid.scripts.pserve", *ini_words]
-    programs.start("web", web, signal.SIGINT)  # at SIGTERM, pserve would drop its requests
+    wait_until_it_answers(programs, int(variables["http_port"]))
 
 
 def wait_until_it_answers(programs: Programs, port: int) -> None:
     """Wait for the web app."""
     end = monotonic() + PATIENCE
     while monotonic() < end:
-        programs.wait_for(nothing, 0.2)
         with suppress(OSError, http.client.HTTPException):
             if call(port, "GET", "/api/notes") == 200:
                 return
+        programs.wait_for(nothing, 0.1)
     raise DemoError(f"the web app does not answer after {PATIENCE} s")
 
 

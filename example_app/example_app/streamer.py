@@ -6,7 +6,6 @@ from contextlib import suppress
 from uuid import UUID
 
 from kombu import Message
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from example_app import broker, ini
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             show,
             settings,
             ack=broker.ack,
-            on_error=give_back,
+            on_error=drop,
             stop_on_sigterm=True,
             # Waits for a snapshot that no other transaction can spoil.
             isolation_level="SERIALIZABLE",
@@ -41,9 +40,9 @@ def show(message: Message, session: Session) -> None:
         print(f"{note.updated.astimezone():%H:%M:%S} note {note.id}: {note.text!r}", flush=True)
 
 
-def give_back(message: Message, error: Exception) -> None:
-    """Drop a message that cannot be shown, which `consume` has logged; keep it for an outage."""
-    broker.reject(message, requeue=isinstance(error, OperationalError))
+def drop(message: Message, error: Exception) -> None:
+    """Drop a message that cannot be shown; `consume` has logged the error."""
+    broker.reject(message)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """What the example app's tests share: a database with its tables, a broker, an app."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from processes import INI, Program, StartStreamer
+from kombu import pools
+from processes import Program, StartStreamer, write_ini
 from pyramid.request import Request
 from webtest import TestApp
 
@@ -31,6 +31,7 @@ def settings(psycopg_url: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
     create_tables(made)
     yield made
     dispose_engine(made)
+    pools.reset()
 
 
 @pytest.fixture
@@ -55,9 +56,7 @@ def start_streamer(settings: dict[str, Any], tmp_path: Path) -> Iterator[StartSt
     started = []
 
     def start() -> Program:
-        path = tmp_path / "test.ini"
-        path.write_text(ini_with(settings))
-        program = Program("-m", "example_app.streamer", str(path))
+        program = Program("-m", "example_app.streamer", str(write_ini(tmp_path, settings)))
         started.append(program)
         program.wait_for("Listening to the queue")
         return program
@@ -65,13 +64,3 @@ def start_streamer(settings: dict[str, Any], tmp_path: Path) -> Iterator[StartSt
     yield start
     for program in started:
         program.kill()
-
-
-def ini_with(settings: dict[str, Any]) -> str:
-    """Give development.ini with some other values."""
-    text = INI.read_text()
-    for key, value in settings.items():
-        # The first line with the key is that of [app:main].
-        (old, *_) = re.findall(rf"^{re.escape(key)} = .*\n", text, re.MULTILINE)
-        text = text.replace(old, f"{key} = {value.replace('%', '%%')}\n")
-    return text

@@ -1,5 +1,6 @@
 """Programs of the example, run as their users run them."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
+from typing import Any
 from uuid import uuid4
 
 from webtest import TestApp
@@ -86,6 +88,18 @@ def write(app: TestApp, words: str) -> str:
     note = str(uuid4())
     app.put_json(f"/api/notes/{note}", {"text": words})
     return note
+
+
+def write_ini(folder: Path, settings: dict[str, Any]) -> Path:
+    """Write a development.ini with other values."""
+    text = INI.read_text()
+    for key, value in settings.items():
+        # The first line with the key is that of [app:main].
+        (old, *_) = re.findall(rf"^{re.escape(key)} = .*\n", text, re.MULTILINE)
+        text = text.replace(old, f"{key} = {value.replace('%', '%%')}\n")
+    path = folder / "test.ini"
+    path.write_text(text)
+    return path
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,12 +1,16 @@
 """What the app and the streamer do when the broker goes away and comes back."""
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import write
+from processes import Program, write, write_ini
 from webtest import TestApp
 
+from example_app.broker import Inbox, ack, connect, publish
+from pyramid_dbpool.embedded import free_port
 from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 
@@ -38,3 +42,35 @@ def test_broker_that_was_restarted(
     broker.start()
     streamer.wait_for("Listening to the queue")
     streamer.wait_for(write(app, "after"))
+
+
+def test_connection_lost_before_the_acknowledgement(
+    rabbitmq: RabbitMQ | OfferedRabbitMQ,
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A message that can no longer be acknowledged is no error: it comes again."""
+    settings["broker.url"] = rabbitmq.url()
+    with Inbox(settings) as inbox, connect(settings) as broker:
+        inbox.listen()
+        publish(broker, {"id": "7"})
+        message = inbox.get(timeout=5)
+        inbox.broker.release()
+        ack(message)
+    assert "could be answered" in caplog.text
+    with Inbox(settings) as inbox:
+        inbox.listen()
+        again = inbox.get(timeout=5)
+        assert again.payload == {"id": "7"}
+        ack(again)
+    with connect(settings) as broker:
+        broker.channel().queue_delete(settings["broker.queue"])
+
+
+def test_stop_while_the_broker_is_away(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A streamer without a broker ends at SIGTERM as usual."""
+    settings["broker.url"] = f"amqp://127.0.0.1:{free_port()}//"
+    streamer = Program("-m", "example_app.streamer", str(write_ini(tmp_path, settings)))
+    streamer.wait_for("The broker is away")
+    assert streamer.end(signal.SIGTERM, seconds=5) == 0
+    assert "Traceback" not in streamer.output
