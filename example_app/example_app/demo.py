@@ -77,15 +77,15 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
     port = web_port(args.port)
     with ExitStack() as stack:
         stack.enter_context(sole_user(args.folder))
-        server = PrivatePostgres(args.folder / "postgres", free(POSTGRES_PORT))
+        show("Starting PostgreSQL, the streamer and the web app ...")
+        server = start_postgres(args.folder / "postgres")
+        stack.callback(server.stop)
         variables = {
             "database_url": server.url(),
             "broker_folder": str((args.folder / "broker").absolute()),
             "http_port": str(port),
         }
         settings = ini.read(args.config_uri, variables)
-        show("Starting PostgreSQL, the streamer and the web app ...")
-        stack.enter_context(server)
         create_tables(settings)
         dispose_engine(settings)
         stack.callback(programs.stop)
@@ -101,17 +101,12 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
 def web_port(wanted: int | None) -> int:
     """Choose the port of the web app."""
     if wanted is None:
-        return free(WEB_PORT)
+        return WEB_PORT if is_free(WEB_PORT) else free_port()
     if not 1 <= wanted <= 65535:
         raise DemoError(f"--port {wanted}: a port is a number from 1 to 65535")
     if not is_free(wanted):
         raise DemoError(f"--port {wanted} is taken; give another one, or leave it out")
     return wanted
-
-
-def free(port: int) -> int:
-    """Give the port, or another one where it is taken."""
-    return port if is_free(port) else free_port()
 
 
 def is_free(port: int) -> bool:
@@ -139,6 +134,23 @@ def sole_user(folder: Path) -> TextIO:
         lock.close()
         raise DemoError(f"--folder {folder}: another demo is running there") from None
     return lock
+
+
+def start_postgres(folder: Path) -> PrivatePostgres:
+    """Start the private server, at the port that development.ini says if that is free."""
+    if is_free(POSTGRES_PORT):
+        server = PrivatePostgres(folder, POSTGRES_PORT)
+        try:
+            server.start()
+        except EmbeddedServerError:
+            # Another demo may have taken the port meanwhile.
+            if is_free(POSTGRES_PORT):
+                raise
+        else:
+            return server
+    server = PrivatePostgres(folder)
+    server.start()
+    return server
 
 
 def start_programs(programs: Programs, config_uri: str, variables: dict[str, str]) -> None:
