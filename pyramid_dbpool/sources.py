@@ -17,6 +17,7 @@ __all__ = ["Event", "MessageName", "Stop", "SupportsGet", "messages_of", "stop_s
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
+R = TypeVar("R")
 M_co = TypeVar("M_co", covariant=True)
 
 # Not just anything: an attribute of a message may be its content, or another object.
@@ -165,13 +166,10 @@ class _Pump(Generic[M]):
         """Return the next message; None if it is time to stop before there is one."""
         self._pending = True
         self._asked.put(True)
-        while not stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                return self._reply(SLICE)
-        # One that arrived together with the stop is still handled, not lost.
-        with contextlib.suppress(queue.Empty):
-            return self._reply(0)
-        return None
+        message, error = self._reply(stop)
+        if error is not None:
+            raise error
+        return message
 
     def close(self) -> None:
         """End the thread: now, or when the iterator returns."""
@@ -179,14 +177,18 @@ class _Pump(Generic[M]):
         if not self._pending:
             self._thread.join()
 
-    def _reply(self, timeout: float) -> M | None:
-        message, error = (
-            self._replies.get(timeout=timeout) if timeout else self._replies.get(False)
-        )
+    def _reply(self, stop: Stop) -> tuple[M | None, BaseException | None]:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                return self._received(self._replies.get(timeout=SLICE))
+        # One that arrived together with the stop is still handled, not lost.
+        with contextlib.suppress(queue.Empty):
+            return self._received(self._replies.get_nowait())
+        return None, None
+
+    def _received(self, reply: R) -> R:
         self._pending = False
-        if error is not None:
-            raise error
-        return message
+        return reply
 
     def _run(self) -> None:
         while self._asked.get():

@@ -184,8 +184,8 @@ def test_a_translated_server_is_understood(
 
 
 def german_locale(folder: Path) -> str:
-    localedef = shutil.which("localedef")
-    if localedef is None:
+    localedef = shutil.which("localedef") or ""
+    if not localedef:
         report.skip_without("translated PostgreSQL", "no program localedef to make a locale with")
     command = [localedef, "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")]
     if subprocess.run(command, check=False, capture_output=True).returncode > 1:
@@ -232,6 +232,13 @@ def test_a_message_that_psycopg2_cannot_decode_is_understood(encoding: str) -> N
         with pytest.raises(UnicodeDecodeError) as caught:
             said.encode(encoding).decode()
         assert classify_connect_failure(dialect, caught.value) is failure
+
+
+def test_the_name_of_a_file_is_not_translated() -> None:
+    """No catalogue's text is needed to see that pg_hba.conf refuses the client."""
+    dialect = engine_of("postgresql+psycopg://").dialect
+    error = psycopg.OperationalError("FATAL:  kein pg_hba.conf-Eintrag für Host »::1«")
+    assert classify_connect_failure(dialect, error) is CONFIGURATION
 
 
 def test_of_several_addresses_the_one_worth_waiting_for_counts() -> None:
@@ -377,6 +384,13 @@ def test_an_error_of_a_statement_is_no_failed_connect(any_url: str) -> None:
     dialect, error = error_at(any_url, "SELECT * FROM nowhere")
     assert connect_failure(dialect, error) is None
     assert not is_known_rollback(error)
+
+
+def test_a_statement_may_fail_like_a_connect(postgres_url: str) -> None:
+    """What dblink or a function reports of another server says nothing of this one."""
+    raising = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '53300'; END $$"
+    dialect, error = error_at(postgres_url, raising)
+    assert connect_failure(dialect, error) is None
 
 
 @pytest.mark.parametrize("backend", POSTGRES)

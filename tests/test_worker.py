@@ -392,9 +392,13 @@ def test_wrong_arguments_are_refused_at_once(
     """Before the first message is taken; none would be handled."""
     work: queue.Queue[str] = queue.Queue()
     work.put("a")
-    arguments = {"messages": work, "handle": store, "settings": {"sqlalchemy.url": sqlite_url}}
+    right: dict[str, Any] = {
+        "messages": work,
+        "handle": store,
+        "settings": {"sqlalchemy.url": sqlite_url},
+    }
     with pytest.raises(error, match=said):
-        consume(**(arguments | wrong))
+        consume(**(right | wrong))
     assert work.qsize() == 1
 
 

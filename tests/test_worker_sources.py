@@ -19,6 +19,7 @@ import pytest
 from kombu.exceptions import DecodeError
 from sqlalchemy.orm import Session
 
+from pyramid_dbpool import sources
 from pyramid_dbpool.sources import Stop, messages_of, stop_signal
 from tests.workers import Worker, ended_within, store
 
@@ -144,17 +145,18 @@ def test_after_the_stop_no_message_is_taken(worker: Worker) -> None:
     assert (work.qsize(), list(left), worker.acked) == (1, ["a", "b"], [])
 
 
-def test_a_message_that_comes_with_the_stop_is_handled(worker: Worker) -> None:
+def test_a_message_that_comes_with_the_stop_is_handled() -> None:
     """It has been taken from the source: dropping it would lose it."""
-    stop = threading.Event()
+    pump = sources._Pump(iter("ab"))
 
-    def stopping() -> Iterator[str]:
-        stop.set()
-        yield "a"
-        yield "b"
+    class StopWithMessage(threading.Event):
+        def is_set(self) -> bool:
+            while pump._pending and not pump._replies.qsize():
+                pass
+            return True
 
-    worker.run(stopping(), stop=stop)
-    assert worker.acked in (["a"], [])
+    with contextlib.closing(pump):
+        assert pump.next(Stop(StopWithMessage())) == "a"
 
 
 @pytest.mark.parametrize("stop", [None, threading.Event()])
@@ -195,7 +197,7 @@ def test_a_gevent_queue_that_says_stop_iteration_ends_the_loop(worker: Worker) -
 
 def test_a_queue_that_is_shut_down_ends_the_loop(worker: Worker) -> None:
     """After its last message."""
-    work = gevent.queue.Queue() if sys.version_info < (3, 13) else queue.Queue()
+    work: Any = gevent.queue.Queue() if sys.version_info < (3, 13) else queue.Queue()
     work.put("a")
     work.shutdown()
     worker.run(work)
@@ -203,14 +205,17 @@ def test_a_queue_that_is_shut_down_ends_the_loop(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("stop", [None, threading.Event()])
-def test_an_error_of_the_source_is_raised(worker: Worker, stop: threading.Event | None) -> None:
-    """It concerns no message."""
+@pytest.mark.parametrize("kind", [ConnectionResetError, queue.Empty])
+def test_an_error_of_the_source_is_raised(
+    worker: Worker, kind: type[Exception], stop: threading.Event | None
+) -> None:
+    """It concerns no message. An iterator's queue.Empty is one too: it is at its end."""
 
     def failing() -> Iterator[str]:
         yield "a"
-        raise ConnectionResetError("broker")
+        raise kind
 
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(kind):
         worker.run(failing(), stop=stop)
     assert (worker.acked, worker.failed) == (["a"], [])
     assert not pumps()
@@ -264,9 +269,9 @@ def test_an_interrupt_in_the_handler_ends_the_thread_too(worker: Worker) -> None
     def handle(message: str, session: Session) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         worker.run(iter("ab"), handle, stop=threading.Event())
-    assert not pumps()
+    assert not pumps(), f"kept alive by {caught.tb}"
 
 
 # SIGTERM
