@@ -8,12 +8,12 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import QueuePool
 
 from . import forks, transactions
-from .drivers import transaction_failed
+from .drivers import is_missed_disconnect, transaction_failed
 from .errors import SettingsError, TransactionFailed
 from .settings import PoolSettings, load_pool, scrub
 
@@ -163,7 +163,14 @@ def _make_engine(pool: PoolSettings) -> Engine:
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
     event.listen(engine, "commit", _refuse_failed_transaction)
+    event.listen(engine, "handle_error", _see_lost_connection)
     return engine
+
+
+def _see_lost_connection(context: ExceptionContext) -> None:
+    # Else the pool keeps the connection, and its rollback looks like a lost COMMIT.
+    if is_missed_disconnect(context.original_exception):
+        context.is_disconnect = True
 
 
 def _refuse_failed_transaction(connection: Connection) -> None:

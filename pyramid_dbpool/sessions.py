@@ -117,6 +117,9 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 def _unit(session: Session) -> Iterator[None]:
     try:
         yield
+        # Here, so that a connection that is lost in a flush is not taken for
+        # one that is lost in COMMIT.
+        session.flush()
     except BaseException:
         _rollback(session)
         raise
