@@ -47,11 +47,16 @@ def scenarios() -> Iterator[tuple[str, Scenario]]:
     """Yield each scenario with its theme, file by file."""
     folder = str(Path(__file__).parent)
     for module in pkgutil.iter_modules([folder]):
-        if module.name.startswith("test_"):
+        if module.name.startswith("test_") and module.name != "test_teeth":
             theme = importlib.import_module(f".{module.name}", __package__)
             for name, function in vars(theme).items():
                 if name.startswith("test_"):
                     yield module.name.removeprefix("test_"), function
+
+
+def named(name: str) -> tuple[str, Scenario]:
+    """Return the scenario of this name with its theme."""
+    return next(item for item in scenarios() if item[1].__name__ == name)
 
 
 def is_slow(scenario: Scenario) -> bool:

@@ -78,6 +78,8 @@ class StubServer:
     def __init__(self, connect_delay: float = 0.0, limit: int | None = None) -> None:
         self.connect_delay = connect_delay
         """Seconds that a successful connect takes."""
+        self.refusal_delay = 0.0
+        """Seconds that a failing connect takes."""
         self.limit = limit
         """Sessions that the server admits; one more is told `SATURATED`."""
         self.down: Failure | None = None
@@ -127,8 +129,9 @@ class StubServer:
             gate = self._gate
         if gate is not None:
             gate.pass_through()
-        if self.connect_delay and self.down is None:
-            time.sleep(self.connect_delay)
+        failure = failure or self.down
+        if delay := self.refusal_delay if failure else self.connect_delay:
+            time.sleep(delay)
         return self._admit(failure or self.down)
 
     def _admit(self, failure: Failure | None) -> "StubConnection":
@@ -160,6 +163,11 @@ class StubServer:
         """Give the next connects these outcomes in turn; None is a success."""
         with self._lock:
             self._script.extend(outcomes)
+
+    def forgive(self) -> None:
+        """Take back what `fail_next` arranged and no connect has met."""
+        with self._lock:
+            self._script.clear()
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[Gate]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from .adapters.base import Feature
 from .lab import Lab, pause
 
 
@@ -19,6 +20,7 @@ def test_wait_ends_at_the_time_out(lab: Lab) -> None:
 @pytest.mark.slow
 def test_slow_connect_counts_against_the_deadline(lab: Lab) -> None:
     """A connect that hangs does not hold its caller beyond the time-out."""
+    lab.needs(Feature.LINE)
     pool = lab.pool(size=1, timeout=0.2)
     with lab.server.gate():
         task = lab.run(pool.checkout).wait(2.0)
@@ -29,6 +31,7 @@ def test_slow_connect_counts_against_the_deadline(lab: Lab) -> None:
 @pytest.mark.slow
 def test_reconnect_of_a_dead_connection_counts_against_the_deadline(lab: Lab) -> None:
     """Replacing a connection that was found dead is part of the same wait."""
+    lab.needs(Feature.LINE)
     pool = lab.pool(size=1, timeout=0.2, liveness=True)
     lab.warm(pool, 1)
     lab.server.kill_all()

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from .adapters.base import Feature, Lease, PoolUnderTest
-from .lab import Lab, Task, pause, release_all, serve, until
+from .lab import Lab, Load, Task, pause, release_all, serve, until
 from .stub import Failure
 
 
@@ -31,7 +31,7 @@ def test_wrong_password_fails_every_caller_at_once(lab: Lab) -> None:
 def test_each_caller_raises_an_exception_of_its_own(lab: Lab) -> None:
     """Callers who fail together do not share one exception object."""
     lab.needs(Feature.LINE)
-    pool = lab.pool(size=1)
+    pool = lab.pool(size=4, timeout=1.0)
     lab.server.down = Failure.CONFIGURATION
     with lab.server.gate() as gate:
         tasks = [lab.run(pool.checkout) for _ in range(4)]
@@ -46,7 +46,11 @@ def callers_in_outage(lab: Lab, timeout: float) -> list[Task[Lease]]:
     """Let twenty callers on 2 + 3 find the server away, and wait for their ends."""
     pool = lab.pool(size=2, overflow=3, timeout=timeout)
     lab.server.down = Failure.UNREACHABLE
-    tasks = lab.crowd(20, pool.checkout)
+    lab.server.refusal_delay = 0.05
+    with lab.server.gate() as gate:
+        tasks = lab.crowd(20, pool.checkout)
+        until(lambda: pool.waiting() + gate.arrived >= 20, "all callers have come")
+        gate.open()
     return [task.wait(timeout + 3.0) for task in tasks]
 
 
@@ -63,9 +67,13 @@ def test_outage_is_named_to_every_caller(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_outage_is_probed_by_one(lab: Lab) -> None:
-    """Twenty callers in an outage of 1.5 s do not all knock at the server's door."""
+    """Twenty callers who ask again and again do not all knock at the server's door."""
     lab.needs(Feature.LINE)
-    callers_in_outage(lab, timeout=1.5)
+    pool = lab.pool(size=2, overflow=3, timeout=1.0)
+    lab.server.down = Failure.UNREACHABLE
+    load = Load(lab, pool, threads=20, hold=0.0)
+    pause(1.5)
+    load.stop()
     assert lab.server.attempts <= 15
 
 
