@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from .adapters import ADAPTERS
+from .adapters import ADAPTERS, load
 from .adapters.base import NotOffered
 from .lab import Lab
 
@@ -69,8 +69,8 @@ def play(scenario: Scenario, pool: str, answer: Connection) -> None:
     """Run a scenario in this process and send how it went."""
     warnings.simplefilter("ignore")
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of this process
-    lab = Lab(ADAPTERS[pool])
     try:
+        lab = Lab(load(pool))
         scenario(lab)
         outcome = ("pass", "")
     except NotOffered as lack:

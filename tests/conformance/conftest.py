@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from .adapters import ADAPTERS
+from .adapters import load
 from .lab import Lab
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """Give a scenario its bench; what the pool does not offer is an error here."""
-    bench = Lab(ADAPTERS[os.environ.get("CONFORMANCE_POOL", "ManagedPool")])
+    bench = Lab(load(os.environ.get("CONFORMANCE_POOL", "ManagedPool")))
     yield bench
     bench.close()

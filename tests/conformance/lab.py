@@ -157,6 +157,7 @@ class Lab:
         for pool in self._pools:
             with contextlib.suppress(Exception):
                 pool.close()
+        self.server.shut_down()
 
 
 def release_all(leases: list[Lease]) -> None:

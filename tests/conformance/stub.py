@@ -188,6 +188,11 @@ class StubServer:
         """End every session from the server's side."""
         self.kill(*self.connections)
 
+    def shut_down(self) -> None:
+        """Close both ends of whatever is left."""
+        for connection in list(self.connections):
+            connection.close()
+
     def speak(self, connection: "StubConnection") -> None:
         """Send a notice that nobody asked for: the socket becomes readable."""
         connection.far.send(b"N")

@@ -101,9 +101,9 @@ def test_forked_child_opens_its_own_connections(lab: Lab) -> None:
 
 
 PROGRAM = """
-from tests.conformance.adapters import ADAPTERS
+from tests.conformance.adapters import load
 from tests.conformance.lab import Lab, serve
-lab = Lab(ADAPTERS[{name!r}])
+lab = Lab(load({name!r}))
 pool = lab.pool(size=2)
 serve(pool)
 print("done", flush=True)

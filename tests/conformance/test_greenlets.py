@@ -12,10 +12,10 @@ PROLOGUE = """
 from gevent import monkey
 monkey.patch_all()
 import gc, gevent
-from tests.conformance.adapters import ADAPTERS
+from tests.conformance.adapters import load
 from tests.conformance.lab import Lab, serve
 
-lab = Lab(ADAPTERS[{name!r}])
+lab = Lab(load({name!r}))
 pool = lab.pool(size=1)
 lease = pool.checkout()
 

@@ -1,14 +1,22 @@
-"""The pools that the scenarios can be run against."""
+"""The pools that the scenarios can be run against, each loaded when it is asked for."""
+
+from collections.abc import Callable
+from importlib import import_module
 
 from .base import Adapter
-from .managed import ManagedAdapter
-from .mysql import MySQLAdapter
-from .psycopg import PsycopgAdapter
-from .queue import QueueAdapter
 
-__all__ = ["ADAPTERS", "Adapter"]
+__all__ = ["ADAPTERS", "Adapter", "load"]
 
-ADAPTERS: dict[str, Adapter] = {
-    adapter.name: adapter
-    for adapter in (ManagedAdapter(), QueueAdapter(), PsycopgAdapter(), MySQLAdapter())
+ADAPTERS = {
+    "ManagedPool": "managed:ManagedAdapter",
+    "QueuePool": "queue:QueueAdapter",
+    "psycopg_pool": "psycopg:PsycopgAdapter",
+    "mysql-connector": "mysql:MySQLAdapter",
 }
+
+
+def load(name: str) -> Adapter:
+    """Return the adapter of this name; raise ImportError where its package is absent."""
+    module, _, attribute = ADAPTERS[name].partition(":")
+    make: Callable[[], Adapter] = getattr(import_module(f".{module}", __package__), attribute)
+    return make()
