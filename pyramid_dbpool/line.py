@@ -1,0 +1,357 @@
+"""Who gets what: idle connections, free slots and those who wait for them.
+
+A pure state machine.  It starts no thread, takes no lock, does no I/O and
+reads no clock: whoever owns a `Line` calls it with its own lock held and
+passes the time in.  What it decides comes back as a return value, or is put
+into `Waiter.granted` just before that waiter's `wake` is called.
+
+The promises (`tests/test_line_model.py` proves them):
+
+- waiters are served in the order in which they came, and `take` and `reserve`
+  refuse a newcomer while anybody waits;
+- idle + leased + held + opening never exceeds the capacity;
+- an entry has one place at a time;
+- whatever becomes free goes to the first waiter at once: a connection always,
+  a slot too where waiters open for themselves (`slots_to_waiters`).
+
+A return may come from the garbage collector in the middle of any other method,
+and a KeyboardInterrupt between any two calls.  So changes that belong together
+have no call and no allocation of a container between them.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextvars import Context
+
+
+class State(enum.Enum):
+    """Where an entry is."""
+
+    NEW = "new"
+    IDLE = "idle"
+    LEASED = "leased"
+    HELD = "held"
+    GONE = "gone"
+
+
+NEW, IDLE, LEASED, HELD, GONE = State
+
+
+class Entry:
+    """One open connection's place in the line; `since` is when it was last returned."""
+
+    __slots__ = ("holder", "label", "leased_at", "since", "state")
+
+    def __init__(self) -> None:
+        self.state = NEW
+        self.since = 0.0
+        self.leased_at = 0.0
+        self.label: str | None = None
+        self.holder = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.state.value}>"
+
+
+class Slot:
+    """What a waiter is granted when it may open a connection itself."""
+
+    def __repr__(self) -> str:
+        return "<Slot>"
+
+
+class Refusal:
+    """What a waiter is granted when waiting on has become pointless."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"<Refusal {self.error!r}>"
+
+
+SLOT = Slot()
+Grant = Entry | Slot | Refusal
+
+
+class Waiter:
+    """One caller in the line; `wake` is called once, when `granted` has been set."""
+
+    __slots__ = ("asked", "context", "granted", "since", "wake")
+
+    def __init__(
+        self, wake: Callable[[], object], since: float, context: Context | None = None
+    ) -> None:
+        self.wake = wake
+        self.since = since
+        self.context = context
+        self.granted: Grant | None = None
+        self.asked = False
+
+    def __repr__(self) -> str:
+        return f"<Waiter since={self.since} granted={self.granted!r}>"
+
+
+class Line:
+    """Decide who gets which connection or slot.
+
+    :param keep: how many idle connections to keep for good; None: all.
+    :param capacity: how many connections there may be at once; None: no limit.
+    :param lifo: hand out the connection that was returned last, not first.
+    :param linger: keep idle connections beyond `keep` too (housekeeping closes them later).
+    :param slots_to_waiters: grant a free slot to the first waiter; if false, the
+        owner watches `free` and `waiting`, and opens connections for the line.
+    :param max_waiting: the longest line; None: no bound.
+    """
+
+    def __init__(
+        self,
+        keep: int | None = 5,
+        capacity: int | None = 15,
+        *,
+        lifo: bool = False,
+        linger: bool = False,
+        slots_to_waiters: bool = True,
+        max_waiting: int | None = None,
+    ) -> None:
+        self.keep = keep
+        self.capacity = capacity
+        self.lifo = lifo
+        self.linger = linger
+        self.slots_to_waiters = slots_to_waiters
+        self.max_waiting = max_waiting
+        self.idle: deque[Entry] = deque()
+        # With FIFO each connection is used in turn, so its own `since` says nothing
+        # about how many are surplus.  Times kept as a stack do: the n bottom ones
+        # are as old as the time for which at least n connections have been idle.
+        self.stamps: deque[float] = deque()
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.members: set[Entry] = set()
+        self.leased = 0
+        self.held = 0
+        self.opening = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Line idle={len(self.idle)} leased={self.leased} held={self.held}"
+            f" opening={self.opening} waiting={len(self.waiters)} capacity={self.capacity}>"
+        )
+
+    @property
+    def total(self) -> int:
+        """Count every connection that is open, being opened or being closed."""
+        return len(self.idle) + self.leased + self.held + self.opening
+
+    @property
+    def free(self) -> int | None:
+        """Count the slots in which a connection may be opened; None: no limit."""
+        return None if self.capacity is None else self.capacity - self.total
+
+    @property
+    def waiting(self) -> int:
+        """Count the callers in the line."""
+        return len(self.waiters)
+
+    # Taking
+
+    def take(self, now: float) -> Entry | None:
+        """Lease an idle connection to a newcomer, if there is one and nobody waits."""
+        if self.waiters or not self.idle:
+            return None
+        if self.lifo:
+            entry = self.idle[-1]
+            entry.leased_at = now
+            entry.state = LEASED
+            self.leased += 1
+            del self.idle[-1]
+        else:
+            entry = self.idle[0]
+            entry.leased_at = now
+            entry.state = LEASED
+            self.leased += 1
+            del self.idle[0]
+            del self.stamps[-1]
+        return entry
+
+    def reserve(self) -> bool:
+        """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
+        return not self.waiters and self.reserve_for_line()
+
+    def reserve_for_line(self) -> bool:
+        """Reserve a slot for an opening on behalf of those who wait, if one is free."""
+        if self.capacity is not None and self.total >= self.capacity:
+            return False
+        self.opening += 1
+        return True
+
+    def join(self, waiter: Waiter) -> bool:
+        """Put a newcomer at the end of the line; False if the line is full."""
+        if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
+            return False
+        self.waiters[waiter] = None
+        return True
+
+    def rejoin(self, waiter: Waiter) -> None:
+        """Put back, at the head, a caller whose connection turned out to be dead."""
+        self.waiters[waiter] = None
+        self.waiters.move_to_end(waiter, last=False)
+        if self.slots_to_waiters:
+            self._slot_freed()
+
+    def leave(self, waiter: Waiter) -> Grant | None:
+        """Take a waiter out of the line; return what it was granted in the meantime, if so.
+
+        What is returned belongs to the caller: it is used, or given back
+        with `give_back`.
+        """
+        if waiter in self.waiters:
+            del self.waiters[waiter]
+        granted = waiter.granted
+        waiter.granted = None
+        return granted
+
+    def give_back(self, granted: Grant | None, now: float) -> bool:
+        """Pass on what a waiter was granted and cannot use; False as in `put`."""
+        if isinstance(granted, Entry):
+            return self.put(granted, now)
+        if granted is SLOT:
+            self.open_failed()
+        return True
+
+    # Giving
+
+    def put(self, entry: Entry, now: float) -> bool:
+        """Take a leased connection back: to the first waiter, else to the idle ones.
+
+        False if it is surplus: then it is still leased, and the caller closes it
+        and reports it `lost`.
+        """
+        if self.waiters and self._hand(entry, now):
+            return True
+        idle = self.idle
+        if not self.linger and self.keep is not None and len(idle) >= self.keep:
+            return False
+        entries, stamps = (entry,), (now,)
+        entry.since = now
+        entry.state = IDLE
+        self.leased -= 1
+        idle += entries
+        if not self.lifo:
+            self.stamps += stamps
+        return True
+
+    def _hand(self, entry: Entry, now: float) -> bool:
+        for waiter in self.waiters:
+            entry.since = now
+            entry.leased_at = now
+            waiter.granted = entry
+            del self.waiters[waiter]
+            waiter.wake()
+            return True
+        return False
+
+    def lost(self, entry: Entry) -> None:
+        """Forget a connection that is no more (leased, or held); its slot is free."""
+        if entry.state is LEASED:
+            entry.state = GONE
+            self.leased -= 1
+        elif entry.state is HELD:
+            entry.state = GONE
+            self.held -= 1
+        else:
+            return
+        self.members.discard(entry)
+        self._slot_freed()
+
+    def reopening(self, entry: Entry) -> None:
+        """Turn the lease of a dead connection into an opening by the same caller."""
+        entry.state = GONE
+        self.leased -= 1
+        self.opening += 1
+        self.members.discard(entry)
+
+    def opened(self, entry: Entry, now: float) -> None:
+        """Turn an opening into a lease, for whoever reserved it."""
+        self.members.add(entry)
+        entry.leased_at = entry.since = now
+        entry.state = LEASED
+        self.opening -= 1
+        self.leased += 1
+
+    def open_failed(self) -> None:
+        """Give a reserved slot back: the opening failed or was not needed."""
+        self.opening -= 1
+        self._slot_freed()
+
+    def _slot_freed(self) -> None:
+        while self.slots_to_waiters and self.waiters:
+            if not self.reserve_for_line():
+                return
+            if not self.grant_slot():
+                self.opening -= 1
+
+    def grant_slot(self) -> bool:
+        """Let the first waiter open for itself in a slot that is already reserved."""
+        for waiter in self.waiters:
+            waiter.granted = SLOT
+            del self.waiters[waiter]
+            waiter.wake()
+            return True
+        return False
+
+    def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
+        """Send the first `limit` waiters (None: all) away, each with an error of its own."""
+        count = 0
+        for waiter in list(self.waiters)[:limit]:
+            refusal = Refusal(make_error())
+            if waiter.granted is None:
+                waiter.granted = refusal
+                del self.waiters[waiter]
+                waiter.wake()
+                count += 1
+        return count
+
+    # Housekeeping
+
+    def hold(self, entry: Entry) -> bool:
+        """Take an idle connection aside, to check or close it; False if it is not idle."""
+        if entry.state is not IDLE:
+            return False
+        if not self.lifo:
+            del self.stamps[0]
+        self.idle.remove(entry)
+        entry.state = HELD
+        self.held += 1
+        return True
+
+    def unhold(self, entry: Entry, now: float) -> None:
+        """Put a connection that was held back: to the first waiter, or where it was."""
+        if entry.state is not HELD:
+            return
+        entry.state = LEASED
+        self.held -= 1
+        self.leased += 1
+        if self.waiters and self._hand(entry, now):
+            return
+        entry.state = IDLE
+        self.leased -= 1
+        times = [each.since for each in self.idle] if self.lifo else self.stamps
+        place = bisect_left(times, entry.since)
+        if self.lifo:
+            self.idle.insert(place, entry)
+        else:
+            self.idle.appendleft(entry)
+            self.stamps.insert(place, entry.since)
+
+    def disown(self) -> None:
+        """Forget every leased connection, as after a dispose; their slots are free."""
+        for entry in [each for each in self.members if each.state is LEASED]:
+            self.lost(entry)
+
+    def idle_times(self) -> list[float]:
+        """List since when at least n connections have been idle, the longest first."""
+        return [each.since for each in self.idle] if self.lifo else list(self.stamps)

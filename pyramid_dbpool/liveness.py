@@ -1,0 +1,128 @@
+"""Is this connection alive?  A look at its socket, and a ping that cannot hang.
+
+A connection that the server closed or reset makes its socket readable at once,
+so a poll that waits for nothing finds it for microseconds.  *Silent* means alive
+as far as this machine knows; *speaking* means that a ping has to tell; *ended*
+means dead for certain.  Nothing here knows about pools.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from .housekeeper import housekeeper
+
+Look = Callable[[int], list[tuple[int, int]]]
+
+_RDHUP = getattr(select, "POLLRDHUP", 0)
+_ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL | _RDHUP
+
+
+def socket_of(connection: Any) -> int | None:
+    """Return the file descriptor of a driver's connection; None if the driver shows none.
+
+    psycopg, psycopg2 and mysqlclient have `fileno()`; PyMySQL and the pure
+    mysql-connector-python keep a socket inside; the latter's C extension does not.
+    """
+    sock = connection
+    if not hasattr(sock, "fileno"):
+        inner = getattr(connection, "_sock", None) or getattr(connection, "_socket", None)
+        sock = getattr(inner, "sock", inner)
+    fileno = getattr(sock, "fileno", None)
+    if fileno is None:
+        return None
+    try:
+        fd = fileno()
+    except Exception:
+        return None
+    return fd if isinstance(fd, int) and fd >= 0 else None
+
+
+def look_at(fd: int) -> Look:
+    """Return a function: called with 0, what it returns is empty while the socket is silent."""
+    poller = _poll_class()()
+    poller.register(fd, select.POLLIN | select.POLLPRI | _RDHUP)
+    look: Look = poller.poll
+    return look
+
+
+def _poll_class() -> Any:
+    # gevent's own poll goes through its hub, at fifty times the cost; ours never waits.
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original("select", "poll") if monkey else select.poll
+
+
+def has_ended(seen: list[tuple[int, int]]) -> bool:
+    """Tell from what a look saw whether the other side is gone for certain."""
+    return any(event & _ENDED for _, event in seen)
+
+
+def shut(fd: int) -> None:
+    """End a socket's traffic, so that whoever waits on it returns with an error at once."""
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def limited(fd: int | None, seconds: float) -> Iterator[Callable[[], bool]]:
+    """Shut the socket if the block takes longer than `seconds`; yields "was it shut?".
+
+    This bounds any driver's call that waits on the network: no driver has a limit
+    for a ping of its own, and a socket option would outlive it.
+    """
+    if fd is None:
+        yield lambda: False
+        return
+    # Without the lock the socket could be shut after the block, under its next user.
+    lock = threading.Lock()
+    state = {"over": False, "shut": False}
+
+    def cut() -> None:
+        with lock:
+            if not state["over"]:
+                state["shut"] = True
+                shut(fd)
+
+    task = housekeeper().call_at(time.monotonic() + seconds, cut)
+    try:
+        yield lambda: state["shut"]
+    finally:
+        with lock:
+            state["over"] = True
+        task.cancel()
+
+
+def guard_silence(fd: int, *, idle: int = 5, interval: int = 3, limit: int = 12) -> bool:
+    """Make the kernel give a TCP connection up after `limit` seconds without an answer.
+
+    Without it a statement on a network that drops silently hangs for the kernel's
+    own fifteen minutes.  Sets keepalive for the silent phases (tcp(7)) and
+    TCP_USER_TIMEOUT (RFC 5482) for data that nobody acknowledges.
+
+    :param idle: seconds of silence before the first probe.
+    :param interval: seconds between probes.
+    :param limit: seconds without an answer after which the connection is given up.
+    :return: whether this is a TCP socket that could be guarded.
+    """
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return False
+    try:
+        with socket.socket(fileno=os.dup(fd)) as ours:
+            if ours.family not in (socket.AF_INET, socket.AF_INET6):
+                return False
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(1, limit // interval))
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit * 1000)
+    except OSError:
+        return False
+    return True
