@@ -1,1 +1,62 @@
-"""One managed SQLAlchemy pool per process for Pyramid apps and their workers."""
+"""One managed SQLAlchemy pool per process, for Pyramid apps, their scripts and their workers."""
+
+from typing import TYPE_CHECKING
+
+from .engines import dispose_engine, get_engine
+from .errors import (
+    CommitUnknown,
+    DatabaseUnavailable,
+    ForkedConnectionError,
+    PoolError,
+    PoolLineFull,
+    PoolTimeout,
+    RequestOver,
+    SessionInUse,
+    SettingsError,
+    TransactionFailed,
+)
+from .sessions import session_factory, unit_of_work
+from .streaming import stream
+from .worker import consume
+
+if TYPE_CHECKING:
+    from pyramid.config import Configurator
+
+__all__ = [
+    "CommitUnknown",
+    "DatabaseUnavailable",
+    "ForkedConnectionError",
+    "PoolError",
+    "PoolLineFull",
+    "PoolTimeout",
+    "RequestOver",
+    "SessionInUse",
+    "SettingsError",
+    "TransactionFailed",
+    "consume",
+    "dispose_engine",
+    "get_engine",
+    "includeme",
+    "session_factory",
+    "stream",
+    "unit_of_work",
+]
+
+
+def includeme(config: "Configurator") -> None:
+    """Give requests `request.db`, and each pool of the settings its engine.
+
+    Works before or after pyramid_tm and pyramid_retry, and includes neither.
+
+    :raises SettingsError: a setting is unknown or wrong (also a Pyramid
+        `ConfigurationError`).
+    """
+    # Here, because workers and scripts import this package without Pyramid.
+    from . import configuration  # noqa: PLC0415
+
+    app = configuration.load(config)
+    config.add_directive("add_dbpool_engine_hook", configuration.add_engine_hook)
+    config.add_subscriber(configuration.close_sessions_with_request, "pyramid.events.NewRequest")
+    for pool in app.pools.values():
+        configuration.add_pool(config, app, pool)
+    configuration.warn_without_retry(config)

@@ -41,7 +41,22 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 
 
 class CommitUnknown(PoolError, sa_exc.OperationalError):
-    """The connection was lost during COMMIT: the work may or may not be stored."""
+    """The connection was lost during COMMIT: the work may or may not be stored.
+
+    :ivar orig: the driver's error.
+    """
+
+    code = None
+
+    def __init__(self, orig: BaseException | None) -> None:
+        super().__init__(None, None, orig or self, connection_invalidated=True)
+        self.args = (
+            "The connection was lost while COMMIT was on its way: the work may or may not be"
+            f" stored. Look before you do it again. ({orig})",
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[BaseException | None]]:
+        return type(self), (self.orig,)
 
 
 class TransactionFailed(PoolError, sa_exc.InvalidRequestError):

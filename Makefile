@@ -1,0 +1,58 @@
+# Everything runs in the virtual environment .venv, made with $(PYTHON).
+PYTHON ?= python3
+# More arguments for pytest or tox: make test ARGS='-k forks'
+ARGS ?=
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format matrix wheel clean
+
+help:
+	@echo 'make demo     run the example app: PostgreSQL, web app and streamer; Ctrl-C stops it'
+	@echo 'make test     run all tests; as root on Debian this installs missing servers'
+	@echo '              (SERVICES=none refuses that)'
+	@echo 'make lint     check style, types and layers'
+	@echo 'make format   put the code in style'
+	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
+	@echo 'make wheel    build the wheel and try it in a clean environment'
+	@echo 'make clean    remove everything that these commands made'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the Python, ARGS="-k name" goes to pytest or tox.'
+
+demo:
+	@tools/install demo
+	@exec .venv/bin/python -m example_app.demo $(ARGS)
+
+test:
+	@tools/install test
+	@tools/install_services
+	.venv/bin/python -m pytest $(ARGS)
+
+lint:
+	@tools/install lint
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+	cd example_app && ../.venv/bin/python -m mypy -p example_app
+	.venv/bin/lint-imports
+
+format:
+	@tools/install lint
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
+
+matrix:
+	@tools/install matrix
+	@tools/install_services
+	@tools/matrix $(ARGS)
+
+wheel:
+	@tools/install wheel
+	@tools/wheel
+
+clean:
+	rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist var *.egg-info example_app/build example_app/*.egg-info
+	rm -rf example_app/.mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,3 @@
+"""Give the tests of the project and of the example app the same servers."""
+
+pytest_plugins = ["tests.servers.fixtures"]

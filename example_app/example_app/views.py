@@ -1,0 +1,139 @@
+"""The JSON API, and the page at `/`."""
+
+import json
+from pathlib import Path
+from uuid import UUID
+
+from pyramid.config import Configurator
+from pyramid.exceptions import URLDecodeError
+from pyramid.request import Request
+from pyramid.response import FileResponse
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from example_app.broker import publish_after_commit
+from example_app.models import Note
+
+PAGE = Path(__file__).with_name("page.html")
+MAX_TEXT = 10_000  # characters
+MAX_LIMIT = 100  # notes in one answer
+
+
+def includeme(config: Configurator) -> None:
+    """Say which view answers what."""
+    config.add_route("page", "/")
+    config.add_route("notes", "/api/notes")
+    config.add_route("note", "/api/notes/{id}")
+    config.add_view(page, route_name="page", request_method="GET")
+    config.add_view(list_notes, route_name="notes", request_method="GET", renderer="json")
+    config.add_view(get_note, route_name="note", request_method="GET", renderer="json")
+    config.add_view(put_note, route_name="note", request_method="PUT", renderer="json")
+    config.add_exception_view(refused, context=Refused, renderer="json")
+    config.add_exception_view(bad_path, context=URLDecodeError, renderer="json")
+    config.add_notfound_view(not_found, renderer="json")
+
+
+class Refused(Exception):
+    """The request cannot be served; the client is told the status and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def page(request: Request) -> FileResponse:
+    """Show the page that lists the notes and takes new ones."""
+    return FileResponse(PAGE, request, content_type="text/html")
+
+
+def put_note(request: Request) -> Note:
+    """Create a note or replace its text."""
+    upsert = insert(Note).values(id=note_id(request), text=note_text(request))
+    # One statement: of two first PUTs at once, the second replaces, and none fails.
+    upsert = upsert.on_conflict_do_update(
+        index_elements=[Note.id],
+        set_={"text": upsert.excluded.text, "updated": func.clock_timestamp()},
+    )
+    db: Session = request.db
+    note = db.scalars(upsert.returning(Note)).one()
+    publish_after_commit(request, {"id": str(note.id)})
+    if note.created == note.updated:
+        request.response.status = 201
+    return note
+
+
+def get_note(request: Request) -> Note:
+    """Show one note."""
+    db: Session = request.db
+    note = db.get(Note, note_id(request))
+    if note is None:
+        raise Refused(404, f"there is no note {note_id(request)}")
+    return note
+
+
+def list_notes(request: Request) -> dict[str, list[Note]]:
+    """Show the newest notes, `?limit=` of them."""
+    db: Session = request.db
+    newest = select(Note).order_by(Note.created.desc(), Note.id).limit(limit(request))
+    return {"notes": list(db.scalars(newest))}
+
+
+def refused(error: Refused, request: Request) -> dict[str, str]:
+    """Tell the client what was wrong with its request."""
+    request.response.status = error.status
+    return {"error": str(error)}
+
+
+def bad_path(request: Request) -> dict[str, str]:
+    """Refuse a path that is not UTF-8."""
+    request.response.status = 400
+    return {"error": "the path must be UTF-8"}
+
+
+def not_found(request: Request) -> dict[str, str]:
+    """Answer in JSON where there is nothing, or nothing for this method."""
+    request.response.status = 404
+    return {"error": f"there is no {request.method} {request.path}"}
+
+
+def note_id(request: Request) -> UUID:
+    """Read the id out of the path."""
+    try:
+        return UUID(request.matchdict["id"])
+    except ValueError:
+        raise Refused(400, f"the id must be a UUID, not {request.matchdict['id']!r}") from None
+
+
+def note_text(request: Request) -> str:
+    """Read the text out of the body: `{"text": "..."}`."""
+    try:
+        body = json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body must be JSON: {error}") from None
+    if not isinstance(body, dict) or not isinstance(body.get("text"), str):
+        raise Refused(400, 'the body must be an object with a string "text"')
+    text: str = body["text"]
+    if not text.strip():
+        raise Refused(400, "the text must not be empty")
+    if len(text) > MAX_TEXT:
+        raise Refused(400, f"the text has {len(text)} characters; {MAX_TEXT} are allowed")
+    if not storable(text):
+        raise Refused(400, "the text must not have NUL characters or lone surrogates")
+    return text
+
+
+def storable(text: str) -> bool:
+    """Tell whether PostgreSQL can keep a text: JSON can carry more than it takes."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def limit(request: Request) -> int:
+    """Read `?limit=` out of the query."""
+    try:
+        number = int(request.GET.get("limit", 20))
+    except ValueError:  # also when the query is not UTF-8
+        number = 0
+    if not 1 <= number <= MAX_LIMIT:
+        raise Refused(400, f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    return number

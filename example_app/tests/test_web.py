@@ -1,0 +1,160 @@
+"""The JSON API and the page."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from example_app.models import Note
+from example_app.views import MAX_TEXT
+from sqlalchemy import text
+from webtest import TestApp, TestResponse
+
+from pyramid_dbpool import get_engine, unit_of_work
+
+NOTE = "/api/notes/11111111-1111-4111-8111-111111111111"
+
+
+def put(app: TestApp, path: str, words: str, status: int | None = None) -> TestResponse:
+    """Write a note."""
+    return app.put_json(path, {"text": words}, status=status)
+
+
+def test_first_put_creates(app: TestApp) -> None:
+    """The first PUT of an id answers 201 with the note, which GET then shows."""
+    created = put(app, NOTE, "Hello", 201).json
+    assert created["text"] == "Hello"
+    assert created["id"] == NOTE.rpartition("/")[2]
+    assert app.get(NOTE).json == created
+
+
+def test_second_put_replaces(app: TestApp) -> None:
+    """A second PUT answers 200, with the new text and the old date of creation."""
+    first = put(app, NOTE, "Hello").json
+    second = put(app, NOTE, "Good bye", 200).json
+    assert second["text"] == "Good bye"
+    assert second["created"] == first["created"] < second["updated"]
+    assert len(app.get("/api/notes").json["notes"]) == 1
+
+
+def test_same_put_again_changes_no_text(app: TestApp) -> None:
+    """A PUT that a client repeats, because it saw no answer, does no harm."""
+    put(app, NOTE, "Hello")
+    assert put(app, NOTE, "Hello", 200).json["text"] == "Hello"
+
+
+def test_two_first_puts_at_once_both_succeed(app: TestApp, settings: dict[str, Any]) -> None:
+    """A first PUT that has to wait for another one of the same id then replaces it."""
+    answers: list[TestResponse] = []
+    late = threading.Thread(target=lambda: answers.append(put(app, NOTE, "late")))
+    with unit_of_work(settings) as early:
+        early.add(Note(id=NOTE.rpartition("/")[2], text="early"))
+        early.flush()
+        late.start()
+        wait_until(lambda: waiting_for_locks(settings) == 1)
+    late.join()
+    assert answers[0].status_int == 200
+    assert app.get(NOTE).json["text"] == "late"
+
+
+def waiting_for_locks(settings: dict[str, Any]) -> int:
+    """Count the statements that wait for another transaction."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with get_engine(settings).connect() as connection:
+        return int(connection.scalar(query) or 0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_note_that_is_not_there(app: TestApp) -> None:
+    """An unknown id is a 404 in JSON."""
+    assert "there is no note 1111" in app.get(NOTE, status=404).json["error"]
+
+
+def test_list_shows_the_newest_first(app: TestApp) -> None:
+    """The list has the newest notes, as many as were asked for."""
+    for word in ("one", "two", "three"):
+        put(app, f"/api/notes/{uuid4()}", word)
+    notes = app.get("/api/notes?limit=2").json["notes"]
+    assert [note["text"] for note in notes] == ["three", "two"]
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "many", "", "%ff", "1.5"])
+def test_bad_limit(app: TestApp, limit: str) -> None:
+    """A limit that is no number from 1 to 100 is refused with the reason."""
+    answer = app.get(f"/api/notes?limit={limit}", status=400)
+    assert answer.json["error"] == "limit must be a whole number from 1 to 100"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "must be JSON"),
+        (b"{text", "must be JSON"),
+        (b"\xff\xfe\xfa", "must be JSON"),
+        (b"[" * 100_000, "must be JSON"),
+        (b"[]", "object"),
+        (b"{}", "object"),
+        (b'{"text": 7}', "object"),
+        (b'{"text": ""}', "must not be empty"),
+        (b'{"text": " \\n"}', "must not be empty"),
+        (b'{"text": "%s"}' % (b"x" * (MAX_TEXT + 1)), "10000 are allowed"),
+        (b'{"text": "a\\u0000b"}', "NUL"),
+        (b'{"text": "a\\ud800b"}', "surrogates"),
+    ],
+)
+def test_bad_body(app: TestApp, body: bytes, why: str) -> None:
+    """A body that is no note is refused with the reason, and nothing is stored."""
+    answer = app.put(NOTE, body, status=400)
+    assert why in answer.json["error"]
+    app.get(NOTE, status=404)
+
+
+def test_longest_text(app: TestApp) -> None:
+    """A text may have 10,000 characters, whatever they are."""
+    words = "\N{GRINNING FACE}" * MAX_TEXT
+    assert put(app, NOTE, words, 201).json["text"] == words
+
+
+def test_charset_that_nobody_knows(app: TestApp) -> None:
+    """JSON is UTF-8, whatever the header says."""
+    headers = {"Content-Type": "application/json; charset=bogus"}
+    assert app.put(NOTE, b'{"text": "Hello"}', headers=headers, status=201)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("bad", ["7", "1111-x", "11111111-1111-4111-8111-11111111111g"])
+def test_bad_id(app: TestApp, method: str, bad: str) -> None:
+    """An id that is no UUID is refused with the reason."""
+    answer = app.request(f"/api/notes/{bad}", method=method, body=b'{"text": "x"}', status=400)
+    assert "must be a UUID" in answer.json["error"]
+
+
+def test_path_that_is_not_utf8(app: TestApp) -> None:
+    """A path of wrong bytes is refused in JSON."""
+    assert app.get("/api/notes/%ff", status=400).json["error"] == "the path must be UTF-8"
+
+
+def test_nothing_there(app: TestApp) -> None:
+    """An unknown address, or method, is a 404 in JSON."""
+    assert app.get("/nowhere", status=404).json["error"] == "there is no GET /nowhere"
+    assert app.delete(NOTE, status=404).json["error"] == f"there is no DELETE {NOTE}"
+
+
+def test_page(app: TestApp) -> None:
+    """The page is HTML with a form."""
+    page = app.get("/")
+    assert page.content_type == "text/html"
+    assert page.charset == "UTF-8"
+    assert "textarea" in page.forms[0].text

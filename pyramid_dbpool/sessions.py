@@ -1,0 +1,172 @@
+"""Sessions on the process's engines, and one unit of work on a session."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import transaction
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm import Session, scoped_session
+from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
+
+from .engines import process_engine
+from .errors import CommitUnknown, SessionInUse
+from .transactions import Modes
+
+__all__ = ["close_session", "session_factory", "unit_of_work"]
+
+log = logging.getLogger(__name__)
+
+AnySession: TypeAlias = "Session | scoped_session[Session]"
+TransactionManager: TypeAlias = (
+    "transaction.TransactionManager | transaction.ThreadTransactionManager"
+)
+
+
+def session_factory(settings: Mapping[str, Any], name: str = "default") -> Session:
+    """Return a new session on this process's one engine for `settings`.
+
+    It is a plain session: joined to no transaction manager, and it runs no SQL
+    of its own, so ``SET TRANSACTION`` can be its first statement. After
+    ``close()`` it can be used again; the engine and its pool stay. ::
+
+        session = session_factory(settings)
+        for message in queue:
+            try:
+                handle(message, session)
+                session.commit()
+            finally:
+                session.close()
+
+    :param settings: the app's settings, as Pyramid has them (ini strings).
+    :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
+    :raises SettingsError: a setting is unknown or wrong.
+    """
+    made = process_engine(settings, name)
+    return made.settings.session_class(bind=made.engine)
+
+
+@contextmanager
+def unit_of_work(
+    session_or_settings: AnySession | Mapping[str, Any],
+    *,
+    name: str = "default",
+    isolation_level: str | None = None,
+    read_only: bool = False,
+    deferrable: bool = False,
+    transaction_manager: TransactionManager | None = None,
+) -> Iterator[Session]:
+    """Commit on success, roll back on error, close in any case. ::
+
+        with unit_of_work(settings, isolation_level="SERIALIZABLE", read_only=True) as session:
+            session.get(Note, 42)
+
+    :param session_or_settings: a session that is in no transaction, or the
+        settings to make one from.
+    :param name: the pool, where settings are given.
+    :param isolation_level: for this transaction only: ``READ UNCOMMITTED``,
+        ``READ COMMITTED``, ``REPEATABLE READ`` or ``SERIALIZABLE``.
+    :param read_only: refuse writes in this transaction.
+    :param deferrable: wait for a snapshot that cannot fail (PostgreSQL).
+    :param transaction_manager: begin, commit and abort this manager instead of
+        the session alone; the session joins it.
+    :raises SessionInUse: the session, or the manager, is already in a
+        transaction, which this unit would have ended with its own.
+    :raises CommitUnknown: the connection was lost during COMMIT.
+    :raises TransactionFailed: a statement had failed and its error was swallowed.
+    :raises ValueError: a mode that is unknown, or that the database does not have.
+    """
+    modes = Modes(isolation_level, read_only, deferrable)
+    session = _session(session_or_settings, name)
+    if session.in_transaction():
+        raise SessionInUse(
+            "This session is already in a transaction: commit or close it first, or give"
+            " unit_of_work the settings to get a session of its own."
+        )
+    unit = _unit(session) if transaction_manager is None else _tm_unit(session, transaction_manager)
+    try:
+        with unit, modes.applied(session):
+            yield session
+    finally:
+        close_session(session)
+
+
+def close_session(session: Session) -> None:
+    """Close `session` and give its connections back, whatever state they are in."""
+    try:
+        session.close()
+    except Exception:
+        # A rollback that fails would leave the connection checked out.
+        log.warning("A session could not be closed; its connection is dropped.", exc_info=True)
+        session.invalidate()
+
+
+def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
+    if isinstance(session_or_settings, Mapping):
+        return session_factory(session_or_settings, name)
+    if isinstance(session_or_settings, scoped_session):
+        return session_or_settings()
+    return session_or_settings
+
+
+@contextmanager
+def _unit(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _rollback(session)
+        raise
+    with _commit_outcome():
+        session.commit()
+
+
+@contextmanager
+def _tm_unit(session: Session, manager: TransactionManager) -> Iterator[None]:
+    _begin(manager)
+    try:
+        join_transaction(session, STATUS_CHANGED, manager)
+        yield
+    except BaseException:
+        manager.abort()
+        raise
+    try:
+        with _commit_outcome():
+            manager.commit()
+    except BaseException:
+        # Until then the manager refuses to begin anything else.
+        manager.abort()
+        raise
+
+
+def _begin(manager: TransactionManager) -> None:
+    """Begin `manager`, unless that would abort what somebody else has begun on it."""
+    if not manager.explicit and manager.get()._resources:
+        raise SessionInUse(
+            "The transaction manager is already in a transaction with work in it: commit or abort"
+            " it first, or give unit_of_work a manager of its own."
+        )
+    try:
+        manager.begin()
+    except transaction.interfaces.AlreadyInTransaction as error:
+        raise SessionInUse("The transaction manager is already in a transaction.") from error
+
+
+def _rollback(session: Session) -> None:
+    try:
+        session.rollback()
+    except Exception:
+        # The caller has to see the first error, not that of the clean-up.
+        log.warning("The rollback after an error failed.", exc_info=True)
+
+
+@contextmanager
+def _commit_outcome() -> Iterator[None]:
+    """Tell a COMMIT whose answer was lost from one that failed."""
+    try:
+        yield
+    except sa_exc.DBAPIError as error:
+        # Without a statement it was COMMIT itself; a flush has one.
+        if error.connection_invalidated and error.statement is None:
+            raise CommitUnknown(error.orig) from error
+        raise

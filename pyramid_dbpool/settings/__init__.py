@@ -1,0 +1,19 @@
+"""The settings of a pool and of an app: declared once, coerced, checked, masked."""
+
+from .declare import SETTINGS, Setting
+from .load import load_app, load_pool
+from .mask import mask_url, scrub
+from .pools import AppSettings, PoolSettings
+from .reference import reference
+
+__all__ = [
+    "SETTINGS",
+    "AppSettings",
+    "PoolSettings",
+    "Setting",
+    "load_app",
+    "load_pool",
+    "mask_url",
+    "reference",
+    "scrub",
+]

@@ -1,0 +1,248 @@
+"""What a database URL says: the dialect, its driver, and what these two take."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from sqlalchemy import exc as sa_exc
+from sqlalchemy import util
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
+
+from ..errors import SettingsError
+from .mask import mask_url, scrub, shown
+
+__all__ = [
+    "CONNECT_TIMEOUTS",
+    "Backend",
+    "dialect_class",
+    "isolation_level",
+    "keywords",
+    "open_backend",
+    "parse_url",
+    "pool_keywords",
+]
+
+# The connect argument that bounds the opening of a connection, first the one that we
+# set, then its other spellings. Each counts whole seconds.
+# libpq: connect_timeout; PyMySQL and mysqlclient: connect_timeout;
+# Connector/Python: connection_timeout.
+CONNECT_TIMEOUTS: Mapping[str, tuple[str, ...]] = {
+    "psycopg": ("connect_timeout",),
+    "psycopg2": ("connect_timeout",),
+    "pymysql": ("connect_timeout",),
+    "mysqldb": ("connect_timeout",),
+    "mysqlconnector": ("connection_timeout", "connect_timeout"),
+}
+# Our extras that install a driver, and the module that shows that it is there.
+_EXTRAS = {
+    "psycopg": ("psycopg", "psycopg"),
+    "psycopg2": ("psycopg2", "psycopg2"),
+    "pymysql": ("pymysql", "pymysql"),
+    "mysqldb": ("mysqlclient", "MySQLdb"),
+    "mysqlconnector": ("mysqlconnector", "mysql.connector"),
+}
+_PACKAGES = {
+    "cx_oracle": "cx_Oracle",
+    "mariadbconnector": "mariadb",
+    "mssqlpython": "mssql-python",
+    "pysqlcipher": "sqlcipher3",
+}
+_DRIVERS = {
+    "postgresql": ("psycopg", "psycopg2", "pg8000"),
+    "mysql": ("pymysql", "mysqlconnector", "mysqldb", "mariadbconnector", "pyodbc"),
+    "mariadb": ("pymysql", "mysqlconnector", "mysqldb", "mariadbconnector", "pyodbc"),
+    "sqlite": ("pysqlite",),
+    "oracle": ("oracledb", "cx_oracle"),
+    "mssql": ("pyodbc", "pymssql"),
+}
+_SYNC = {"sqlite": "sqlite", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"} | {
+    "postgresql": "postgresql+psycopg",
+    "oracle": "oracle+oracledb",
+    "mssql": "mssql+pyodbc",
+}
+_SHAPE = "dialect+driver://user:password@host/database"
+_ENCODE = (
+    "write @ : / ? in a user name or password as %40 %3A %2F %3F (in an ini file with %% for %)"
+)
+# create_engine's names for arguments of the pool class.
+_POOL_NAMES = {
+    "logging_name": "pool_logging_name",
+    "echo": "echo_pool",
+    "timeout": "pool_timeout",
+    "recycle": "pool_recycle",
+    "reset_on_return": "pool_reset_on_return",
+    "pre_ping": "pool_pre_ping",
+    "use_lifo": "pool_use_lifo",
+}
+_USERINFO = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A dialect that is ready to make connections, with what it and its pool take."""
+
+    dialect: Dialect
+    pool_class: type[Pool]
+    in_memory: bool
+
+    @property
+    def queues(self) -> bool:
+        """Whether callers may have to wait for a connection of this pool."""
+        return issubclass(self.pool_class, QueuePool)
+
+
+def parse_url(value: Any, key: str) -> URL:
+    """Return the URL that a setting holds; raise SettingsError, never showing a password."""
+    if isinstance(value, URL):
+        return value
+    if not isinstance(value, str):
+        raise SettingsError(f"{key} is {shown(value)}, not a database URL: give {_SHAPE}.")
+    raw = value.strip()
+    if not raw:
+        raise SettingsError(f"{key} is empty: give a database URL, {_SHAPE}.")
+    try:
+        url = make_url(raw)
+    except sa_exc.ArgumentError:
+        placeholder = re.fullmatch(r"\$\{\w+\}|%\(\w+\)s", raw)
+        cited = f"{raw} was not replaced and" if placeholder else mask_url(raw)
+        raise SettingsError(f"{key} = {cited} is not a database URL: give {_SHAPE}.") from None
+    except ValueError:
+        raise SettingsError(
+            f"{key} = {mask_url(raw)} has no number for a port: a port is a number; {_ENCODE}."
+        ) from None
+    if _ambiguous(raw, url):
+        raise SettingsError(f"{key} = {mask_url(raw)} has more than one @: {_ENCODE}.")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise SettingsError(f"{key} = {mask_url(raw)}: the port must be from 1 to 65535.")
+    return url
+
+
+def _ambiguous(raw: str, url: URL) -> bool:
+    """Tell whether a bare @ in the password has cut the URL at the wrong place."""
+    if url.get_backend_name() == "sqlite":
+        return False
+    match = _USERINFO.match(raw)
+    path, _, query = (match[1] if match else raw).partition("?")
+    return "@" in path or any("@" in item.partition("=")[0] for item in query.split("&"))
+
+
+def dialect_class(url: URL, key: str) -> type[Dialect]:
+    """Return the dialect class of a URL; refuse unknown and asyncio ones by name."""
+    try:
+        found = url.get_dialect()
+    except sa_exc.NoSuchModuleError:
+        raise SettingsError(f"{key} = {mask_url(url)}: {_unknown(url)}") from None
+    except ImportError as exc:
+        raise SettingsError(
+            f"{key} = {mask_url(url)}: the dialect cannot be imported ({exc})."
+        ) from None
+    if found.is_async:
+        sync = _SYNC.get(url.get_backend_name(), "a driver that is not asyncio")
+        raise SettingsError(
+            f"{key} = {mask_url(url)}: {url.drivername} is an asyncio driver, and sessions "
+            f"here are not: use {sync}."
+        )
+    return found
+
+
+def _unknown(url: URL) -> str:
+    name, _, driver = url.drivername.partition("+")
+    if name in _DRIVERS:
+        near = get_close_matches(driver.lower(), _DRIVERS[name], 1, 0.0)
+        known = ", ".join(f"{name}+{each}" for each in _DRIVERS[name])
+        hint = f" the nearest is {name}+{near[0]};" if near else ""
+        return f"SQLAlchemy knows no driver {url.drivername};{hint} there are {known}."
+    plugged = {entry.name.partition(".")[0] for entry in entry_points(group="sqlalchemy.dialects")}
+    known_names = sorted(set(_DRIVERS) | plugged)
+    near = get_close_matches(name.lower(), known_names, 1, 0.0)
+    hint = f" the nearest is {near[0]};" if near else ""
+    return f"SQLAlchemy knows no dialect {name};{hint} there are {', '.join(known_names)}."
+
+
+def open_backend(
+    url: URL, key: str, given: Mapping[str, Any], pool_class: type[Pool] | None
+) -> Backend:
+    """Import the driver and make the dialect, as `create_engine` would, without connecting.
+
+    `given` are the keyword arguments for `create_engine`; raises SettingsError.
+    """
+    made: Any = dialect_class(url, key)
+    arguments = {name: given[name] for name in keywords(made) & given.keys()}
+    try:
+        dbapi = given.get("module") or made.import_dbapi()
+    except ImportError as exc:
+        raise SettingsError(
+            f"{key} = {mask_url(url)}: {_no_driver(url, made.driver, exc)}"
+        ) from None
+    try:
+        dialect = made(dbapi=dbapi, **arguments)
+        dialect.create_connect_args(url.difference_update_query(["plugin", "plugins"]))
+    except Exception as exc:
+        reason = scrub(str(exc), url).split("\n", 1)[0]
+        raise SettingsError(
+            f"{key} = {mask_url(url)} is refused by its driver: {reason}."
+        ) from None
+    memory = dialect.name == "sqlite" and _in_memory(url)
+    default = SingletonThreadPool if memory else dialect.get_dialect_pool_class(url)
+    return Backend(dialect, pool_class or default, memory)
+
+
+def isolation_level(level: str, key: str, backend: Backend) -> str:
+    """Return an isolation level in the dialect's spelling; raise SettingsError."""
+    word = level.replace("_", " ").upper()
+    try:
+        known = list(backend.dialect.get_isolation_level_values(None))  # type: ignore[arg-type]
+    except Exception:
+        # Some dialects ask the connection. Then the server has the say.
+        return word
+    if word in known:
+        return word
+    near = get_close_matches(word, known, 1, 0.0)
+    raise SettingsError(
+        f"{key} = {shown(level)} is not an isolation level of {backend.dialect.name}: the nearest "
+        f"is {near[0]}; there are {', '.join(known)}."
+    )
+
+
+def keywords(cls: type) -> frozenset[str]:
+    """Return the keyword arguments that a class takes, as `create_engine` finds them."""
+    return frozenset(util.get_cls_kwargs(cls) or ())
+
+
+def pool_keywords(cls: type[Pool]) -> frozenset[str]:
+    """Return what a pool class takes, under the names that `create_engine` has for it."""
+    return frozenset(_POOL_NAMES.get(keyword, keyword) for keyword in keywords(cls))
+
+
+def _no_driver(url: URL, driver: str, exc: ImportError) -> str:
+    extra, module = _EXTRAS.get(driver, ("", ""))
+    if not isinstance(exc, ModuleNotFoundError) or (module and _installed(module)):
+        return f"the driver {driver} cannot be imported: {scrub(str(exc), url)}"
+    package = _PACKAGES.get(driver) or driver
+    wanted = f'"pyramid_dbpool[{extra}]"' if extra else package
+    text = f"the driver {driver} is not installed: run pip install {wanted}"
+    others = [
+        f"{url.get_backend_name()}+{other}"
+        for other in _DRIVERS.get(url.get_backend_name(), ())
+        if other in _EXTRAS and other != driver and _installed(_EXTRAS[other][1])
+    ]
+    return text + (f", or use {others[0]}, which is." if others else ".")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _in_memory(url: URL) -> bool:
+    # SQLAlchemy itself takes file::memory: for a file, and would give each of the
+    # pool's connections an empty database of its own.
+    database = url.database or ":memory:"
+    return database in (":memory:", "file::memory:") or url.query.get("mode") == "memory"

@@ -1,0 +1,249 @@
+"""Every setting, declared once, as data.
+
+Coercion, bounds, the reference page and the command line's listing are all made
+from `SETTINGS`. A new setting is one more `Setting(...)` in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool
+
+__all__ = ["BY_KEY", "KEYWORDS", "SETTINGS", "YEAR", "Kind", "Setting"]
+
+Kind = Literal[
+    "callable",
+    "choice",
+    "class",
+    "debug",
+    "duration",
+    "flag",
+    "identifier",
+    "integer",
+    "json",
+    "key",
+    "module",
+    "names",
+    "reset",
+    "text",
+    "url",
+]
+Prefix = Literal["sqlalchemy.", "dbpool."]
+# A longer wait is a slip of the pen, and soon more than a lock can wait.
+YEAR = 366 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    - `prefix`, `keyword`: together the ini key. A `sqlalchemy.` keyword is an
+      argument of `sqlalchemy.create_engine`.
+    - `kind`: how a value is read; see `coerce.READERS`.
+    - `default`: in the setting's own type; None where SQLAlchemy, the dialect or
+      the driver decides.
+    - `doc`: one sentence.
+    - `scope`: "pool" settings exist once a named pool, "app" ones once an app.
+    - `low`, `high`: bounds, both allowed; seconds for durations.
+    - `off`: what `off`, `none` or an empty value means; `...` where there is no off.
+    - `base`: the class that a value of kind "class" must derive from.
+    - `within`: a package whose classes may be given by their bare name.
+    - `whole`: whole seconds only.
+    - `queue_only`: only for pools that make callers wait (QueuePool and its kind).
+    - `note`: more about what is allowed, for messages and the reference.
+    """
+
+    prefix: Prefix
+    keyword: str
+    kind: Kind
+    default: Any
+    doc: str
+    scope: Literal["app", "pool"] = "pool"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    off: Any = ...
+    base: type | None = None
+    within: str = ""
+    whole: bool = False
+    queue_only: bool = False
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """The ini key for the default pool."""
+        return self.prefix + self.keyword
+
+    @property
+    def unit(self) -> str:
+        """The unit of a bare number."""
+        return "seconds" if self.kind == "duration" else ""
+
+    @property
+    def source(self) -> str:
+        """Where the meaning of this setting is defined."""
+        owner = "sqlalchemy.create_engine" if self.prefix == "sqlalchemy." else "pyramid_dbpool"
+        return f"{owner}({self.keyword})"
+
+    def key_for(self, pool: str) -> str:
+        """Return the ini key of this setting for a named pool."""
+        return self.key if pool == "default" else f"{self.prefix}{pool}.{self.keyword}"
+
+
+def _sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    return Setting("sqlalchemy.", keyword, kind, default, doc, **rest)
+
+
+def _own(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    return Setting("dbpool.", keyword, kind, default, doc, **rest)
+
+
+_STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
+
+SETTINGS: tuple[Setting, ...] = (
+    _sa("url", "url", None, "The database URL."),
+    # The pool.
+    _sa(
+        "pool_size",
+        "integer",
+        5,
+        "How many connections the pool keeps; 0 means no limit.",
+        low=0,
+        queue_only=True,
+    ),
+    _sa(
+        "max_overflow",
+        "integer",
+        10,
+        "How many connections may be open above `pool_size`; -1 means no limit.",
+        low=-1,
+        queue_only=True,
+    ),
+    _sa(
+        "pool_timeout",
+        "duration",
+        5.0,
+        "How long a caller waits for a connection before it gets an error.",
+        low=0,
+        high=YEAR,
+        queue_only=True,
+    ),
+    _sa(
+        "pool_use_lifo",
+        "flag",
+        True,
+        "Hand out the connection that was returned last, so that the others become idle.",
+        queue_only=True,
+    ),
+    _sa(
+        "pool_recycle",
+        "duration",
+        -1,
+        "The age at which a connection is replaced at its next checkout.",
+        low=0,
+        high=YEAR,
+        off=-1,
+        whole=True,
+        note="-1 is off too",
+    ),
+    _sa("pool_pre_ping", "flag", False, "Test each connection at checkout with a round trip."),
+    _sa(
+        "pool_reset_on_return",
+        "reset",
+        "rollback",
+        "What ends a transaction that is still open when its connection is returned.",
+        choices=("rollback", "commit", "none"),
+    ),
+    _sa(
+        "poolclass",
+        "class",
+        None,
+        "The pool class; without it the dialect chooses.",
+        base=Pool,
+        within="sqlalchemy.pool",
+    ),
+    _sa("pool_logging_name", "text", None, "The name of the pool in log records."),
+    _sa("echo_pool", "debug", False, "Log what the pool does; `debug` adds each checkout."),
+    # The connection.
+    _sa(
+        "connect_args",
+        "json",
+        None,
+        "More arguments for the driver's connect function.",
+    ),
+    _sa("creator", "callable", None, "A function that opens a connection; the URL is not used."),
+    _sa("module", "module", None, "Another DBAPI module for the dialect."),
+    _sa(
+        "isolation_level",
+        "text",
+        None,
+        "The isolation level of every transaction, or AUTOCOMMIT.",
+    ),
+    _sa(
+        "skip_autocommit_rollback",
+        "flag",
+        False,
+        "Send no ROLLBACK on a connection in autocommit mode (SQLAlchemy 2.0.43 and later).",
+    ),
+    # The engine and its dialect.
+    _sa("echo", "debug", False, "Log every statement; `debug` adds the rows."),
+    _sa("logging_name", "text", None, "The name of the engine in log records."),
+    _sa("hide_parameters", "flag", False, "Keep statement parameters out of logs and errors."),
+    _sa("execution_options", "json", None, "Execution options of every connection."),
+    _sa("query_cache_size", "integer", 500, "How many compiled statements are kept.", low=0),
+    _sa("enable_from_linting", "flag", True, "Warn about SELECTs with a cartesian product."),
+    _sa("json_serializer", "callable", None, "The function that writes JSON columns."),
+    _sa("json_deserializer", "callable", None, "The function that reads JSON columns."),
+    _sa("label_length", "integer", None, "The longest column label to generate.", low=0),
+    _sa("max_identifier_length", "integer", None, "The longest identifier in SQL.", low=0),
+    _sa("insertmanyvalues_page_size", "integer", None, "Rows in one bulk INSERT.", low=1),
+    _sa("use_insertmanyvalues", "flag", None, "Use bulk INSERT ... RETURNING."),
+    _sa("paramstyle", "choice", None, "The style of bound parameters.", choices=_STYLES),
+    _sa("plugins", "names", None, "SQLAlchemy engine plugins to load."),
+    _sa("future", "choice", "true", "Only true exists in SQLAlchemy 2.", choices=("true",)),
+    # Ours, for the app.
+    _own(
+        "url_setting",
+        "key",
+        "sqlalchemy.url",
+        "The setting that holds the database URL.",
+        note="a named pool has its own",
+    ),
+    _own(
+        "registry_key",
+        "text",
+        "sqlalchemy.engine",
+        "The key of the registry under which the engine stands.",
+        scope="app",
+    ),
+    _own(
+        "request_attr",
+        "identifier",
+        "db",
+        "The attribute of the request that holds its session.",
+        scope="app",
+    ),
+    # Ours, for each pool.
+    _own("session_class", "class", Session, "The class of sessions.", base=Session),
+    _own(
+        "engine_hook",
+        "callable",
+        None,
+        "A function that gets the new engine before its first connect.",
+    ),
+    _own("read_only", "flag", False, "Make every transaction read-only."),
+    _own(
+        "connect_timeout",
+        "duration",
+        5,
+        "How long opening a connection may take; off leaves it to the driver.",
+        low=2,
+        high=YEAR,
+        off=None,
+        whole=True,
+    ),
+)
+
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+KEYWORDS = frozenset(setting.keyword for setting in SETTINGS)

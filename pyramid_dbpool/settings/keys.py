@@ -1,0 +1,166 @@
+"""Which settings belong to which pool, and what to say about those that belong to none."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any
+
+from ..errors import SettingsError
+from .declare import BY_KEY, KEYWORDS, SETTINGS
+from .mask import is_secret, shown
+
+__all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
+
+_PREFIXES = ("sqlalchemy.", "dbpool.")
+_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_HARMLESS = re.compile(
+    r"-?\d{1,7}(\.\d+)?(ms|s|m|h)?|true|false|on|off|yes|no|none", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value and the full ini key under which it was found."""
+
+    key: str
+    value: Any = field(repr=False)
+
+
+@dataclass
+class Keys:
+    """The settings of every pool: `given[pool][key as for the default pool]`."""
+
+    url_keys: dict[str, str] = field(default_factory=dict)
+    given: dict[str, dict[str, Given]] = field(default_factory=dict)
+
+
+def sort_keys(settings: Mapping[str, Any]) -> Keys:
+    """Give each `sqlalchemy.*` and `dbpool.*` key to its pool.
+
+    Raises SettingsError for a name that no pool can have, and for a key that
+    belongs to no pool.
+    """
+    ours = sorted(k for k in settings if isinstance(k, str) and k.startswith(_PREFIXES))
+    keys = Keys({"default": "sqlalchemy.url"})
+    for key in ours:
+        name = _named_by(key)
+        if name is not None:
+            keys.url_keys.setdefault(name, f"sqlalchemy.{name}.url")
+    for name in keys.url_keys:
+        key = BY_KEY["dbpool.url_setting"].key_for(name)
+        if isinstance(settings.get(key), str):
+            keys.url_keys[name] = settings[key].strip()
+    elsewhere = set(keys.url_keys.values()) - {f"sqlalchemy.{n}.url" for n in keys.url_keys}
+    for key in ours:
+        if key not in elsewhere or key == "sqlalchemy.url":
+            name, plain = _split(key, keys)
+            keys.given.setdefault(name, {})[plain] = Given(key, settings[key])
+    return keys
+
+
+def _named_by(key: str) -> str | None:
+    """Return the pool that a key brings into being; refuse a name that it cannot have."""
+    prefix, _, rest = key.partition(".")
+    name, _, last = rest.rpartition(".")
+    if not name or (prefix, last) not in {("sqlalchemy", "url"), ("dbpool", "url_setting")}:
+        return None
+    if name == "default":
+        raise SettingsError(
+            f"{key} names a pool default, which needs no name: write {prefix}.{last}."
+        )
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{key} names a pool {name!r}: a name is made of a-z, 0-9 and _, and starts with a "
+            "letter."
+        )
+    if name in KEYWORDS:
+        raise SettingsError(f"{key} names a pool {name!r}, which is a setting: take another name.")
+    return name
+
+
+def _split(key: str, keys: Keys) -> tuple[str, str]:
+    """Return the pool of a key, and the key as it would be for the default pool."""
+    prefix, _, rest = key.partition(".")
+    name, dot, keyword = rest.partition(".")
+    if not dot:
+        return "default", key
+    if name in keys.url_keys and name != "default":
+        return name, f"{prefix}.{keyword}"
+    candidates = {s.key_for(n) for s in SETTINGS for n in keys.url_keys if s.scope == "pool"}
+    hint = (
+        f"set sqlalchemy.{name}.url if there is one, else the nearest known key is "
+        if _NAME.fullmatch(name) and name not in KEYWORDS and name != "default"
+        else "the nearest known key is "
+    )
+    raise SettingsError(
+        f"{key} belongs to no pool, there is no pool {name!r}: "
+        f"{hint}{nearest(key, candidates | {s.key for s in SETTINGS})}."
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known key that is most like `word`."""
+    last = word.rpartition(".")[2]
+    return max(
+        sorted(known),
+        key=lambda each: (
+            # The same keyword under another prefix comes before a similar one.
+            each.rpartition(".")[2] == last,
+            SequenceMatcher(None, word.lower(), each).ratio() + each.startswith(word) / 5,
+        ),
+    )
+
+
+def unknown_key(given: Given, name: str, taken: Iterable[str], why: str = "") -> SettingsError:
+    """Return the error for a key of a pool that nothing takes."""
+    known = {s.key_for(name) for s in SETTINGS if s.scope == "pool" or name == "default"}
+    middle = "" if name == "default" else f"{name}."
+    known |= {f"sqlalchemy.{middle}{keyword}" for keyword in taken}
+    return SettingsError(
+        f"{given.key}{_cited(given)} is not a setting"
+        f"{why}: the nearest known key is {nearest(given.key, known - {given.key})}."
+    )
+
+
+def _cited(given: Given) -> str:
+    # Nobody knows what stands under an unknown key: it may well be a password.
+    text = str(given.value).strip()
+    harmless = _HARMLESS.fullmatch(text) and not is_secret(given.key)
+    return f" = {shown(given.value)}" if harmless else ""
+
+
+def missing_pool(name: str, keys: Keys) -> SettingsError:
+    """Return the error for a pool that the settings do not have."""
+    known = ", ".join(sorted(keys.url_keys, key=lambda n: (n != "default", n)))
+    return SettingsError(
+        f"There is no pool {name!r}: set sqlalchemy.{name}.url, or take one of {known}."
+    )
+
+
+def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> SettingsError:
+    """Return the error for a pool without a URL, with the setting that may have been meant."""
+    likely = [
+        key
+        for key in settings
+        if isinstance(key, str)
+        and key != url_key
+        and isinstance(settings[key], str)
+        and "://" in settings[key]
+        and SequenceMatcher(None, url_key.lower(), key.lower()).ratio() > 0.5
+        and _named_pool_of(key) is None
+    ]
+    setting = BY_KEY["dbpool.url_setting"].key_for(name)
+    hint = ""
+    if likely:
+        found = nearest(url_key, likely)
+        hint = f" There is {found}; if that is the URL, set {setting} = {found}."
+    return SettingsError(
+        f"{url_key} is missing: set it to the database URL of the pool {name!r}, such as "
+        f"postgresql+psycopg://user:password@host/database.{hint}"
+    )
+
+
+def _named_pool_of(key: str) -> str | None:
+    match = re.fullmatch(r"sqlalchemy\.([^.]+)\.url", key)
+    return match[1] if match else None

@@ -1,0 +1,191 @@
+"""From a settings dict to `PoolSettings` and `AppSettings`."""
+
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import Pool
+
+from ..errors import SettingsError
+from .backend import (
+    CONNECT_TIMEOUTS,
+    Backend,
+    dialect_class,
+    keywords,
+    open_backend,
+    parse_url,
+    pool_keywords,
+)
+from .checks import Draft, check_modes, check_taken
+from .coerce import coerce, infer
+from .declare import BY_KEY, KEYWORDS, SETTINGS
+from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
+from .pools import AppSettings, Options, PoolSettings, freeze
+
+__all__ = ["load_app", "load_pool"]
+
+# create_engine takes these itself, whatever the dialect and the pool are.
+_TAKEN = frozenset({"connect_args", "creator", "enable_from_linting", "module", "plugins"})
+# Keyword arguments that create_engine, the dialect or the pool fill by themselves.
+_INTERNAL = frozenset(
+    {"cls", "compiler_linting", "dbapi", "dialect", "events", "pool", "pool_events"}
+    | {"strategy", "empty_in_strategy", "url"}
+)
+
+
+def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSettings:
+    """Check and coerce the settings of one pool.
+
+    `settings` is an app's plain settings dict, ini strings included. Only this
+    pool's keys are looked at, and those that belong to no pool at all, because one
+    of them may be a misspelt key of this one. Raises SettingsError.
+
+    >>> load_pool({"sqlalchemy.url": "sqlite:///h.db", "sqlalchemy.pool_size": "3"}).capacity
+    13
+    """
+    keys = sort_keys(settings)
+    if name not in keys.url_keys:
+        raise missing_pool(name, keys)
+    return _load(settings, name, keys)
+
+
+def load_app(settings: Mapping[str, Any]) -> AppSettings:
+    """Check and coerce the settings of an app with all its pools.
+
+    The default pool must be there. Raises SettingsError.
+    """
+    keys = sort_keys(settings)
+    given = keys.given.get("default", {})
+    values = {s.keyword: s.default for s in SETTINGS if s.scope == "app"}
+    for keyword in values:
+        setting = BY_KEY["dbpool." + keyword]
+        if setting.key in given:
+            values[keyword] = coerce(setting, given[setting.key].value, setting.key)
+    pools = {
+        name: _load(settings, name, keys)
+        for name in sorted(keys.url_keys, key=lambda name: (name != "default", name))
+    }
+    return AppSettings(pools=MappingProxyType(pools), **values)
+
+
+def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
+    url_key = _url_key(settings, name, keys)
+    url = parse_url(settings[url_key], url_key)
+    made = dialect_class(url, url_key)
+    draft = Draft(name, keys.given.get(name, {}))
+    _coerce_declared(draft)
+    pool_class = draft.engine.pop("poolclass", None)
+    _take_undeclared(draft, keywords(made), (made,))
+    backend = open_backend(url, url_key, draft.engine, pool_class)
+    takes = _takes(made, backend.pool_class)
+    _take_undeclared(draft, takes, (backend.pool_class, Engine))
+    _refuse_unknown(draft, takes)
+    check_taken(draft, takes, backend)
+    check_modes(draft, backend)
+    if pool_class or backend.in_memory:
+        draft.engine["poolclass"] = backend.pool_class
+    engine = _defaults("sqlalchemy.", backend) | draft.engine
+    own = _defaults("dbpool.", backend) | draft.own
+    parts = _parts(url, engine, own)
+    _bound_connect(engine, own, url, backend)
+    return PoolSettings(
+        name=name,
+        url=url,
+        engine_options=Options(engine),
+        options=Options(own),
+        pool_class=backend.pool_class,
+        _sources={k.partition(".")[2]: g.key for k, g in draft.given.items()} | {"url": url_key},
+        _parts=parts,
+    )
+
+
+def _url_key(settings: Mapping[str, Any], name: str, keys: Keys) -> str:
+    """Return the key of a pool's URL, which is there and the only one."""
+    given = keys.given.get(name, {})
+    setting = BY_KEY["dbpool.url_setting"]
+    if setting.key in given:
+        coerce(setting, given[setting.key].value, given[setting.key].key)
+    url_key = keys.url_keys[name]
+    if settings.get(url_key) is None:
+        raise missing_url(settings, name, url_key)
+    plain = given.get("sqlalchemy.url")
+    if plain and plain.key != url_key and plain.value != settings[url_key]:
+        raise SettingsError(
+            f"{plain.key} and {url_key} hold different URLs, and {setting.key_for(name)} says "
+            f"{url_key}: remove {plain.key}."
+        )
+    return url_key
+
+
+def _coerce_declared(draft: Draft) -> None:
+    for key, item in draft.given.items():
+        setting = BY_KEY.get(key)
+        if setting is not None and setting.scope == "pool" and setting.kind not in ("url", "key"):
+            values = draft.engine if setting.prefix == "sqlalchemy." else draft.own
+            values[setting.keyword] = coerce(setting, item.value, item.key)
+    # There is nothing to pass on: only true exists.
+    draft.engine.pop("future", None)
+
+
+def _takes(made: type, pool_class: type[Pool]) -> frozenset[str]:
+    """Return the keyword arguments that `create_engine` takes for this dialect and pool."""
+    taken = _TAKEN | keywords(made) | keywords(Engine) | pool_keywords(pool_class)
+    return frozenset(k for k in taken if k not in _INTERNAL and not k.startswith("_"))
+
+
+def _take_undeclared(draft: Draft, takes: frozenset[str], takers: tuple[type, ...]) -> None:
+    """Add the keys that we do not declare and that one of `takers` takes."""
+    for key, item in draft.given.items():
+        prefix, _, keyword = key.partition(".")
+        open_to_us = keyword in takes - _INTERNAL and not keyword.startswith("_")
+        if prefix == "sqlalchemy" and open_to_us and keyword not in KEYWORDS | draft.engine.keys():
+            draft.engine[keyword] = infer(keyword, item.value, takers, item.key)
+
+
+def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
+    for key, item in draft.given.items():
+        prefix, _, keyword = key.partition(".")
+        setting = BY_KEY.get(key)
+        if setting is not None and (setting.scope == "pool" or draft.name == "default"):
+            continue
+        if setting is None and prefix == "sqlalchemy" and keyword in draft.engine:
+            continue
+        why = ", it is for the whole app" if setting else ""
+        if keyword in _INTERNAL or keyword.startswith("_"):
+            why = ", it is SQLAlchemy's own"
+        raise unknown_key(item, draft.name, takes, why)
+
+
+def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
+    """Return our defaults; a pool without a line gets none that are about one."""
+    return {
+        s.keyword: s.default
+        for s in SETTINGS
+        if s.prefix == prefix
+        and s.scope == "pool"
+        and s.kind != "key"
+        # What SQLAlchemy decides by itself is left to it.
+        and (backend.queues if s.queue_only else prefix == "dbpool.")
+    }
+
+
+def _bound_connect(
+    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend
+) -> None:
+    """Add the limit on opening a connection, unless the user has set one for the driver."""
+    names = CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
+    arguments = engine.get("connect_args") or {}
+    users_own = any(each in url.query or each in arguments for each in names)
+    if not names or users_own or "creator" in engine:
+        own["connect_timeout"] = None
+    if own["connect_timeout"] is not None:
+        engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
+
+
+def _parts(url: URL, engine: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Hashable]:
+    """Return what an engine is told apart by: every value that is not the default."""
+    plain = {s.keyword: s.default for s in SETTINGS}
+    parts = {k: freeze(v, k) for k, v in {**engine, **own}.items()}
+    told = {k: v for k, v in parts.items() if k not in plain or v != freeze(plain[k], k)}
+    return {"url": freeze(url), **told}

@@ -1,0 +1,46 @@
+"""The settings as a table: for the README, the documentation and the command line."""
+
+from .coerce import allowed
+from .declare import SETTINGS, Setting
+
+__all__ = ["default_text", "reference", "rows"]
+
+HEADINGS = ("Setting", "Value", "Default", "Meaning")
+
+
+def default_text(setting: Setting) -> str:
+    """Return a setting's default as one would write it in an ini file.
+
+    Empty where SQLAlchemy, the dialect or the driver decides.
+    """
+    value = setting.default
+    if setting.off is not ... and value == setting.off:
+        return "off"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}".replace("orm.session", "orm")
+    return f"{value:g} s" if setting.unit else str(value)
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """Return key, allowed values, default and meaning of every setting, in order."""
+    return [(s.key, allowed(s), default_text(s), s.doc) for s in SETTINGS]
+
+
+def reference() -> str:
+    """Return the table of all settings in reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 28 30 12 30", ""]
+    for row in [HEADINGS, *rows()]:
+        cells = [_cell(i, text, row is HEADINGS) for i, text in enumerate(row)]
+        lines += [f"   {'*' if i == 0 else ' '} - {c}".rstrip() for i, c in enumerate(cells)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(column: int, text: str, heading: bool) -> str:
+    if column == 0 and not heading:
+        return f"``{text}``"
+    # Single back quotes would be reST's "interpreted text".
+    return text.replace("`", "``").replace("*", r"\*").replace("_ ", r"\_ ")

@@ -1,0 +1,135 @@
+"""One message's work in the database, tried again while that can help."""
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Engine, select
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool.drivers import ConnectFailure, connect_failure, is_known_rollback
+from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
+from pyramid_dbpool.sessions import unit_of_work
+from pyramid_dbpool.sources import MessageName, Stop
+from pyramid_dbpool.transactions import Modes
+
+__all__ = ["Unit"]
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+
+FIRST_PAUSE = 0.1  # seconds; doubled at each failure
+LONGEST_PAUSE = 5.0
+LOG_EVERY = 30.0  # seconds between two log lines about the same outage
+
+WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class Unit(Generic[M]):
+    """One message's work in the database, and what to do when that fails."""
+
+    handle: Callable[[M, Session], object]
+    session: Session
+    modes: Modes
+    stop: Stop
+    max_tries: int
+    repeatable: bool
+
+    def run(self, message: M, named: MessageName[M]) -> bool:
+        """Handle the message; return False if it was time to stop before the database was back.
+
+        Raises the error of the last try.
+        """
+        for tries in itertools.count(1):
+            try:
+                with unit_of_work(self.session, **vars(self.modes)) as session:
+                    self.handle(message, session)
+                return True
+            except Exception as error:
+                remedy = self._remedy(error)
+                if remedy is None or tries >= self.max_tries:
+                    raise
+                log.warning("%s: try %d of %d: %s", named, tries, self.max_tries, _reason(error))
+                if not remedy(tries):
+                    log.warning("%s: neither handled nor acknowledged, to stop", named)
+                    return False
+        raise AssertionError
+
+    def _remedy(self, error: Exception) -> Callable[[int], bool] | None:
+        """Return what has to be waited for before another try; None if none is allowed."""
+        if isinstance(error, CommitUnknown):
+            return self._database_is_back if self.repeatable else None
+        if isinstance(error, sa_exc.TimeoutError):
+            return self._pause_is_over
+        if isinstance(error, sa_exc.DBAPIError) and is_known_rollback(error):
+            return self._others_are_past
+        return self._database_is_back if self._is_away(error) else None
+
+    def _others_are_past(self, tries: int) -> bool:
+        # The others' transactions are short; the message in hand is finished even at a stop.
+        time.sleep(_pause(tries) / 4)
+        return True
+
+    def _pause_is_over(self, tries: int) -> bool:
+        return not self.stop.wait(_pause(tries))
+
+    def _database_is_back(self, tries: int) -> bool:
+        """Wait until the database can be used again; return False if the stop comes first."""
+        said = time.monotonic()
+        # From `tries` on: a message that itself brings the server down finds it back at once.
+        for number in itertools.count(tries):
+            if self.stop.wait(_pause(number)):
+                return False
+            error = self._probe()
+            if error is None:
+                log.info("the database is back")
+                return True
+            if time.monotonic() - said >= LOG_EVERY:
+                said = time.monotonic()
+                log.warning("the database is still away: %s", _reason(error))
+        raise AssertionError
+
+    def _probe(self) -> Exception | None:
+        """Return why the database cannot be used, None if it can.
+
+        Raises what waiting does not help against.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.scalar(select(1))
+        except Exception as error:
+            if self._is_away(error) or isinstance(error, sa_exc.TimeoutError):
+                return error
+            raise
+        return None
+
+    def _is_away(self, error: Exception) -> bool:
+        if isinstance(error, DatabaseUnavailable):
+            return True
+        if not isinstance(error, sa_exc.DBAPIError):
+            return False
+        failure = connect_failure(self._engine.dialect, error)
+        return error.connection_invalidated or failure in WORTH_WAITING
+
+    @property
+    def _engine(self) -> Engine:
+        return self.session.get_bind().engine
+
+
+def _pause(number: int) -> float:
+    # At random, so that a hundred workers do not all come back in the same instant.
+    longest = min(FIRST_PAUSE * 2 ** min(number - 1, 10), LONGEST_PAUSE)
+    return random.uniform(longest / 2, longest)
+
+
+def _reason(error: Exception) -> str:
+    # Not SQLAlchemy's own text: it shows the statement's parameters.
+    shown = getattr(error, "orig", None) or error
+    return f"{type(shown).__name__}: {shown}".partition("\n")[0]

@@ -1,0 +1,96 @@
+"""Fork with one connection idle and one in a transaction; tell what parent and child see.
+
+    python -m tests.fork_script URL HOW [CONNECT_ARGS]
+
+HOW is `fork`, `multiprocessing`, or `without-hooks`: a fork that Python does not notice, as
+uWSGI's. Prints one JSON object: what the child reported, and whether each of the parent's
+connections is still the same and works, after the child has ended.
+"""
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool import get_engine, session_factory
+
+BACKEND = {
+    "postgresql": "SELECT pg_backend_pid()",
+    "mysql": "SELECT CONNECTION_ID()",
+    "sqlite": "SELECT 0",
+}
+
+
+def backend(session: Session) -> int:
+    statement = BACKEND[session.get_bind().dialect.name.replace("mariadb", "mysql")]
+    return int(session.scalar(text(statement)) or 0)
+
+
+def error_of(action: Callable[[], Any]) -> str:
+    try:
+        action()
+    except Exception as error:
+        return type(error).__name__
+    return "no error"
+
+
+def in_child(settings: dict[str, str], held: Session, report: Path) -> None:
+    own = session_factory(settings)
+    seen: dict[str, Any] = {
+        "use of the held session": error_of(lambda: held.execute(text("SELECT 1"))),
+        "commit of the held session": error_of(held.commit),
+        "close of the held session": error_of(held.close),
+        "backend": backend(own),
+        "same engine": get_engine(settings) is held.get_bind(),
+    }
+    own.commit()
+    own.close()
+    # Everything that was inherited goes the way of the garbage collector, and
+    # of the interpreter's exit.
+    del held
+    gc.collect()
+    get_engine(settings).dispose()
+    report.write_text(json.dumps(seen))
+
+
+def fork(how: str, child: Callable[[], None]) -> None:
+    if how == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        return
+    pid = ctypes.PyDLL(None).fork() if how == "without-hooks" else os.fork()
+    if pid == 0:
+        child()
+        sys.exit()
+    os.waitpid(pid, 0)
+
+
+def main(url: str, how: str, connect_args: str = "{}") -> None:
+    settings = {"sqlalchemy.url": url, "sqlalchemy.connect_args": connect_args}
+    idle, held = session_factory(settings), session_factory(settings)
+    before = [backend(idle), backend(held)]
+    idle.close()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "child")
+        fork(how, lambda: in_child(settings, held, report))
+        child = json.loads(report.read_text())
+    again = session_factory(settings)
+    after = [backend(again), backend(held)]
+    held.commit()
+    again.close()
+    child["own backend"] = child.pop("backend") not in before or "sqlite" in url
+    print(json.dumps({"child": child, "parent unharmed": before == after}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""One engine per process, for the same settings."""
+
+import gc
+import logging
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from pyramid_dbpool import SettingsError, TransactionFailed, dispose_engine, get_engine
+from pyramid_dbpool.engines import live_engines
+
+
+@pytest.fixture
+def settings(sqlite_url: str) -> Iterator[dict[str, Any]]:
+    """Settings for a SQLite file."""
+    made = {"sqlalchemy.url": sqlite_url}
+    yield made
+    dispose_engine(made)
+
+
+def test_every_call_gives_the_same_engine(settings: dict[str, Any]) -> None:
+    """For the same dict, for an equal one, and for one with other keys beside."""
+    engine = get_engine(settings)
+    assert get_engine(settings) is engine
+    assert get_engine(dict(settings)) is engine
+    assert get_engine({**settings, "pyramid.reload_templates": "true"}) is engine
+    assert get_engine({**settings, "sqlalchemy.pool_size": "5"}) is engine, "5 is the default"
+
+
+def test_threads_that_ask_at_once_get_the_same_engine(settings: dict[str, Any]) -> None:
+    """However the race ends, one engine is made."""
+    barrier = threading.Barrier(8)
+    seen: list[Engine] = []
+
+    def ask() -> None:
+        barrier.wait()
+        seen.append(get_engine(dict(settings)))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8
+    assert len({id(engine) for engine in seen}) == 1
+
+
+def test_a_dict_that_changes_is_noticed(settings: dict[str, Any]) -> None:
+    """Settings are compared, not only recognised."""
+    engine = get_engine(settings)
+    changed = dict(settings)
+    assert get_engine(changed) is engine
+    changed["sqlalchemy.pool_size"] = "7"
+    assert get_engine(changed) is not engine
+    dispose_engine(changed)
+
+
+def test_making_an_engine_connects_nowhere(unused_port: int) -> None:
+    """No connection and no thread before first use: nobody listens here, and nobody minds."""
+    settings = {"sqlalchemy.url": f"postgresql+psycopg://u:p@127.0.0.1:{unused_port}/db"}
+    threads = threading.active_count()
+    get_engine(settings)
+    assert threading.active_count() == threads
+    dispose_engine(settings)
+
+
+def test_the_same_url_with_other_options_is_another_engine_and_one_warning(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning cites the keys that differ."""
+    engine = get_engine(settings)
+    other = {**settings, "sqlalchemy.pool_size": "9"}
+    with caplog.at_level(logging.WARNING):
+        assert get_engine(other) is not engine
+        get_engine(other)
+        get_engine(dict(other))
+    (record,) = caplog.records
+    assert "sqlalchemy.pool_size" in record.getMessage()
+    assert "max_overflow" not in record.getMessage()
+    dispose_engine(other)
+
+
+def test_a_disposed_engine_is_forgotten(settings: dict[str, Any]) -> None:
+    """The next call makes a new one; disposing twice, or nothing, is harmless."""
+    engine = get_engine(settings)
+    with engine.connect():
+        pass
+    dispose_engine(settings)
+    dispose_engine(settings)
+    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+    assert get_engine(settings) is not engine
+
+
+def test_a_thousand_disposed_engines_leave_nothing_behind(tmp_path: Path) -> None:
+    """No engine, no thread, no file descriptor."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    live, threads, files = len(live_engines()), threading.active_count(), descriptors()
+    seen: list[weakref.ref[Engine]] = []
+    for number in range(1000):
+        settings = {"sqlalchemy.url": f"sqlite:///{tmp_path}/{number % 50}.db?timeout={number}"}
+        engine = get_engine(settings)
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        seen.append(weakref.ref(engine))
+        dispose_engine(settings)
+    del engine, connection
+    gc.collect()
+    assert [ref for ref in seen if ref() is not None] == []
+    assert (len(live_engines()), threading.active_count(), descriptors()) == (live, threads, files)
+
+
+def test_a_hook_runs_once_before_the_first_connect(settings: dict[str, Any]) -> None:
+    """An engine hook sees the engine before anything has connected."""
+    seen: list[str] = []
+
+    def hook(engine: Engine) -> None:
+        seen.append("hook")
+        event.listen(engine, "connect", lambda *_: seen.append("connect"))
+
+    settings = {**settings, "dbpool.engine_hook": hook}
+    with get_engine(settings).connect():
+        pass
+    get_engine(dict(settings))
+    assert seen == ["hook", "connect"]
+    dispose_engine(settings)
+
+
+def test_a_bad_setting_is_refused_with_its_key(settings: dict[str, Any]) -> None:
+    """Also where SQLAlchemy alone notices it."""
+    with pytest.raises(SettingsError, match=r"sqlalchemy\.pool_sise"):
+        get_engine({**settings, "sqlalchemy.pool_sise": "5"})
+    with pytest.raises(SettingsError, match=r"sqlalchemy\.isolation_level"):
+        get_engine({**settings, "sqlalchemy.isolation_level": "NONSENSE"}).connect()
+
+
+def test_a_transaction_in_error_is_not_committed(postgres_url: str) -> None:
+    """On a Core connection too, COMMIT raises instead of rolling back in silence."""
+    settings = {"sqlalchemy.url": postgres_url}
+    with get_engine(settings).connect() as connection:
+        with pytest.raises(Exception, match="division"):
+            connection.execute(text("SELECT 1 / 0"))
+        with pytest.raises(TransactionFailed):
+            connection.commit()
+        connection.rollback()
+        assert connection.scalar(text("SELECT 1")) == 1
+    dispose_engine(settings)
+
+
+def test_engines_are_closed_at_exit(postgres_url: str) -> None:
+    """The server is told goodbye, newest pool first, and nothing is printed."""
+    program = f"""
+from sqlalchemy import event
+from pyramid_dbpool import get_engine
+settings = {{"sqlalchemy.url": {postgres_url!r}, "sqlalchemy.second.url": {postgres_url!r}}}
+for name in ("default", "second"):
+    engine = get_engine(settings, name)
+    event.listen(engine, "close", lambda *_, name=name: print("closed", name))
+    engine.connect().close()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.stdout, ran.stderr) == ("closed second\nclosed default\n", "")

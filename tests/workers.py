@@ -1,0 +1,184 @@
+"""What the tests of the worker share: a table, a worker that keeps books, a network that cuts."""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Engine, Integer, String, create_engine, make_url, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
+
+from pyramid_dbpool import get_engine
+from pyramid_dbpool.worker import consume
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Done(Base):
+    """What a handler stores of a message."""
+
+    __tablename__ = "done"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    message: Mapped[str] = mapped_column(String(40))
+
+
+def store(message: Any, session: Session) -> None:
+    """Handle a message."""
+    session.add(Done(message=str(message)))
+
+
+def outside(settings: dict[str, Any]) -> Engine:
+    """Return an engine without a pool, so that the tests' own work is not the worker's."""
+    return create_engine(settings["sqlalchemy.url"], poolclass=NullPool)
+
+
+class Worker:
+    """Runs `consume` and remembers what became of each message."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.settings = {"sqlalchemy.url": url, **settings}
+        self.acked: list[Any] = []
+        self.failed: list[tuple[Any, Exception]] = []
+        Base.metadata.create_all(outside(self.settings))
+
+    def __repr__(self) -> str:
+        return f"<Worker acked={self.acked} failed={self.failed}>"
+
+    def run(self, messages: Any, handle: Callable[..., object] = store, **options: Any) -> None:
+        """Consume the messages to their end."""
+        options = {"ack": self.acked.append, "on_error": self._fail} | options
+        consume(messages, handle, self.settings, **options)
+
+    def start(self, *args: Any, **options: Any) -> threading.Thread:
+        """Consume in a thread."""
+        thread = threading.Thread(target=self.run, args=args, kwargs=options, daemon=True)
+        thread.start()
+        return thread
+
+    def stored(self) -> list[str]:
+        """Return the messages that are in the database."""
+        with Session(outside(self.settings)) as session:
+            return list(session.scalars(select(Done.message).order_by(Done.id)))
+
+    def checked_out(self) -> int:
+        """Return how many connections of the worker's pool are in use."""
+        return get_engine(self.settings).pool.checkedout()  # type: ignore[attr-defined,no-any-return]
+
+    def end_backends(self) -> None:
+        """End the worker's connections, as an administrator or a firewall does."""
+        url = make_url(self.settings["sqlalchemy.url"])
+        with outside(self.settings).connect() as connection:
+            if url.get_backend_name() == "postgresql":
+                connection.execute(text(END_POSTGRES))
+                return
+            ids = connection.scalars(text(OTHERS_MYSQL)).all()
+            for number in ids:
+                connection.execute(text(f"KILL {number}"))
+            while connection.scalars(text(OTHERS_MYSQL)).all():
+                pass
+
+    def _fail(self, message: Any, error: Exception) -> None:
+        self.failed.append((message, error))
+
+
+END_POSTGRES = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+OTHERS_MYSQL = """
+SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()
+"""
+
+
+class LogWatch(logging.Handler):
+    """Lets a test wait until something is logged."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.seen = {text: threading.Event() for text in texts}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the record."""
+        for said, event in self.seen.items():
+            if said in record.getMessage():
+                event.set()
+
+    def wait(self, said: str) -> None:
+        """Wait until `said` is logged."""
+        assert self.seen[said].wait(60), f"never logged: {said}"
+
+
+@contextlib.contextmanager
+def log_watch(*texts: str) -> Iterator[LogWatch]:
+    """Watch the package's log."""
+    watch, logger = LogWatch(*texts), logging.getLogger("pyramid_dbpool")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(watch)
+    yield watch
+    logger.removeHandler(watch)
+    logger.setLevel(level)
+
+
+def ended_within(thread: threading.Thread, seconds: float) -> bool:
+    """Tell whether the thread ends in time; allows for a busy machine."""
+    begun = time.monotonic()
+    thread.join(seconds + 5)
+    return not thread.is_alive() and time.monotonic() - begun < seconds
+
+
+class CuttingProxy:
+    """Stands before a database server and, once `cut` is set, cuts at COMMIT.
+
+    The server gets the COMMIT and answers it; the answer never arrives.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.cut = threading.Event()
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+                lost = threading.Event()
+                for run in (self._requests, self._answers):
+                    threading.Thread(target=run, args=(client, server, lost), daemon=True).start()
+
+    def _requests(
+        self, client: socket.socket, server: socket.socket, lost: threading.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if b"COMMIT" in data and self.cut.is_set():
+                    self.cut.clear()
+                    lost.set()
+                server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _answers(
+        self, client: socket.socket, server: socket.socket, lost: threading.Event
+    ) -> None:
+        with contextlib.suppress(OSError), client, server:
+            while data := server.recv(65536):
+                if lost.is_set():
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,86 @@
+"""Write pyramid_dbpool/postgres_messages.py from the catalogues of an installed PostgreSQL server.
+
+Run as `python tools/postgres_messages.py [FOLDER]`, where FOLDER is the locale folder of the
+server's message catalogues (/usr/share/locale on Debian), and look at the difference before it
+is committed: a newer server may have dropped a translation that older ones still send.
+"""
+
+import gettext
+import sys
+from pathlib import Path
+
+MESSAGES = {
+    "SATURATED": (
+        "sorry, too many clients already",
+        "remaining connection slots are reserved for non-replication superuser connections",
+        "remaining connection slots are reserved for roles with the %s attribute",
+        'remaining connection slots are reserved for roles with privileges of the "%s" role',
+        'too many connections for role "%s"',
+        'too many connections for database "%s"',
+    ),
+    "UNREACHABLE": (
+        "the database system is starting up",
+        "the database system is shutting down",
+        "the database system is in recovery mode",
+        "the database system is not accepting connections",
+        "the database system is not yet accepting connections",
+    ),
+    "CONFIGURATION": (
+        'password authentication failed for user "%s"',
+        'Peer authentication failed for user "%s"',
+        'Ident authentication failed for user "%s"',
+        'LDAP authentication failed for user "%s"',
+        'PAM authentication failed for user "%s"',
+        'GSSAPI authentication failed for user "%s"',
+        'certificate authentication failed for user "%s"',
+        'role "%s" does not exist',
+        'role "%s" is not permitted to log in',
+        'database "%s" does not exist',
+        'database "%s" is not currently accepting connections',
+        "permission denied for database %s",
+        'permission denied for database "%s"',
+    ),
+}
+
+# What people report from servers whose translation the newest releases no longer ship.
+REPORTED = {
+    "SATURATED": ("desculpe, muitos clientes",),
+    "UNREACHABLE": (),
+    "CONFIGURATION": (
+        "autenticação do tipo senha falhou para",
+        'banco de dados "%s" não existe',
+        "autoryzacja hasłem nie powiodła się",
+        'baza danych "%s" nie istnieje',
+        'rola "%s" nie istnieje',
+    ),
+}
+
+HEADER = '''# ruff: noqa: E501, RUF001
+"""What a PostgreSQL server says when it refuses a connection, by language.
+
+Written by tools/postgres_messages.py from the server's own message catalogues: libpq drops the
+SQLSTATE of a failed connect, so the text, in the server's language, is all that a driver has.
+"""
+
+'''
+
+
+def main(folder: Path) -> None:
+    """Print the module's text into its file."""
+    catalogues = [
+        gettext.GNUTranslations(path.open("rb"))
+        for path in sorted(folder.glob("*/LC_MESSAGES/postgres-*.mo"))
+    ]
+    text = HEADER
+    for kind, messages in MESSAGES.items():
+        lines = dict.fromkeys(messages)
+        for catalogue in catalogues:
+            lines |= dict.fromkeys(" ".join(catalogue.gettext(m).split()) for m in messages)
+        lines |= dict.fromkeys(REPORTED[kind])
+        text += f"{kind} = (\n" + "".join(f"    {line!r},\n" for line in lines) + ")\n\n"
+    target = Path(__file__).parent.parent / "pyramid_dbpool" / "postgres_messages.py"
+    target.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "/usr/share/locale"))
