@@ -102,3 +102,31 @@ def test_room_on_a_full_server_is_taken(lab: Lab) -> None:
     until(lambda: lab.server.attempts == 2, "the caller finds the server full")
     stranger.close()
     task.result().release()
+
+
+@pytest.mark.slow
+def test_surplus_is_closed_though_each_connection_is_used_in_turn(lab: Lab) -> None:
+    """One caller at a time needs one connection, also where FIFO uses them all in turn."""
+    pool = lab.pool(size=5, idle_timeout=0.2, min_idle=1)
+    lab.warm(pool, 5)
+
+    def few_are_left() -> bool:
+        serve(pool)
+        return lab.server.open <= 2
+
+    until(few_are_left, "the surplus is closed", within=4.0)
+
+
+@pytest.mark.slow
+def test_connections_do_not_grow_old_together(lab: Lab) -> None:
+    """Connections that were opened at once are not all replaced at once."""
+    pool = lab.pool(size=8, max_lifetime=0.8)
+    lab.warm(pool, 8)
+
+    def all_are_replaced() -> bool:
+        lab.warm(pool, 8)
+        return lab.server.connects >= 16
+
+    until(all_are_replaced, "all are replaced", within=4.0)
+    replaced = lab.server.attempt_times[8:16]
+    assert replaced[-1] - replaced[0] > 0.015

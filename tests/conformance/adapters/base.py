@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..stub import StubConnection, StubServer
 
@@ -110,6 +110,12 @@ class PoolUnderTest(Protocol):
 
     def counts(self) -> Counts:
         """Return how many connections are idle and in use, by the pool's own books."""
+
+    def on_connect(self, listener: Callable[[StubConnection], None]) -> None:
+        """Call `listener` with every connection that is opened from now on."""
+
+    def snapshot(self) -> Any:
+        """Return `pyramid_dbpool.stats.PoolSnapshot`: what only our own pool offers."""
 
     def books(self) -> Callable[[], tuple[int, int]]:
         """Return a function that tells idle and in use of the pool of this moment."""

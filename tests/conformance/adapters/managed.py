@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from pyramid_dbpool.limits import deadline
+
 from ..stub import StubServer
 from .base import Feature, Options, PoolUnderTest
-from .queue import SQLAlchemyPool, make_engine
+from .queue import SQLAlchemyLease, SQLAlchemyPool, make_engine
 
 __all__ = ["ManagedAdapter"]
 
@@ -22,6 +24,26 @@ OWN = (
 """Options that are arguments of ManagedPool under the same name."""
 
 
+class ManagedPoolUnderTest(SQLAlchemyPool):
+    """A ManagedPool, which knows more about itself than other pools do."""
+
+    def checkout(self, timeout: float | None = None) -> SQLAlchemyLease:
+        """Check a connection out, within the caller's own limit if there is one."""
+        if timeout is None:
+            return super().checkout()
+        with deadline(timeout):
+            return super().checkout()
+
+    def waiting(self) -> int:
+        """Return how many callers wait."""
+        return int(self.snapshot().waiting)
+
+    def snapshot(self) -> Any:
+        """Return the pool's numbers."""
+        pool: Any = self.pool
+        return pool.snapshot()
+
+
 class ManagedAdapter:
     """The pool of this package; it opens connections in the background."""
 
@@ -34,7 +56,7 @@ class ManagedAdapter:
 
         asked = {name: getattr(options, name) for name in OWN}
         own: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
-        return SQLAlchemyPool(
+        return ManagedPoolUnderTest(
             make_engine(
                 server,
                 ManagedPool,

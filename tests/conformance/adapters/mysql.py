@@ -110,6 +110,14 @@ class MySQLPool:
         idle = self.pool._cnx_queue.qsize()
         return Counts(idle, self.pool.pool_size - idle)
 
+    def on_connect(self, listener: Callable[[StubConnection], None]) -> None:
+        """Fail: there are no listeners."""
+        raise NotOffered(Feature.LISTENERS.value)
+
+    def snapshot(self) -> Any:
+        """Fail: there are no such numbers."""
+        raise NotOffered(Feature.REASONS.value)
+
     def books(self) -> Callable[[], tuple[int, int]]:
         """Fail: a pool is never replaced by another one."""
         raise NotOffered(Feature.RECREATE.value)

@@ -62,6 +62,14 @@ class PsycopgPool:
         stats = self.pool.get_stats()
         return Counts(stats["pool_available"], stats["pool_size"] - stats["pool_available"])
 
+    def on_connect(self, listener: Callable[[StubConnection], None]) -> None:
+        """Fail: there are no listeners."""
+        raise NotOffered(Feature.LISTENERS.value)
+
+    def snapshot(self) -> Any:
+        """Fail: there are no such numbers."""
+        raise NotOffered(Feature.REASONS.value)
+
     def books(self) -> Callable[[], tuple[int, int]]:
         """Fail: a pool is never replaced by another one."""
         raise NotOffered(Feature.RECREATE.value)

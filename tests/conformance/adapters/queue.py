@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
@@ -91,6 +91,18 @@ class SQLAlchemyPool:
     def counts(self) -> Counts:
         """Return the pool's own books."""
         return Counts(self.pool.checkedin(), self.pool.checkedout())
+
+    def on_connect(self, listener: Callable[[StubConnection], None]) -> None:
+        """Listen as SQLAlchemy's users do."""
+
+        def heard(connection: Any, record: object) -> None:
+            listener(connection)
+
+        event.listen(self.pool, "connect", heard)
+
+    def snapshot(self) -> Any:
+        """Fail: there are no such numbers."""
+        raise NotOffered(Feature.REASONS.value)
 
     def books(self) -> Callable[[], tuple[int, int]]:
         """Return the books of the engine's present pool, also once it is replaced."""
