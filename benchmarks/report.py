@@ -10,12 +10,11 @@ from pathlib import Path
 
 from .model import Figure
 
-__all__ = ["Measured", "as_text", "machine", "publish", "write_json"]
+__all__ = ["Measured", "as_text", "machine", "publish", "replace_section", "write_json"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 README = HERE / "README.rst"
-START, END = ".. figures start", ".. figures end"
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,13 @@ def cells_of(row: Measured) -> list[tuple[str, str, str, str, str]]:
 
 
 def publish(rows: Iterable[Measured]) -> None:
-    """Put the results between the README's marks."""
-    text = README.read_text()
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    README.write_text(f"{before}{START}\n\n{as_rest(rows)}\n\n{END}{after}")
+    """Put the figures between the README's marks."""
+    replace_section("figures", as_rest(rows))
+
+
+def replace_section(name: str, content: str) -> None:
+    """Replace what stands between two marks of the README."""
+    start, end = f".. {name} start", f".. {name} end"
+    before, rest = README.read_text().split(start, 1)
+    after = rest.split(end, 1)[1]
+    README.write_text(f"{before}{start}\n\n{content}\n\n{end}{after}")

@@ -125,6 +125,16 @@ def totals(results: list[Result], pools: list[str]) -> str:
     return "\n".join(lines)
 
 
+def compare(pools: list[str], only: str = "", fast: bool = False) -> list[Result]:
+    """Run every scenario on each of these pools, or those with a word in their name."""
+    return [
+        run(theme, scenario, pool)
+        for theme, scenario in scenarios()
+        if only in scenario.__name__ and not (fast and is_slow(scenario))
+        for pool in pools
+    ]
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description="Compare connection pools by behaviour.")
@@ -135,12 +145,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     wanted = parser.parse_args()
     pools = wanted.pool or list(ADAPTERS)
-    results = [
-        run(theme, scenario, pool)
-        for theme, scenario in scenarios()
-        if wanted.only in scenario.__name__ and not (wanted.fast and is_slow(scenario))
-        for pool in pools
-    ]
+    results = compare(pools, wanted.only, fast=wanted.fast)
     print(table(results, pools), totals(results, pools), sep="\n\n")
     if wanted.why:
         for result in results:

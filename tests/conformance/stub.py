@@ -8,6 +8,7 @@ the server closes the other end to kill it, or sends bytes to make it speak.
 import contextlib
 import enum
 import os
+import select
 import socket
 import sys
 import threading
@@ -189,7 +190,8 @@ class StubServer:
         self.kill(*self.connections)
 
     def shut_down(self) -> None:
-        """Close both ends of whatever is left."""
+        """Close both ends of whatever is left; who comes late finds nobody."""
+        self.down, self.limit = Failure.CONFIGURATION, 0
         for connection in list(self.connections):
             connection.close()
 
@@ -235,6 +237,8 @@ class StubConnection:
         self.broken = False
         self.transaction_status = IDLE
         self.fail_rollback = False
+        self.mute = False
+        """Whether the network drops everything: statements wait, for a minute here."""
         self.pid = os.getpid()
         self.held = threading.Lock()
         """Taken by whoever has checked the connection out: it has one holder."""
@@ -273,6 +277,8 @@ class StubConnection:
 
     def _round_trip(self, what: str) -> None:
         self.server.count(what)
+        if self.mute:
+            self._wait_for_nothing()
         try:
             alive = not self.closed and self.near.recv(4096) != b""
         except BlockingIOError:
@@ -281,6 +287,12 @@ class StubConnection:
             alive = False
         if not alive:
             self._break()
+
+    def _wait_for_nothing(self) -> None:
+        over = time.monotonic() + 60.0
+        while (left := over - time.monotonic()) > 0:
+            if select.select([self.near], [], [], left)[0] and not self.near.recv(4096):
+                self._break()
 
     def _break(self) -> None:
         self.broken = True

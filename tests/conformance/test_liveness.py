@@ -89,6 +89,19 @@ def pinged(lab: Lab, pool: PoolUnderTest) -> bool:
 
 
 @pytest.mark.slow
+def test_ping_without_an_answer_is_given_up(lab: Lab) -> None:
+    """On a network that drops everything, a ping does not hold its caller for minutes."""
+    pool = lab.pool(size=1, liveness=True)
+    lab.warm(pool, 1)
+    silent = lab.server.connections[0]
+    lab.server.speak(silent)
+    silent.mute = True
+    lease = lab.run(pool.checkout).result(15.0)
+    assert lease.connection is not silent
+    lease.release()
+
+
+@pytest.mark.slow
 def test_keepalive_pings_idle_connections(lab: Lab) -> None:
     """Idle connections are pinged in the background, so that no firewall forgets them."""
     pool = lab.pool(size=2, keepalive=0.1)
