@@ -6,13 +6,13 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format matrix wheel clean
+.PHONY: help demo test lint style types layers format matrix wheel clean
 
 help:
 	@echo 'make demo     run the example app: PostgreSQL, web app and streamer; Ctrl-C stops it'
 	@echo 'make test     run all tests; as root on Debian this installs missing servers'
 	@echo '              (SERVICES=none refuses that)'
-	@echo 'make lint     check style, types and layers'
+	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
 	@echo 'make wheel    build the wheel and try it in a clean environment'
@@ -29,12 +29,20 @@ test:
 	@tools/install_services
 	.venv/bin/python -m pytest $(ARGS)
 
-lint:
+lint: style types layers
+
+style:
 	@tools/install lint
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+
+types:
+	@tools/install lint
 	.venv/bin/python -m mypy
 	cd example_app && ../.venv/bin/python -m mypy -p example_app
+
+layers:
+	@tools/install lint
 	.venv/bin/lint-imports
 
 format:

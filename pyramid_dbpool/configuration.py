@@ -1,6 +1,7 @@
 """What `config.include("pyramid_dbpool")` registers with Pyramid."""
 
 import logging
+from functools import cache
 
 from pyramid.config import Configurator
 from pyramid.events import NewRequest
@@ -30,10 +31,9 @@ log = logging.getLogger(__name__)
 
 # After everything that an app registers, so that what it includes later counts.
 _LAST = 1_000_000
-_warned_without_retry = False
 
 
-class PyramidSettingsError(SettingsError, ConfigurationError):
+class PyramidSettingsError(SettingsError, ConfigurationError):  # type: ignore[misc]
     """A setting is wrong, found while Pyramid was configured."""
 
 
@@ -53,7 +53,7 @@ def load(config: Configurator) -> AppSettings:
                 f"dbpool.request_attr = {app.request_attr!r}: a Pyramid request has an attribute"
                 f" {attribute!r} already; choose another name, for example 'db'."
             )
-        if pool.capacity is not None and pool.capacity < 2:  # noqa: PLR2004
+        if pool.capacity is not None and pool.capacity < 2:
             log.warning(
                 "pool %r has room for %d connection only (%s + %s): a handler that holds one and"
                 " asks for a second waits for itself until the timeout. Allow at least 2.",
@@ -74,7 +74,7 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
         made = process_engine(config.get_settings(), pool.name)
         config.registry[app.registry_key + suffix] = made.engine
         config.registry["dbsession_factory" + suffix] = sessionmaker(
-            made.engine, class_=made.settings.session_class
+            made.engine, class_=made.settings.options["session_class"]
         )
         attribute.maker = request_sessionmaker(made)
 
@@ -82,9 +82,7 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
     config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
 
 
-def add_engine_hook(
-    config: Configurator, hook: str | EngineHook, name: str = "default"
-) -> None:
+def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "default") -> None:
     """Call `hook(engine)` when the configuration is committed, before the first connect.
 
     The directive ``config.add_dbpool_engine_hook``: the place for
@@ -113,14 +111,18 @@ def warn_without_retry(config: Configurator) -> None:
 
 
 def _warn_without_retry(registry: Registry) -> None:
-    global _warned_without_retry
     policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-    if policy is default_execution_policy and not _warned_without_retry:
-        _warned_without_retry = True
-        log.warning(
-            "pyramid_retry is not included: a request that loses a race or its connection fails,"
-            ' although a second attempt would succeed. Add config.include("pyramid_retry").'
-        )
+    if policy is default_execution_policy:
+        _say_that_retry_is_missing()
+
+
+@cache
+def _say_that_retry_is_missing() -> None:
+    # Cached: an app that is made in every test says it once.
+    log.warning(
+        "pyramid_retry is not included: a request that loses a race or its connection fails,"
+        ' although a second attempt would succeed. Add config.include("pyramid_retry").'
+    )
 
 
 class _RequestAttribute:

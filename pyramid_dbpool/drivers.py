@@ -21,6 +21,7 @@ __all__ = [
     "classify_connect_failure",
     "connect_failure",
     "is_known_rollback",
+    "is_missed_disconnect",
     "transaction_failed",
 ]
 
@@ -137,6 +138,14 @@ def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | Non
         return failure
     answered = _sqlstate(orig) or _number(orig) or _sqlite_code(orig)
     return None if answered else _classify_by_type(dialect, orig)
+
+
+def is_missed_disconnect(error: BaseException) -> bool:
+    """Tell whether the connection is lost although SQLAlchemy does not see it.
+
+    SQLAlchemy knows mysql-connector's sentence with a full stop only, newer versions have none.
+    """
+    return "MySQL Connection not available" in str(_driver_error(error))
 
 
 def transaction_failed(dbapi_connection: Any) -> bool:

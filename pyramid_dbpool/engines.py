@@ -90,8 +90,9 @@ class _Engines:
             if other.settings.name == pool.name and other.settings.url == pool.url:
                 _warn_of_a_second_engine(other.settings, pool)
         made = ProcessEngine(_make_engine(pool), pool)
-        if pool.engine_hook is not None:
-            made.run_hook(pool.engine_hook)
+        hook = pool.options["engine_hook"]
+        if hook is not None:
+            made.run_hook(hook)
         self._by_identity[pool.identity()] = made
         return made
 
@@ -158,7 +159,7 @@ def _make_engine(pool: PoolSettings) -> Engine:
         keys = ", ".join(sorted(pool.source(option) for option in pool.engine_options))
         raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {error}") from error
     forks.protect(engine)
-    if pool.read_only:
+    if pool.options["read_only"]:
         transactions.make_read_only(engine)
     event.listen(engine, "commit", _refuse_failed_transaction)
     return engine
@@ -167,7 +168,11 @@ def _make_engine(pool: PoolSettings) -> Engine:
 def _refuse_failed_transaction(connection: Connection) -> None:
     # PostgreSQL answers such a COMMIT with ROLLBACK and no error: the work
     # would be lost while its author believes that it is stored.
-    if transaction_failed(connection.connection.dbapi_connection):
+    proxy = connection.connection
+    if transaction_failed(proxy.dbapi_connection):
+        # As after any failed COMMIT, the connection has to be out of the
+        # transaction; SQLAlchemy takes it for ended and sends nothing more.
+        proxy.rollback()
         raise TransactionFailed(
             "A statement of this transaction failed and the error was not raised, so the server"
             " would roll everything back. Nothing was committed: let the error propagate, or run"

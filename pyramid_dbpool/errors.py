@@ -46,14 +46,14 @@ class CommitUnknown(PoolError, sa_exc.OperationalError):
     :ivar orig: the driver's error.
     """
 
-    code = None
-
     def __init__(self, orig: BaseException | None) -> None:
         super().__init__(None, None, orig or self, connection_invalidated=True)
         self.args = (
             "The connection was lost while COMMIT was on its way: the work may or may not be"
             f" stored. Look before you do it again. ({orig})",
         )
+        # SQLAlchemy's link explains operational errors in general.
+        self.code = ""
 
     def __reduce__(self) -> tuple[type, tuple[BaseException | None]]:
         return type(self), (self.orig,)
@@ -71,5 +71,5 @@ class RequestOver(PoolError, sa_exc.InvalidRequestError):
     """A request's session was used after the request had ended."""
 
 
-class ForkedConnectionError(PoolError, sa_exc.InvalidRequestError):
+class ForkedConnectionError(PoolError, sa_exc.InvalidRequestError, sa_exc.DontWrapMixin):
     """A connection was used in a process other than the one that opened it."""

@@ -10,6 +10,7 @@ else. A process forked without hooks (uWSGI's default) is noticed by its pid at
 the next checkout, statement or commit.
 """
 
+import ctypes
 import os
 import threading
 import weakref
@@ -28,17 +29,12 @@ from .errors import ForkedConnectionError
 __all__ = ["protect"]
 
 
-class _State:
-    """What this process knows of its engines' connections; replaced as a whole in a child."""
+class _Owner:
+    """The process that the engines' pools belong to."""
 
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        # Inherited pools and connections, never closed: dropping the last
-        # reference would send a QUIT or a Terminate on the parent's socket.
-        self.inherited: list[object] = []
+    pid = os.getpid()
 
 
-_state = _State()
 _opened: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[ConnectionPoolEntry]] = (
     weakref.WeakKeyDictionary()
 )
@@ -90,7 +86,7 @@ def _is_private_memory(engine: Engine) -> bool:
 def _check_checkout(
     dbapi_connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
 ) -> None:
-    if os.getpid() != _state.pid:
+    if os.getpid() != _Owner.pid:
         leave_parent()
         raise exc.DisconnectionError("The pool was inherited through a fork.")
 
@@ -103,44 +99,40 @@ def _check_statement(
 
 
 def _check_commit(connection: Connection) -> None:
-    if os.getpid() != _state.pid:
-        parent = _state.pid
+    if os.getpid() != _Owner.pid:
+        parent = _Owner.pid
         leave_parent()
         _ParentsConnection(parent)._refuse()
 
 
 def _check_rollback(connection: Connection) -> None:
-    if os.getpid() != _state.pid:
+    if os.getpid() != _Owner.pid:
         leave_parent()
 
 
 def leave_parent() -> None:
     """Give this process pools of its own, if it still has its parent's."""
-    global _state
     pid = os.getpid()
     with _locks.setdefault(pid, threading.Lock()):
-        if _state.pid == pid:
+        if _Owner.pid == pid:
             return
-        state = _State()
-        state.inherited.append(_state)
-        stand_in = _ParentsConnection(_state.pid)
+        stand_in = _ParentsConnection(_Owner.pid)
         for engine, records in list(_opened.items()):
             for record in list(records):
-                _disown(record, stand_in, state.inherited)
+                _disown(record, stand_in)
             records.clear()
-            state.inherited.append(engine.pool)
             engine.dispose(close=False)
-        _state = state
+        _Owner.pid = pid
 
 
-def _disown(
-    record: ConnectionPoolEntry, stand_in: _ParentsConnection, inherited: list[object]
-) -> None:
+def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
     """Put `stand_in` wherever the parent's connection could be reached from this process."""
     if record.dbapi_connection is None:
         return
-    inherited += [record.dbapi_connection, record]
-    record.dbapi_connection = stand_in  # type: ignore[assignment]
+    # Never freed, not even when the interpreter ends: drivers say QUIT or
+    # Terminate on the parent's socket when their connection is.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(record.dbapi_connection))
+    record.dbapi_connection = stand_in  # type: ignore[assignment,misc]
     # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
     # session holds, and what would run SQL when it is given back.
     record.finalize_callback.clear()  # type: ignore[attr-defined]

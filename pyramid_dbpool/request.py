@@ -26,7 +26,7 @@ __all__ = ["RequestSessions", "request_sessionmaker"]
 
 log = logging.getLogger(__name__)
 
-SessionMaker: TypeAlias = "sessionmaker[Session]"
+SessionMaker: TypeAlias = sessionmaker[Session]
 
 # Keys of Session.info.
 _OWNER = "pyramid_dbpool.request_sessions"
@@ -65,7 +65,7 @@ class RequestSessions:
         self.refuse_when_over()
         session = self._sessions.get(maker)
         if session is None:
-            session = self._sessions[maker] = maker(info={_OWNER: self})
+            session = self._sessions[maker] = maker(info={_OWNER: self, _WROTE: False})
         return session
 
     def refuse_when_over(self) -> None:
@@ -115,27 +115,26 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
 
     The listeners are on the maker: they cost 30 µs each on every session.
     """
-    maker: SessionMaker = sessionmaker(made.engine, class_=made.settings.session_class)
-    event.listen(maker, "after_transaction_create", _on_begin)
+    maker: SessionMaker = sessionmaker(made.engine, class_=made.settings.options["session_class"])
+    event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
-    if not made.settings.read_only:
+    if not made.settings.options["read_only"]:
         event.listen(maker, "after_begin", _join)
         event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
         event.listen(maker, "after_flush", _note_flush)
         event.listen(maker, "do_orm_execute", _note_execute)
+        event.listen(maker, "after_transaction_end", _forget_writes)
     return maker
 
 
-def _on_begin(session: Session, begun: SessionTransaction) -> None:
+def _refuse_when_over(session: Session, _begun: SessionTransaction) -> None:
     owner: RequestSessions = session.info[_OWNER]
     if owner.over:
         # It has begun already, and its next use would not come by here.
         session.close()
         owner.refuse_when_over()
-    if begun.parent is None:
-        session.info[_WROTE] = False
 
 
 def _join(session: Session, *_args: object) -> None:
@@ -163,9 +162,14 @@ def _note_execute(state: ORMExecuteState) -> None:
         state.session.info[_WROTE] |= first_word in _WRITING_WORDS
 
 
+def _forget_writes(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info[_WROTE] = False
+
+
 def _warn_of_lost_changes(session: Session, request: Request) -> None:
     pending = session.new or session.dirty or session.deleted
-    if session.in_transaction() and (pending or session.info.get(_WROTE)):
+    if session.in_transaction() and (pending or session.info[_WROTE]):
         log.warning(
             "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
             " pyramid_tm's transaction call commit() on the session.",

@@ -18,9 +18,9 @@ __all__ = ["close_session", "session_factory", "unit_of_work"]
 
 log = logging.getLogger(__name__)
 
-AnySession: TypeAlias = "Session | scoped_session[Session]"
+AnySession: TypeAlias = Session | scoped_session[Session]
 TransactionManager: TypeAlias = (
-    "transaction.TransactionManager | transaction.ThreadTransactionManager"
+    transaction.TransactionManager | transaction.ThreadTransactionManager
 )
 
 
@@ -44,7 +44,8 @@ def session_factory(settings: Mapping[str, Any], name: str = "default") -> Sessi
     :raises SettingsError: a setting is unknown or wrong.
     """
     made = process_engine(settings, name)
-    return made.settings.session_class(bind=made.engine)
+    session: Session = made.settings.options["session_class"](bind=made.engine)
+    return session
 
 
 @contextmanager
@@ -84,7 +85,9 @@ def unit_of_work(
             "This session is already in a transaction: commit or close it first, or give"
             " unit_of_work the settings to get a session of its own."
         )
-    unit = _unit(session) if transaction_manager is None else _tm_unit(session, transaction_manager)
+    unit = (
+        _unit(session) if transaction_manager is None else _tm_unit(session, transaction_manager)
+    )
     try:
         with unit, modes.applied(session):
             yield session

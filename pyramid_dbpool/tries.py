@@ -12,7 +12,12 @@ from sqlalchemy import Engine, select
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool.drivers import ConnectFailure, connect_failure, is_known_rollback
+from pyramid_dbpool.drivers import (
+    ConnectFailure,
+    connect_failure,
+    is_known_rollback,
+    is_missed_disconnect,
+)
 from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
 from pyramid_dbpool.sessions import unit_of_work
 from pyramid_dbpool.sources import MessageName, Stop
@@ -115,8 +120,9 @@ class Unit(Generic[M]):
             return True
         if not isinstance(error, sa_exc.DBAPIError):
             return False
-        failure = connect_failure(self._engine.dialect, error)
-        return error.connection_invalidated or failure in WORTH_WAITING
+        if error.connection_invalidated or is_missed_disconnect(error):
+            return True
+        return connect_failure(self._engine.dialect, error) in WORTH_WAITING
 
     @property
     def _engine(self) -> Engine:

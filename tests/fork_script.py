@@ -12,6 +12,7 @@ import gc
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -54,9 +55,6 @@ def in_child(settings: dict[str, str], held: Session, report: Path) -> None:
     }
     own.commit()
     own.close()
-    # Everything that was inherited goes the way of the garbage collector, and
-    # of the interpreter's exit.
-    del held
     gc.collect()
     get_engine(settings).dispose()
     report.write_text(json.dumps(seen))
@@ -80,10 +78,12 @@ def main(url: str, how: str, connect_args: str = "{}") -> None:
     idle, held = session_factory(settings), session_factory(settings)
     before = [backend(idle), backend(held)]
     idle.close()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "child")
-        fork(how, lambda: in_child(settings, held, report))
-        child = json.loads(report.read_text())
+    # Not a context manager: the child leaves this function too, and would
+    # remove the folder.
+    folder = Path(tempfile.mkdtemp())
+    fork(how, lambda: in_child(settings, held, folder / "child"))
+    child = json.loads((folder / "child").read_text())
+    shutil.rmtree(folder)
     again = session_factory(settings)
     after = [backend(again), backend(held)]
     held.commit()

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from pyramid_dbpool import SettingsError, TransactionFailed, dispose_engine, get_engine
+from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import live_engines
 
 
@@ -63,9 +64,9 @@ def test_a_dict_that_changes_is_noticed(settings: dict[str, Any]) -> None:
     dispose_engine(changed)
 
 
-def test_making_an_engine_connects_nowhere(unused_port: int) -> None:
+def test_making_an_engine_connects_nowhere() -> None:
     """No connection and no thread before first use: nobody listens here, and nobody minds."""
-    settings = {"sqlalchemy.url": f"postgresql+psycopg://u:p@127.0.0.1:{unused_port}/db"}
+    settings = {"sqlalchemy.url": f"postgresql+psycopg://u:p@127.0.0.1:{free_port()}/db"}
     threads = threading.active_count()
     get_engine(settings)
     assert threading.active_count() == threads

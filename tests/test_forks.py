@@ -1,11 +1,21 @@
 """A child never uses or closes a connection of its parent, however it was forked."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from pyramid_dbpool.embedded import PrivatePostgres, free_port
 
 GOOD = {
     "child": {
@@ -35,3 +45,119 @@ def run(url: str, how: str, *connect_args: str) -> Any:
 def test_parent_and_child_keep_to_themselves(any_url: str, how: str) -> None:
     """The child has a pool of its own, refuses what it inherited, and ends without a trace."""
     assert run(any_url, how) == GOOD
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_fork_over_tls_harms_nobody(
+    new_postgres: Callable[..., PrivatePostgres], driver: str
+) -> None:
+    """One byte too many would break the parent's TLS session."""
+    server = new_postgres(ssl=True)
+    assert run(server.url(driver), "fork", '{"sslmode": "require"}') == GOOD
+
+
+SERVERS = {
+    "gunicorn-sync": ["-m", "gunicorn", "--preload", "-w", "2", "-k", "sync"],
+    "gunicorn-gthread": ["-m", "gunicorn", "--preload", "-w", "2", "--threads", "2"],
+    "gunicorn-gevent": ["-m", "gunicorn", "--preload", "-w", "2", "-k", "gevent"],
+    "uwsgi-master": ["--master", "--processes", "2"],
+    "uwsgi-master-threads": ["--master", "--processes", "2", "--enable-threads", "--threads", "2"],
+    "uwsgi-no-master": ["--processes", "2"],
+}
+
+
+class Server:
+    """A WSGI server that runs `tests.fork_app`, and what it says."""
+
+    def __init__(self, kind: str, url: str, folder: Path) -> None:
+        self.port = free_port()
+        self.log = folder / "server.log"
+        address = f"127.0.0.1:{self.port}"
+        if kind.startswith("uwsgi"):
+            program = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", address]
+            options = [*SERVERS[kind], "--die-on-term", "--wsgi", "tests.fork_app"]
+        else:
+            program = [sys.executable, *SERVERS[kind], "-b", address]
+            options = ["tests.fork_app:application"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*program, *options],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "FORK_APP_URL": url, "PYTHONPATH": os.getcwd()},
+            )
+
+    def get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            return dict(json.load(answer))
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.get("/backend")
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_preloading_server_and_its_workers_keep_to_themselves(
+    kind: str, psycopg_url: str, tmp_path: Path
+) -> None:
+    """Workers get backends of their own; the master's are still there when workers have ended."""
+    server = Server(kind, psycopg_url, tmp_path)
+    try:
+        server.wait()
+        seen = [server.get("/backend") for _ in range(8)]
+        masters = set(seen[0]["masters"])
+        assert not masters & {answer["backend"] for answer in seen if answer["forked"]}
+        # Without a master uWSGI's first process serves too, on its own.
+        worker = next((answer["pid"] for answer in seen if answer["forked"]), None)
+        assert worker or kind == "uwsgi-no-master", seen
+        if kind != "uwsgi-no-master":
+            assert worker is not None
+            assert all(answer["forked"] for answer in seen)
+            assert "before a fork" in server.get("/use_held")["error"]
+            # A worker that ends takes nothing of its master's with it.
+            os.kill(worker, signal.SIGTERM)
+            server.wait()
+        assert masters <= backends(psycopg_url)
+    finally:
+        server.stop()
+
+
+def backends(url: str) -> set[int]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        return set(connection.scalars(text("SELECT pid FROM pg_stat_activity")))
+
+
+@pytest.mark.slow
+def test_celery_prefork_workers_keep_to_themselves(psycopg_url: str, tmp_path: Path) -> None:
+    """Tasks run on backends of the children; the parent's are still there afterwards."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.fork_celery", str(tmp_path)],
+        env={**os.environ, "FORK_APP_URL": psycopg_url},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout.splitlines()[-1])
+    assert len(seen["tasks"]) == 6
+    assert not set(seen["masters"]) & {task["backend"] for task in seen["tasks"]}
+    assert all("before a fork" in task["held"] for task in seen["tasks"])
+    assert seen["masters unharmed"]

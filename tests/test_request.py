@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import transaction
@@ -12,14 +12,13 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.scripting import prepare
 from pyramid.tweens import EXCVIEW, INGRESS
-from sqlalchemy import delete, event, func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
-from tests.webapp import Row, WebApp, app, database
-from webtest.app import AppError
 
 from pyramid_dbpool import RequestOver, TransactionFailed, stream
 from pyramid_dbpool.request import RequestSessions
+from tests.webapp import Row, app, database
 
 TM = ("pyramid_dbpool", "pyramid_tm")
 EXPLICIT = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
@@ -51,6 +50,23 @@ def add(request: Request) -> None:
     request.db.add(Row())
 
 
+def flushes(request: Request) -> None:
+    add(request)
+    request.db.flush()
+
+
+def commits(request: Request) -> None:
+    add(request)
+    request.db.commit()
+
+
+def executes(statement: Any) -> Callable[[Request], None]:
+    def view(request: Request) -> None:
+        request.db.execute(statement)
+
+    return view
+
+
 def rows(request: Request) -> int:
     return int(request.db.scalar(select(func.count()).select_from(Row)))
 
@@ -60,8 +76,7 @@ class Broken(Exception):
 
 
 def fails(request: Request) -> None:
-    add(request)
-    request.db.flush()
+    flushes(request)
     raise Broken
 
 
@@ -89,14 +104,14 @@ def test_what_a_view_writes_is_committed(
 
 @pytest.mark.parametrize(
     "statement",
-    [text("INSERT INTO rows (id) VALUES (7)"), insert(Row.__table__).values(id=7)],
+    [text("INSERT INTO rows (id) VALUES (7)"), insert(Row).values(id=7)],
     ids=["raw", "core"],
 )
 def test_raw_and_core_dml_is_committed(
     settings: dict[str, Any], count: Callable[[], int], statement: Any
 ) -> None:
     """A transaction that the ORM knows nothing of is committed too."""
-    with app(settings, *TM, index=lambda request: request.db.execute(statement) and None) as web:
+    with app(settings, *TM, index=executes(statement)) as web:
         web.get()
         assert count() == 1
 
@@ -235,30 +250,30 @@ def test_a_finished_callback_may_query(
 
 def test_an_outer_tween_may_query(settings: dict[str, Any]) -> None:
     """Before the transaction begins and after it has ended."""
-    seen: list[int] = []
-
-    def tween_factory(handler: Any, registry: Any) -> Any:
-        def tween(request: Request) -> Any:
-            seen.append(rows(request))
-            response = handler(request)
-            seen.append(rows(request))
-            return response
-
-        return tween
-
-    def include(config: Configurator) -> None:
-        setattr(tween_module(), "outer_tween", tween_factory)
-        config.add_tween(f"{__name__}.outer_tween", under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
-
-    with app(settings, *TM, include, index=add) as web:
+    outer_tween.seen.clear()
+    with app(settings, *TM, include_outer_tween, index=add) as web:
         web.get()
-        assert (seen, web.checked_out()) == ([0, 1], 0)
+        assert (outer_tween.seen, web.checked_out()) == ([0, 1], 0)
 
 
-def tween_module() -> Any:
-    import sys  # noqa: PLC0415
+class outer_tween:
+    """A tween around pyramid_tm's that counts rows before and after."""
 
-    return sys.modules[__name__]
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, handler: Callable[[Request], Response], registry: object) -> None:
+        self.handler = handler
+
+    def __call__(self, request: Request) -> Response:
+        self.seen.append(rows(request))
+        response = self.handler(request)
+        self.seen.append(rows(request))
+        return response
+
+
+def include_outer_tween(config: Configurator) -> None:
+    over = ("pyramid_tm.tm_tween_factory", EXCVIEW)
+    config.add_tween(f"{__name__}.outer_tween", under=INGRESS, over=over)
 
 
 def test_a_subrequest_without_tweens_gives_its_connection_back(settings: dict[str, Any]) -> None:
@@ -288,11 +303,7 @@ def test_without_pyramid_tm_the_app_commits(
 ) -> None:
     """Committed work stays; the rest is rolled back."""
 
-    def commit(request: Request) -> None:
-        add(request)
-        request.db.commit()
-
-    with app(settings, "pyramid_dbpool", index=commit) as web:
+    with app(settings, "pyramid_dbpool", index=commits) as web:
         caplog.clear()
         web.get()
         assert (count(), web.checked_out()) == (1, 0)
@@ -303,9 +314,9 @@ def test_without_pyramid_tm_the_app_commits(
     "write",
     [
         add,
-        lambda request: add(request) or request.db.flush(),
-        lambda request: request.db.execute(delete(Row)) and None,
-        lambda request: request.db.execute(text("\n insert into rows values (1)")) and None,
+        flushes,
+        executes(delete(Row)),
+        executes(text("\n insert into rows values (1)")),
     ],
     ids=["pending", "flushed", "core", "text"],
 )
@@ -341,21 +352,15 @@ def test_a_manager_that_is_not_active_is_not_joined(
 ) -> None:
     """tm.activate_hook leaves the request to itself: the app commits."""
 
-    def commit(request: Request) -> None:
-        add(request)
-        request.db.commit()
-
     settings["tm.activate_hook"] = lambda request: False
-    with app(settings, *TM, index=commit) as web:
+    with app(settings, *TM, index=commits) as web:
         web.get()
         assert (count(), web.checked_out()) == (1, 0)
 
 
 def test_committing_by_hand_inside_the_transaction_is_refused(settings: dict[str, Any]) -> None:
     """pyramid_tm commits; a view that does fails at once."""
-    with app(settings, *TM, index=lambda request: request.db.commit()) as web:
-        web.get()
-    with app(settings, *TM, index=lambda request: add(request) or request.db.commit()) as web:
+    with app(settings, *TM, index=commits) as web:
         with pytest.raises(AssertionError, match="transaction manager"):
             web.get()
         assert web.checked_out() == 0

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
-from tests.webapp import Row, database
 
 from pyramid_dbpool import (
     CommitUnknown,
@@ -20,6 +19,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
+from tests.webapp import Row, database
 
 
 @pytest.fixture
@@ -190,8 +190,9 @@ class TestUnitOfWork:
         self, settings: dict[str, Any], sqlite_url: str
     ) -> None:
         """Before anything is sent, or with the database's name."""
-        with pytest.raises(ValueError, match="SERIALIZABLE"), unit_of_work(
-            settings, isolation_level="CHAOS"
+        with (
+            pytest.raises(ValueError, match="SERIALIZABLE"),
+            unit_of_work(settings, isolation_level="CHAOS"),
         ):
             pytest.fail("not reached")
         lite = {"sqlalchemy.url": sqlite_url}
@@ -228,9 +229,10 @@ class TestUnitOfWork:
         """The backend ends while it commits: nobody knows, and the error says so."""
         with unit_of_work(pg_settings) as session:
             session.execute(text(DIES_AT_COMMIT))
-        with pytest.raises(CommitUnknown, match="may or may not") as raised, unit_of_work(
-            pg_settings
-        ) as session:
+        with (
+            pytest.raises(CommitUnknown, match="may or may not") as raised,
+            unit_of_work(pg_settings) as session,
+        ):
             session.add(Row())
         assert raised.value.orig is not None
 
@@ -242,7 +244,7 @@ class TestUnitOfWork:
         manager = transaction.TransactionManager(explicit=explicit)
         for _ in range(2):
             with unit_of_work(settings, transaction_manager=manager) as session:
-                session.execute(Row.__table__.insert())
+                session.connection().execute(insert(Row))
         with pytest.raises(Broken), unit_of_work(settings, transaction_manager=manager) as session:
             session.add(Row())
             session.flush()

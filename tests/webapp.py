@@ -9,10 +9,11 @@ from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 from webtest import TestApp
 
-from pyramid_dbpool import dispose_engine
+from pyramid_dbpool import dispose_engine, get_engine
+from pyramid_dbpool.engines import live_engines
 
 View = Callable[[Request], Any]
 
@@ -33,15 +34,16 @@ class WebApp:
     def __init__(self, config: Configurator) -> None:
         self.router = config.make_wsgi_app()
         self.registry = config.registry
-        self.engine = config.registry["sqlalchemy.engine"]
+        self.engine = get_engine(config.registry.settings)
         self.client = TestApp(self.router)
 
     def get(self, path: str = "/", **kwargs: Any) -> Any:
         return self.client.get(path, **kwargs)
 
     def checked_out(self) -> int:
-        engines = [e for key, e in self.registry.items() if key.startswith("sqlalchemy.engine")]
-        return sum(engine.pool.checkedout() for engine in engines)
+        """Count the connections of every pool of this process that are checked out."""
+        pools = [engine.pool for _name, engine in live_engines()]
+        return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
 
 
 @contextmanager

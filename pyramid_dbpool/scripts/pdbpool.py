@@ -14,7 +14,7 @@ from pyramid.scripts.common import parse_vars
 from sqlalchemy import create_engine, select
 
 from ..errors import SettingsError
-from ..settings import SETTINGS, AppSettings, PoolSettings, load_app, scrub
+from ..settings import SETTINGS, AppSettings, PoolSettings, load_app, reference, scrub
 from ..settings.mask import mask_text
 from ..settings.reference import HEADINGS, rows
 
@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--no-connect", dest="connect", action="store_false", help="check the settings only"
     )
-    for each in (listing, check):
-        each.add_argument("--format", choices=("plain", "json"), default="plain")
+    listing.add_argument("--format", choices=("plain", "json", "rst"), default="plain")
+    check.add_argument("--format", choices=("plain", "json"), default="plain")
     return parser
 
 
@@ -76,6 +76,8 @@ def _settings(args: argparse.Namespace) -> int:
         for row, setting in zip(listed, SETTINGS, strict=True):
             row["unit"] = setting.unit
         print(json.dumps(listed, indent=2))
+    elif args.format == "rst":
+        print(reference(), end="")
     else:
         _print_table([HEADINGS, *rows()])
     return OK

@@ -105,6 +105,8 @@ def parse_url(value: Any, key: str) -> URL:
     raw = value.strip()
     if not raw:
         raise SettingsError(f"{key} is empty: give a database URL, {_SHAPE}.")
+    if "\n" in raw or "\r" in raw:
+        raise SettingsError(f"{key} = {mask_url(raw)} goes over two lines: write it on one line.")
     try:
         url = make_url(raw)
     except sa_exc.ArgumentError:
@@ -184,6 +186,9 @@ def open_backend(
         dialect.create_connect_args(url.difference_update_query(["plugin", "plugins"]))
     except Exception as exc:
         reason = scrub(str(exc), url).split("\n", 1)[0]
+        if "://" in reason:
+            # It quotes the URL, and knows less than we do about what to hide.
+            reason = "it has parts that this dialect has no use for"
         raise SettingsError(
             f"{key} = {mask_url(url)} is refused by its driver: {reason}."
         ) from None

@@ -29,7 +29,7 @@ _WORDS = {
     "json": "a JSON object",
     "key": "the name of a setting",
     "module": "the dotted name of a module",
-    "names": "names separated by commas or spaces",
+    "plugins": "names of engine plugins, separated by commas or spaces",
     "reset": "a name",
     "text": "text",
     "url": "a URL such as postgresql+psycopg://user:password@host/database",

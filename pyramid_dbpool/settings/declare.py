@@ -24,7 +24,7 @@ Kind = Literal[
     "json",
     "key",
     "module",
-    "names",
+    "plugins",
     "reset",
     "text",
     "url",
@@ -200,7 +200,7 @@ SETTINGS: tuple[Setting, ...] = (
     _sa("insertmanyvalues_page_size", "integer", None, "Rows in one bulk INSERT.", low=1),
     _sa("use_insertmanyvalues", "flag", None, "Use bulk INSERT ... RETURNING."),
     _sa("paramstyle", "choice", None, "The style of bound parameters.", choices=_STYLES),
-    _sa("plugins", "names", None, "SQLAlchemy engine plugins to load."),
+    _sa("plugins", "plugins", None, "SQLAlchemy engine plugins to load."),
     _sa("future", "choice", "true", "Only true exists in SQLAlchemy 2.", choices=("true",)),
     # Ours, for the app.
     _own(

@@ -14,6 +14,7 @@ __all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_DATABASE = re.compile(r"(postgres(ql)?|mysql|mariadb|sqlite|oracle|mssql)(\+\w+)?://", re.ASCII)
 _HARMLESS = re.compile(
     r"-?\d{1,7}(\.\d+)?(ms|s|m|h)?|true|false|on|off|yes|no|none", re.IGNORECASE
 )
@@ -142,13 +143,9 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
     """Return the error for a pool without a URL, with the setting that may have been meant."""
     likely = [
         key
-        for key in settings
-        if isinstance(key, str)
-        and key != url_key
-        and isinstance(settings[key], str)
-        and "://" in settings[key]
-        and SequenceMatcher(None, url_key.lower(), key.lower()).ratio() > 0.5
-        and _named_pool_of(key) is None
+        for key, value in settings.items()
+        if isinstance(key, str) and isinstance(value, str) and _DATABASE.match(value.strip())
+        if key != url_key and _named_by(key) is None
     ]
     setting = BY_KEY["dbpool.url_setting"].key_for(name)
     hint = ""
@@ -159,8 +156,3 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
         f"{url_key} is missing: set it to the database URL of the pool {name!r}, such as "
         f"postgresql+psycopg://user:password@host/database.{hint}"
     )
-
-
-def _named_pool_of(key: str) -> str | None:
-    match = re.fullmatch(r"sqlalchemy\.([^.]+)\.url", key)
-    return match[1] if match else None

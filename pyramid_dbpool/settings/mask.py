@@ -50,7 +50,10 @@ def mask_url(url: str | URL) -> str:
             parsed = make_url(url.strip())
         except Exception:
             return nothing
-        if url.count("@") > (parsed.username is not None) and not _is_file(parsed):
+        # SQLAlchemy does not look behind a line break.
+        if "\n" in url.strip() or (
+            url.count("@") > (parsed.username is not None) and not _is_file(parsed)
+        ):
             return nothing
         url = parsed
     if not _is_file(url) and any("@" in part for part in _open_parts(url)):

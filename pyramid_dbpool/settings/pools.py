@@ -61,7 +61,7 @@ class _Same:
 def freeze(value: Any, name: str = "") -> Hashable:
     """Return a hashable stand-in for a setting's value; secrets become a digest."""
     if name and is_secret(name) and isinstance(value, str | bytes | int | float):
-        return ("sha256", hashlib.sha256(_SALT + repr(value).encode()).hexdigest())
+        return ("sha256", _digest(value))
     if isinstance(value, URL):
         return _freeze_url(value)
     if isinstance(value, Mapping):
@@ -76,15 +76,13 @@ def freeze(value: Any, name: str = "") -> Hashable:
 
 
 def _freeze_url(url: URL) -> Hashable:
-    return (
-        url.drivername,
-        url.username,
-        freeze(None if url.password is None else str(url.password), "password"),
-        url.host,
-        url.port,
-        url.database,
-        freeze(dict(url.query)),
-    )
+    # A password that was not encoded may have ended up in any part of the URL.
+    parts = (url.username, str(url.password), url.host, url.port, url.database)
+    return (mask_url(url), _digest((url.drivername, *parts, sorted(url.query.items()))))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(_SALT + repr(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,6 +14,9 @@ from keyword import iskeyword
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy.dialects import plugins
+from sqlalchemy.exc import NoSuchModuleError
+
 from .declare import Setting
 from .mask import mask_text
 
@@ -138,10 +141,15 @@ def _key(setting: Setting, value: Any) -> str:
     return word
 
 
-def _names(setting: Setting, value: Any) -> list[str]:
+def _plugins(setting: Setting, value: Any) -> list[str]:
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
         raise ValueError
+    for item in items:
+        try:
+            plugins.load(item)
+        except NoSuchModuleError:
+            raise ValueError(f"no package that is installed has a plugin {item!r}") from None
     return list(items)
 
 
@@ -204,7 +212,7 @@ READERS: dict[str, Callable[[Setting, Any], Any]] = {
     "json": _json,
     "key": _key,
     "module": _module,
-    "names": _names,
+    "plugins": _plugins,
     "reset": _reset,
     "text": _text,
 }

@@ -1,0 +1,255 @@
+"""`pdbpool`: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.scripts.pdbpool import main
+from pyramid_dbpool.settings import SETTINGS, reference
+
+
+class Said:
+    """What a run has printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        assert "s3cret" not in out + err
+        assert "Traceback" not in out + err
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process."""
+
+    def run(*args: object) -> Said:
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as exit:
+            code = int(str(exit.code))
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def ini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write an ini file for an app that is installed."""
+    installed = tmp_path / "site"
+    info = installed / "pdbpool_test_app-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pdbpool_test_app\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[paste.app_factory]\nmain = pdbpool_test_app:main\n")
+    (installed / "pdbpool_test_app.py").write_text("def main(config, **settings): ...\n")
+    monkeypatch.syspath_prepend(installed)
+
+    def write(*lines: str, section: str = "app:main") -> Path:
+        file = tmp_path / "app.ini"
+        file.write_text("\n".join([f"[{section}]", "use = egg:pdbpool_test_app", *lines, ""]))
+        return file
+
+    return write
+
+
+def one_line(said: Said) -> str:
+    """Return the only line of the errors."""
+    (line,) = said.err.splitlines()
+    assert line.startswith("pdbpool: ")
+    return line
+
+
+def test_settings_lists_every_setting(run: Run) -> None:
+    """In aligned columns, one line each."""
+    said = run("settings")
+    lines = said.out.splitlines()
+    assert (said.code, said.err) == (0, "")
+    assert len(lines) == len(SETTINGS) + 1
+    start = lines[0].index("Default")
+    assert all(line[start - 1 : start] in ("", " ") for line in lines)
+
+
+def test_settings_as_json_are_for_programs(run: Run) -> None:
+    """With the unit of a bare number."""
+    listed = json.loads(run("settings", "--format", "json").out)
+    found = {row["setting"]: row for row in listed}
+    assert found["sqlalchemy.pool_timeout"]["unit"] == "seconds"
+    assert found["sqlalchemy.pool_timeout"]["default"] == "5 s"
+    assert len(found) == len(SETTINGS)
+
+
+def test_settings_as_rest_are_for_documentation(run: Run) -> None:
+    """The table that the README has."""
+    assert run("settings", "--format", "rst").out == reference()
+
+
+def test_check_connects_once_to_each_pool(
+    run: Run, ini: Callable[..., Path], postgres_url: str, tmp_path: Path
+) -> None:
+    """And says what it found of each."""
+    file = ini(
+        f"sqlalchemy.url = {postgres_url.replace('%', '%%')}",
+        f"sqlalchemy.files.url = sqlite:///{tmp_path}/h.db",
+        "sqlalchemy.files.pool_size = 0",
+    )
+    said = run("check", file)
+    assert (said.code, said.err) == (0, "")
+    heading, default, files = said.out.splitlines()
+    assert heading.split() == ["Pool", "Url", "Capacity", "State"]
+    assert default.split()[::3] == ["default", "ok"]
+    assert files.split("  ")[-2:] == ["no limit", "ok"]
+    assert not (tmp_path / "h.db").exists(), "a check leaves nothing behind"
+
+
+def test_check_can_leave_the_databases_alone(run: Run, ini: Callable[..., Path]) -> None:
+    """For a machine from which they cannot be reached."""
+    file = ini("sqlalchemy.url = postgresql+psycopg://web:s3cret@db.example/h")
+    said = run("check", "--no-connect", file)
+    assert (said.code, said.err) == (0, "")
+    assert "not tried" in said.out
+
+
+def test_check_takes_another_section_and_variables(run: Run, ini: Callable[..., Path]) -> None:
+    """As every program of Pyramid does."""
+    file = ini("sqlalchemy.url = sqlite:///%(place)s/h.db", section="app:other")
+    said = run("check", "--format", "json", f"{file}#other", "place=/tmp")
+    (row,) = json.loads(said.out)
+    assert row == {
+        "pool": "default",
+        "url": "sqlite:////tmp/h.db",
+        "capacity": 15,
+        "state": "ok",
+        "error": None,
+    }
+
+
+def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
+    """The same as in the app, and nothing is connected to."""
+    said = run("check", ini("sqlalchemy.url = sqlite:///h.db", "sqlalchemy.pool_siz = 3"))
+    assert (said.code, said.out) == (2, "")
+    assert "the nearest known key is sqlalchemy.pool_size" in one_line(said)
+
+
+def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
+    """The other pools are tried all the same."""
+    address = f"127.0.0.1:{free_port()}/h"
+    file = ini(
+        f"sqlalchemy.url = postgresql+psycopg://web:s3cret@{address}",
+        "sqlalchemy.memory.url = sqlite://",
+    )
+    said = run("check", file)
+    assert said.code == 1
+    assert [line.split()[-1] for line in said.out.splitlines()[1:]] == ["failed", "ok"]
+    line = one_line(said)
+    assert f"sqlalchemy.url = postgresql+psycopg://web:***@{address}" in line
+    assert "refused" in line
+
+
+def test_a_wrong_password_is_one_line(
+    run: Run, ini: Callable[..., Path], new_postgres: Callable[..., PrivatePostgres]
+) -> None:
+    """Without the password, in whatever way it is written."""
+    server = new_postgres(password="right")
+    right = server.url()
+    wrong = right.replace(":right@", ":s3cret%%40x@")
+    assert wrong != right
+    said = run("check", ini(f"sqlalchemy.url = {wrong}"))
+    assert said.code == 1
+    assert "password authentication failed" in one_line(said)
+    assert run("check", ini(f"sqlalchemy.url = {right}")).code == 0
+
+
+def test_a_sqlite_file_in_no_folder_is_one_line(
+    run: Run, ini: Callable[..., Path], tmp_path: Path
+) -> None:
+    """SQLite itself would only say that it cannot open it."""
+    said = run("check", ini(f"sqlalchemy.url = sqlite:///{tmp_path}/no/h.db"))
+    assert said.code == 1
+    assert f"there is no folder {tmp_path}/no" in one_line(said)
+
+
+def test_a_hook_or_creator_that_fails_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
+    """It runs before the connect, as in the app; its error may quote the password."""
+    url = "sqlalchemy.url = postgresql+psycopg://web:s3cret@db.example/h"
+    for key in ("dbpool.engine_hook", "sqlalchemy.creator"):
+        said = run("check", ini(url, f"{key} = {__name__}.fail"))
+        assert said.code == 1
+        assert "no token for web:***" in one_line(said)
+
+
+def fail(*args: Any) -> None:
+    """Fail as the app's own code may."""
+    raise RuntimeError("no token for web:s3cret\n  on two lines")
+
+
+@pytest.mark.parametrize(
+    ("text", "uri", "says"),
+    [
+        (None, "", "No such file"),
+        ("x = 3\n", "", "line 1 stands before any [section]"),
+        ("[app:main]\ns3cret\n", "", "line 2 is not of the form name = value"),
+        ("[app:other]\nuse = egg:x\n", "", "no section [app:main]"),
+        ("[app:main]\nuse = egg:x\n", "#other", "no section [app:other]"),
+        ("[app:main]\nsqlalchemy.url = sqlite://\n", "", "add use = egg:NAME"),
+        ("[app:main]\nuse = egg:x\ndatabase_url = x://a:s3cret%40@b\n", "", "must be written %%"),
+        ("[app:main]\nuse = egg:no_such_package\n", "", "no_such_package"),
+        (b"\xff\xfe\x00", "", "not a text file"),
+    ],
+)
+def test_an_ini_file_that_cannot_be_read_is_one_line(
+    text: str | bytes | None, uri: str, says: str, run: Run, tmp_path: Path
+) -> None:
+    """Every way in which a file is not what it should be."""
+    file = tmp_path / "app.ini"
+    if text is not None:
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+    said = run("check", f"{file}{uri}")
+    assert (said.code, said.out) == (2, "")
+    assert says in one_line(said)
+    assert "app.ini" in one_line(said)
+
+
+def test_what_is_no_ini_file_is_one_line(
+    run: Run, tmp_path: Path, ini: Callable[..., Path]
+) -> None:
+    """A folder, another scheme, a variable without a value."""
+    for uri in (str(tmp_path), "nothing:at.all", ""):
+        assert "not an ini file" in one_line(run("check", uri))
+    assert "written a=b" in one_line(run("check", ini(), "s3cret"))
+
+
+def test_no_command_is_a_usage_error(run: Run) -> None:
+    """With the usage, and the code that argparse gives."""
+    said = run()
+    assert said.code == 2
+    assert said.err.startswith("usage: pdbpool")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `pdbpool settings | head -1`."""
+    command = f"{sys.executable} -m pyramid_dbpool.scripts.pdbpool settings | true"
+    path = os.pathsep.join(p for p in sys.path if p)
+    ran = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_command_is_installed() -> None:
+    """Under the name that the documentation gives it."""
+    entry = EntryPoint("pdbpool", "pyramid_dbpool.scripts.pdbpool:main", "console_scripts")
+    assert entry.load() is main

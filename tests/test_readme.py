@@ -1,0 +1,112 @@
+"""The code in README.rst runs, and its settings table is what the declaration says."""
+
+import configparser
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from docutils.core import publish_doctree
+from docutils.nodes import literal_block, system_message
+from pyramid.config import Configurator
+from sqlalchemy import create_engine
+from webtest import TestApp
+
+from pyramid_dbpool import dispose_engine, get_engine, session_factory
+from pyramid_dbpool.settings import reference
+
+README = Path(__file__).parent.parent / "README.rst"
+TABLE = re.compile(r"(?<=settings begin \(make docs\)\n).*(?=\.\. settings end)", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    """README.rst as docutils reads it."""
+    return publish_doctree(README.read_text(), settings_overrides={"report_level": 5})
+
+
+def blocks(document: Any, language: str) -> list[str]:
+    found = document.findall(literal_block)
+    return [str(block.astext()) for block in found if language in block["classes"]]
+
+
+@pytest.fixture
+def settings(document: Any, psycopg_url: str) -> Iterator[dict[str, str]]:
+    """What the ini blocks say, on databases that exist."""
+    parser = configparser.ConfigParser()
+    parser.read_string("\n".join(blocks(document, "ini")))
+    made = dict(parser["app:main"])
+    del made["use"]
+    for key in [key for key in made if key.endswith("url")]:
+        assert made[key].startswith("postgresql+psycopg://")
+        made[key] = psycopg_url
+    yield made
+    for name in ("default", "replica"):
+        assert get_engine(made, name).pool.checkedout() == 0  # type: ignore[attr-defined]
+        dispose_engine(made, name)
+
+
+@pytest.fixture
+def code(
+    document: Any, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """What the Python blocks define, run one after the other as one module."""
+    module = ModuleType("readme")
+    # Pyramid looks up the module that it is called from.
+    monkeypatch.setitem(sys.modules, "readme", module)
+    names = vars(module)
+    names["log"] = logging.getLogger("readme")
+    for block in blocks(document, "python"):
+        exec(compile(block, str(README), "exec"), names)
+    engine = create_engine(settings["sqlalchemy.url"])
+    names["Base"].metadata.create_all(engine)
+    engine.dispose()
+    return names
+
+
+def test_the_text_is_valid(document: Any) -> None:
+    """docutils has nothing to say about it."""
+    assert [message.astext() for message in document.findall(system_message)] == []
+
+
+def test_the_settings_table_is_the_declaration(document: Any) -> None:
+    """`make docs` writes it."""
+    (table,) = TABLE.findall(README.read_text())
+    assert table.strip() == reference().strip()
+
+
+def test_the_app_serves(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """Its views write, read and stream."""
+    client = TestApp(code["main"]({}, **settings))
+    assert client.post_json("/notes", {"text": "first"}).json == {"id": 1}
+    assert client.get("/notes").json == ["first"]
+
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.add_route("export", "/export")
+    config.add_view(code["export"], route_name="export")
+    assert TestApp(config.make_wsgi_app()).get("/export").text == "1,first\n"
+
+
+def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """The loop by hand, the unit of work, and consume."""
+    code["process_work_queue"](settings, [{"id": 1, "text": "by hand"}], session_factory)
+    assert code["count_notes"](settings) == 1
+
+    acknowledged: list[Any] = []
+    broker = SimpleNamespace(ack=acknowledged.append, reject=pytest.fail)
+    code["run_worker"](settings, iter([{"id": 2, "text": "consumed"}]), broker)
+    assert [message["id"] for message in acknowledged] == [2]
+    assert code["count_notes"](settings) == 2
+
+
+def test_the_second_pool_is_read_only(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """As the ini block says."""
+    with session_factory(settings, "replica") as session:
+        session.add(code["Note"](text="refused"))
+        with pytest.raises(Exception, match="read-only"):
+            session.flush()

@@ -1,0 +1,218 @@
+"""Settings: from an ini file's strings, or an app's objects, to what an engine needs."""
+
+import timeit
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool.errors import PoolError, SettingsError
+from pyramid_dbpool.settings import SETTINGS, PoolSettings, load_app, load_pool
+from pyramid_dbpool.settings.coerce import allowed
+
+FILE = "sqlite:////tmp/never-opened.db"
+POSTGRES = "postgresql+psycopg://web:s3cret@db.example/h"
+ON = [True, 1, "true", "True", " yes ", "on", "1", "t", "y"]
+OFF = [False, 0, "false", "FALSE", "no", "off", "0", "f", "n"]
+
+
+class OwnSession(Session):
+    """A session class of the app."""
+
+
+def some_function(*args: Any) -> None:
+    """Stand for any callable of the app."""
+
+
+def load(url: Any = FILE, **settings: Any) -> PoolSettings:
+    """Load the default pool with some `sqlalchemy.*` settings."""
+    return load_pool({"sqlalchemy.url": url} | {f"sqlalchemy.{k}": v for k, v in settings.items()})
+
+
+def refusal(settings: Mapping[str, Any], name: str = "default") -> str:
+    """Return the message with which these settings are refused."""
+    with pytest.raises(SettingsError) as caught:
+        load_pool(settings, name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def refused(keyword: str, value: Any, url: str = FILE) -> str:
+    """Return the message for one wrong value of a `sqlalchemy.*` key, which it must cite."""
+    message = refusal({"sqlalchemy.url": url, f"sqlalchemy.{keyword}": value})
+    assert f"sqlalchemy.{keyword}" in message
+    return message
+
+
+def test_a_wrong_setting_is_a_value_error_and_a_pool_error() -> None:
+    """So that whoever catches either of them catches it."""
+    with pytest.raises(SettingsError) as caught:
+        load(pool_size="x")
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, PoolError)
+
+
+def test_the_defaults_of_a_pool_are_ours() -> None:
+    """SQLAlchemy's sizes, a shorter wait, and the last returned connection first."""
+    options = load(POSTGRES).engine_options
+    assert options["pool_size"] == 5
+    assert options["max_overflow"] == 10
+    assert options["pool_timeout"] == 5.0
+    assert options["pool_use_lifo"] is True
+    assert "poolclass" not in options, "the pool class is the engine's business"
+
+
+def test_our_own_settings_have_their_types() -> None:
+    """They stand apart from the arguments for the engine."""
+    options = load_pool(
+        {
+            "sqlalchemy.url": POSTGRES,
+            "dbpool.read_only": "true",
+            "dbpool.session_class": f"{__name__}.OwnSession",
+            "dbpool.engine_hook": f"{__name__}.some_function",
+            "dbpool.connect_timeout": "7s",
+        }
+    ).options
+    assert options["read_only"] is True
+    assert options["session_class"].__name__ == "OwnSession"
+    assert options["engine_hook"].__name__ == "some_function"
+    assert options["connect_timeout"] == 7
+    assert dict(load().options) == {
+        "session_class": Session,
+        "engine_hook": None,
+        "read_only": False,
+        "connect_timeout": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("dbpool.session_class", "builtins.dict", "class derived from Session"),
+        ("dbpool.session_class", "sqlalchemy.orm.sessionmaker", "class derived from Session"),
+        ("dbpool.session_class", "sqlalchemy.ext.asyncio.AsyncSession", "derived from Session"),
+        ("dbpool.engine_hook", "os.sep", "not callable"),
+        ("dbpool.read_only", "sometimes", "true or false"),
+        ("dbpool.connect_timeout", "1", "at least 2"),
+        ("dbpool.connect_timeout", "2.5", "whole"),
+        ("dbpool.connect_timeout", "500ms", "whole"),
+        ("dbpool.url_setting", "postgresql://u:p@h/d", "name of a setting"),
+        ("dbpool.url_setting", 7, "name of a setting"),
+    ],
+)
+def test_our_own_settings_have_bounds(key: str, value: Any, says: str) -> None:
+    """And say them."""
+    message = refusal({"sqlalchemy.url": POSTGRES, key: value})
+    assert key in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("sqlalchemy.pool_siz", "sqlalchemy.pool_size"),
+        ("sqlalchemy.recycle", "sqlalchemy.pool_recycle"),
+        ("sqlalchemy.timeout", "sqlalchemy.pool_timeout"),
+        ("sqlalchemy.Echo", "sqlalchemy.echo"),
+        ("sqlalchemy.pool_class", "sqlalchemy.poolclass"),
+        ("dbpool.pool_size", "sqlalchemy.pool_size"),
+        ("sqlalchemy.read_only", "dbpool.read_only"),
+        ("dbpool.request_att", "dbpool.request_attr"),
+        ("dbpool.url", "sqlalchemy.url"),
+        ("sqlalchemy.connect_args.timeout", "sqlalchemy.connect_args"),
+        ("sqlalchemy.native_datetim", "sqlalchemy.native_datetime"),
+    ],
+)
+def test_an_unknown_key_cites_the_nearest_known_one(key: str, nearest: str) -> None:
+    """Whether it is misspelt, or stands under the other prefix."""
+    message = refusal({"sqlalchemy.url": FILE, key: "7"})
+    assert key in message
+    assert message.rstrip(".").split()[-1] == nearest
+
+
+INTERNAL = """
+    pool dialect dbapi events pool_events strategy empty_in_strategy compiler_linting cls creator_
+    _pool _initialize _coerce_config _dispatch . ..
+"""
+
+
+@pytest.mark.parametrize("keyword", INTERNAL.split())
+def test_what_sqlalchemy_fills_itself_is_refused(keyword: str) -> None:
+    """Even though its constructors have arguments of these names."""
+    assert "sqlalchemy." in refusal({"sqlalchemy.url": FILE, f"sqlalchemy.{keyword}": "x"})
+
+
+def test_the_value_of_an_unknown_key_is_cited_only_if_it_is_harmless() -> None:
+    """What stands under a misspelt key may be a password."""
+    assert "= '7'" in refusal({"sqlalchemy.url": FILE, "sqlalchemy.pool_siz": "7"})
+    assert "hunter2" not in refusal({"sqlalchemy.url": FILE, "sqlalchemy.poolsize": "hunter2"})
+    assert "1234" not in refusal({"sqlalchemy.url": FILE, "sqlalchemy.password": "1234"})
+
+
+def test_read_only_does_not_go_with_autocommit() -> None:
+    """There is no transaction that could be read-only."""
+    settings = {"sqlalchemy.url": POSTGRES, "dbpool.read_only": "true"}
+    assert load_pool({**settings, "sqlalchemy.isolation_level": "serializable"})
+    for extra in (
+        {"sqlalchemy.isolation_level": "autocommit"},
+        {"sqlalchemy.execution_options": '{"isolation_level": "AUTOCOMMIT"}'},
+    ):
+        message = refusal(settings | extra)
+        assert "dbpool.read_only" in message
+        assert "AUTOCOMMIT" in message
+        assert load_pool({**settings, **extra, "dbpool.read_only": "no"})
+
+
+def test_an_app_has_its_pools_and_its_names() -> None:
+    """With the defaults of h; the default pool comes first."""
+    app = load_app(
+        {"sqlalchemy.a.url": FILE, "sqlalchemy.url": FILE, "pyramid.includes": "pyramid_tm"}
+    )
+    assert (app.registry_key, app.request_attr) == ("sqlalchemy.engine", "db")
+    assert list(app.pools) == ["default", "a"]
+    renamed = {"dbpool.registry_key": "database_engine", "dbpool.request_attr": "dbsession"}
+    app = load_app({"sqlalchemy.url": FILE} | renamed)
+    assert (app.registry_key, app.request_attr) == ("database_engine", "dbsession")
+
+
+@pytest.mark.parametrize("name", ["_db", "d b", "class", "", "1db", "db-2", 7])
+def test_the_attribute_of_the_request_is_an_identifier(name: Any) -> None:
+    """Otherwise nobody could write `request.` before it."""
+    with pytest.raises(SettingsError, match=r"dbpool\.request_attr"):
+        load_app({"sqlalchemy.url": FILE, "dbpool.request_attr": name})
+
+
+def test_an_app_needs_the_default_pool() -> None:
+    """A pool of one's own may do without it."""
+    settings = {"sqlalchemy.replica.url": FILE}
+    with pytest.raises(SettingsError, match=r"sqlalchemy\.url is missing"):
+        load_app(settings)
+    assert load_pool(settings, "replica").name == "replica"
+
+
+def test_loading_is_quick() -> None:
+    """Under a millisecond, so that even those who never remember a pool are not hurt."""
+    settings = {"sqlalchemy.url": POSTGRES, "sqlalchemy.pool_size": "3", "dbpool.read_only": "no"}
+    load_pool(settings)
+    assert min(timeit.repeat(partial(load_pool, settings), number=10, repeat=20)) / 10 < 0.001
+
+
+def test_every_setting_is_declared_once() -> None:
+    """With a sentence, a default that its own reader takes, and words for what is allowed."""
+    assert len({s.key for s in SETTINGS}) == len(SETTINGS)
+    assert len({s.keyword for s in SETTINGS}) == len(SETTINGS), "a keyword names one setting"
+    for setting in SETTINGS:
+        assert setting.doc.endswith("."), setting.key
+        assert allowed(setting)
+        assert setting.source.endswith(f"({setting.keyword})")
+
+
+def test_every_declared_key_of_sqlalchemy_is_one() -> None:
+    """So that a declaration does not outlive the argument it is about."""
+    source = sqlalchemy.create_engine.__doc__ or ""
+    for setting in SETTINGS:
+        documented = setting.keyword in source or setting.keyword == "url"
+        assert setting.prefix == "dbpool." or documented, setting.key

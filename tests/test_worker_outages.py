@@ -1,0 +1,343 @@
+"""What `consume` does when the database goes away under a message."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool import CommitUnknown, tries
+from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from tests.servers.fixtures import MARIADB, POSTGRES
+from tests.servers.mariadb import MariaDB
+from tests.workers import CuttingProxy, Worker, ended_within, log_watch, outside, store
+
+NewDatabase = Callable[[str], str]
+NewPostgres = Callable[..., PrivatePostgres]
+
+TRIED = "try 1 of 5"
+STOPPED = "neither handled nor acknowledged"
+
+
+@pytest.fixture(params=[*POSTGRES, *MARIADB])
+def worker(request: pytest.FixtureRequest, new_database: NewDatabase) -> Worker:
+    """Give a worker on each database that has a server."""
+    return Worker(new_database(request.param))
+
+
+class Server(Protocol):
+    """A server that can be away for a while."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def pg_of_its_own(
+    request: pytest.FixtureRequest, new_postgres: NewPostgres
+) -> tuple[PrivatePostgres, Worker]:
+    """Give a PostgreSQL server and a worker on it."""
+    server = new_postgres()
+    return server, Worker(server.url(request.param))
+
+
+@pytest.fixture(params=["pymysql", "mysqlconnector"])
+def mariadb_of_its_own(
+    request: pytest.FixtureRequest, mariadb: object, tmp_path: Path
+) -> Iterator[tuple[MariaDB, Worker]]:
+    """Give a MariaDB server and a worker on it."""
+    server = MariaDB(tmp_path / "mariadb")
+    server.start()
+    server.execute("CREATE DATABASE worker")
+    yield server, Worker(server.url(request.param, "worker"))
+    server.stop()
+
+
+def test_a_message_survives_a_restart_of_postgres(
+    pg_of_its_own: tuple[PrivatePostgres, Worker],
+) -> None:
+    """The message that was in hand is handled when the server is back, and those after it."""
+    check_restart(*pg_of_its_own)
+
+
+def test_a_message_survives_a_restart_of_mariadb(
+    mariadb_of_its_own: tuple[MariaDB, Worker],
+) -> None:
+    """The same, by the numbers of MySQL's errors."""
+    check_restart(*mariadb_of_its_own)
+
+
+def check_restart(server: Server, worker: Worker) -> None:
+    in_hand, down = threading.Event(), threading.Event()
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        session.flush()
+        if message == "b":
+            in_hand.set()
+            down.wait(30)
+        session.execute(text("SELECT 1"))
+
+    with log_watch(TRIED, "the database is back") as log:
+        thread = worker.start("abc", handle)
+        assert in_hand.wait(30)
+        server.stop()
+        down.set()
+        log.wait(TRIED)
+        server.start()
+        log.wait("the database is back")
+        thread.join(30)
+    assert (worker.stored(), worker.acked, worker.failed) == (list("abc"), list("abc"), [])
+    assert worker.checked_out() == 0
+
+
+def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostgres) -> None:
+    """The first connection of the process fails; nothing is lost."""
+    server = new_postgres()
+    worker = Worker(server.url())
+    server.stop()
+    with log_watch(TRIED) as log:
+        thread = worker.start("a")
+        log.wait(TRIED)
+        server.start()
+        thread.join(30)
+    assert worker.acked == ["a"]
+
+
+def test_a_full_server_is_waited_for(new_postgres: NewPostgres) -> None:
+    """There is no room for the worker until somebody else leaves."""
+    server = new_postgres({"max_connections": 4, "max_wal_senders": 0})
+    worker = Worker(server.url())
+    taken: list[Connection] = []
+    with pytest.raises(DBAPIError):
+        while True:
+            taken.append(outside(worker.settings).connect())
+    with log_watch(TRIED) as log:
+        thread = worker.start("a")
+        log.wait(TRIED)
+        for connection in taken:
+            connection.close()
+        thread.join(30)
+    assert worker.acked == ["a"]
+
+
+def test_a_stop_ends_the_wait_for_the_database(caplog: pytest.LogCaptureFixture) -> None:
+    """Within a second; the message is not acknowledged, nor handed on, and the log says so."""
+    worker = away()
+    stop = threading.Event()
+    with log_watch(TRIED) as log:
+        thread = worker.start("ab", handle_there, stop=stop)
+        log.wait(TRIED)
+        stop.set()
+        assert ended_within(thread, 1)
+    assert (worker.acked, worker.failed) == ([], [])
+    assert f"message #1: {STOPPED}" in caplog.text
+
+
+def test_sigterm_ends_the_wait_for_the_database() -> None:
+    """The signal comes while the main thread waits."""
+    worker = away()
+    with log_watch(TRIED) as log:
+
+        def kill() -> None:
+            log.wait(TRIED)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        worker.run("ab", handle_there, stop_on_sigterm=True)
+        thread.join()
+    assert (worker.acked, worker.failed) == ([], [])
+
+
+def away() -> Worker:
+    """Return a worker whose server is not there."""
+    worker = object.__new__(Worker)
+    worker.settings = {"sqlalchemy.url": f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x"}
+    worker.acked, worker.failed = [], []
+    return worker
+
+
+def handle_there(message: str, session: Session) -> None:
+    session.execute(text("SELECT 1"))
+
+
+def test_an_outage_is_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once at its start, then at most every 30 seconds; here, at every probe."""
+    monkeypatch.setattr(tries, "LOG_EVERY", 0.0)
+    stop = threading.Event()
+    with log_watch("still away") as log:
+        thread = away().start("a", handle_there, stop=stop)
+        log.wait("still away")
+        stop.set()
+        thread.join(30)
+    levels = {record.levelno for record in caplog.records}
+    assert levels == {logging.WARNING}
+
+
+def test_between_reminders_an_outage_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Some probes later there is still one line."""
+    stop, probes = threading.Event(), []
+
+    class Counting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            probes.append(timeout)
+            if len(probes) > 6:
+                stop.set()
+            return super().wait(0)
+
+        def is_set(self) -> bool:
+            return stop.is_set()
+
+    away().start("a", handle_there, stop=Counting()).join(30)
+    assert [record.getMessage() for record in caplog.records if TRIED in record.getMessage()]
+    assert "still away" not in caplog.text
+
+
+def test_pauses_grow_to_five_seconds_and_differ() -> None:
+    """Not all of a fleet's workers come back in the same instant."""
+    assert 0.05 <= tries._pause(1) <= 0.1
+    assert 2.5 <= tries._pause(7) <= 5
+    assert 2.5 <= tries._pause(100_000) <= 5
+    assert len({tries._pause(3) for _ in range(10)}) > 1
+
+
+def test_a_terminated_backend_is_tried_again(worker: Worker) -> None:
+    """An administrator ends the connection in the middle of the message."""
+    seen: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        session.flush()
+        seen.append(message)
+        if len(seen) == 1:
+            worker.end_backends()
+        session.execute(text("SELECT 1"))
+
+    worker.run("ab", handle)
+    assert (seen, worker.stored()) == (["a", "a", "b"], ["a", "b"])
+    assert (worker.acked, worker.failed) == (["a", "b"], [])
+
+
+def test_a_connection_that_died_between_messages_costs_a_try(worker: Worker) -> None:
+    """The pool still holds it when the next message comes."""
+    worker.run("ab", ack=lambda message: worker.acked.append(message) or worker.end_backends())
+    assert worker.stored() == worker.acked == ["a", "b"]
+
+
+def test_a_message_that_kills_its_connection_is_handed_on_in_the_end(worker: Worker) -> None:
+    """It would otherwise be tried for ever."""
+    seen: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        seen.append(message)
+        session.execute(text("SELECT 1"))
+        if message == "a":
+            worker.end_backends()
+        session.execute(text("SELECT 1"))
+
+    worker.run("ab", handle, max_tries=2)
+    assert (seen, worker.acked) == (["a", "a", "b"], ["b"])
+    assert [message for message, _ in worker.failed] == ["a"]
+
+
+@pytest.fixture
+def cut(worker: Worker) -> Iterator[tuple[Worker, CuttingProxy]]:
+    """Give a worker and the proxy between it and its database."""
+    url = make_url(worker.settings["sqlalchemy.url"])
+    assert url.port
+    proxy = CuttingProxy(url.port)
+    worker.settings["sqlalchemy.url"] = url.set(port=proxy.port).render_as_string(False)
+    yield worker, proxy
+    proxy.close()
+
+
+def cutting(proxy: CuttingProxy) -> Callable[[str, Session], None]:
+    """Return a handler during whose first commit the network breaks."""
+    calls: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        calls.append(message)
+        store(f"{message}{len(calls)}", session)
+        session.flush()
+        if len(calls) == 1:
+            proxy.cut.set()
+
+    return handle
+
+
+def test_an_unknown_commit_is_not_tried_again(cut: tuple[Worker, CuttingProxy]) -> None:
+    """The work is stored, though the worker cannot know: twice would be wrong."""
+    worker, proxy = cut
+    worker.run("ab", cutting(proxy))
+    ((message, error),) = worker.failed
+    assert (message, type(error)) == ("a", CommitUnknown)
+    assert (worker.acked, worker.stored()) == (["b"], ["a1", "b2"])
+
+
+def test_an_unknown_commit_is_raised_without_on_error(cut: tuple[Worker, CuttingProxy]) -> None:
+    """And the message is not acknowledged."""
+    worker, proxy = cut
+    with pytest.raises(CommitUnknown):
+        worker.run("ab", cutting(proxy), on_error=None)
+    assert worker.acked == []
+
+
+def test_an_unknown_commit_of_an_idempotent_handler_is_tried_again(
+    cut: tuple[Worker, CuttingProxy],
+) -> None:
+    """Its author said that another try does no harm."""
+    worker, proxy = cut
+    worker.run("ab", cutting(proxy), idempotent=True)
+    assert (worker.acked, worker.failed) == (["a", "b"], [])
+    assert worker.stored() == ["a1", "a2", "b3"]
+
+
+def test_an_unknown_commit_of_a_reader_is_tried_again(cut: tuple[Worker, CuttingProxy]) -> None:
+    """A read-only transaction has nothing that could be stored twice."""
+    worker, proxy = cut
+    seen: list[Any] = []
+
+    def handle(message: str, session: Session) -> None:
+        seen.append(session.scalar(text("SELECT 1")))
+        if len(seen) == 1:
+            proxy.cut.set()
+
+    worker.run("a", handle, read_only=True)
+    assert (seen, worker.acked, worker.failed) == ([1, 1], ["a"], [])
+
+
+def test_the_wait_probes_the_database_and_not_the_message(
+    pg_of_its_own: tuple[PrivatePostgres, Worker],
+) -> None:
+    """However long an outage lasts, it costs the message one try."""
+    server, worker = pg_of_its_own
+    seen: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        seen.append(message)
+        if len(seen) == 1:
+            server.stop()
+        session.execute(text("SELECT 1"))
+
+    stop = threading.Event()
+    thread = worker.start("a", handle, stop=stop, max_tries=2)
+    with log_watch("the database is back") as log:
+        probed_often = time.monotonic() + 1.5
+        while time.monotonic() < probed_often:
+            assert thread.is_alive()
+            thread.join(0.1)
+        server.start()
+        log.wait("the database is back")
+        thread.join(30)
+    assert (seen, worker.acked, worker.failed) == (["a", "a"], ["a"], [])
