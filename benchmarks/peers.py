@@ -8,29 +8,17 @@ from typing import Any
 from psycopg_pool import ConnectionPool
 from sqlalchemy.pool import QueuePool
 
+from pyramid_dbpool.pool import ManagedPool
 from tests.conformance.adapters.psycopg import connection_class
 from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 
-__all__ = ["BARE", "PLUGIN", "PLUGIN_DEFAULTS", "PSYCOPG", "QUEUE", "Peer", "Shape", "make"]
+__all__ = ["BARE", "PLUGIN", "PSYCOPG", "QUEUE", "Peer", "Shape", "make"]
 
 QUEUE = "QueuePool"
 PSYCOPG = "psycopg_pool"
 BARE = "ManagedPool, bare"
 PLUGIN = "ManagedPool, plugin"
-
-PLUGIN_DEFAULTS: dict[str, Any] = {
-    "use_lifo": True,
-    "idle_timeout": 180.0,
-    "overflow_linger": 30.0,
-    "min_idle": 1,
-    "max_lifetime": 1800.0,
-    "liveness": True,
-    "ping_after": 30.0,
-    "keepalive": 60.0,
-    "outage_grace": 10.0,
-}
-"""What the plugin sets beyond a bare `ManagedPool`, times in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +92,8 @@ def make_queue(server: StubServer, shape: Shape) -> Peer:
 
 def managed_arguments(shape: Shape, name: str, **more: Any) -> dict[str, Any]:
     """Return what `create_engine` needs for a ManagedPool, without connections' origin."""
-    from pyramid_dbpool.pool import ManagedPool  # noqa: PLC0415 - not every peer needs it
-
-    own = {**(PLUGIN_DEFAULTS if name == PLUGIN else {}), **more}
-    if use_lifo := own.pop("use_lifo", None):
-        own["pool_use_lifo"] = use_lifo
-    return {"poolclass": ManagedPool, **queue_arguments(shape), **own}
+    plugin = ManagedPool.plugin_arguments(shape.size, shape.overflow) if name == PLUGIN else {}
+    return {"poolclass": ManagedPool, **plugin, **queue_arguments(shape), **more}
 
 
 def make_managed(server: StubServer, shape: Shape, name: str, **more: Any) -> Peer:

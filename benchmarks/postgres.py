@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
+from pyramid_dbpool.embedded import PrivatePostgres
+
 from .checkout import interleaved
 from .model import Figure, Run, at_most, quotient
 from .peers import PLUGIN, QUEUE, Peer, Shape, managed_arguments, sqlalchemy_peer
@@ -26,8 +28,6 @@ def peer_on(url: str, name: str, **arguments: Any) -> Peer:
 
 def loopback(run: Run) -> list[Figure]:
     """Measure one thread against QueuePool with pre-ping, the usual safeguard."""
-    from pyramid_dbpool.embedded import PrivatePostgres  # noqa: PLC0415 - only this row
-
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         url = stack.enter_context(PrivatePostgres(folder)).url()

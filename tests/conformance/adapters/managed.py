@@ -3,6 +3,8 @@
 from typing import Any
 
 from pyramid_dbpool.limits import deadline
+from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.stats import PoolSnapshot
 
 from ..stub import StubServer
 from .base import Feature, Options, PoolUnderTest
@@ -36,11 +38,12 @@ class ManagedPoolUnderTest(SQLAlchemyPool):
 
     def waiting(self) -> int:
         """Return how many callers wait."""
-        return int(self.snapshot().waiting)
+        return self.snapshot().waiting
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> PoolSnapshot:
         """Return the pool's numbers."""
-        pool: Any = self.pool
+        pool = self.pool
+        assert isinstance(pool, ManagedPool)
         return pool.snapshot()
 
 
@@ -52,8 +55,6 @@ class ManagedAdapter:
 
     def make(self, server: StubServer, options: Options) -> PoolUnderTest:
         """Make an engine with a ManagedPool."""
-        from pyramid_dbpool.pool import ManagedPool  # noqa: PLC0415 - may be absent
-
         asked = {name: getattr(options, name) for name in OWN}
         own: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
         return ManagedPoolUnderTest(
@@ -65,6 +66,7 @@ class ManagedAdapter:
                 pool_timeout=options.timeout,
                 pool_use_lifo=bool(options.lifo),
                 pool_pre_ping=bool(options.ping_each_time),
+                background=True,
                 **own,
             )
         )
