@@ -91,12 +91,11 @@ def waves(run: Run) -> list[Figure]:
 
 def one_spike(name: str, hold: float) -> Burst:
     """Run a spike of 50 on 5 + 45 with 5 warm, after some units of the same length."""
-    server = StubServer()
+    server = StubServer(connect_delay=CONNECT)
     peer = make(name, server, Shape(size=5, overflow=45))
     try:
         peer.warm(5)
         burst(peer, server, callers=5, hold=min(hold, 0.1), waves=5)
-        server.connect_delay = CONNECT
         with measuring():
             return burst(peer, server, callers=50, hold=hold)
     finally:

@@ -99,12 +99,11 @@ def long_outage(run: Run) -> list[Figure]:
 def first_checkout(name: str, timeout: float) -> float | None:
     """Return how many connects' time the first checkout after a restart takes."""
     delay = 0.1
-    server = StubServer()
+    server = StubServer(connect_delay=delay)
     peer = make(name, server, Shape(size=8, overflow=0, timeout=timeout, check=True))
     try:
         peer.warm(8)
         server.kill_all()
-        server.connect_delay = delay
         started = time.perf_counter()
         lease = peer.take()
         took = time.perf_counter() - started

@@ -133,6 +133,7 @@ class Lab:
             lease.query()
             if hold:
                 time.sleep(hold)
+            lease.connection.commit()
         except Exception:
             lease.invalidate()
             raise

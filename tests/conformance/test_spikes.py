@@ -50,11 +50,11 @@ def test_waves_do_not_make_and_throw_away_connections(lab: Lab) -> None:
 def test_spike_of_short_units_opens_next_to_nothing(lab: Lab) -> None:
     """Fifty units of 2 ms on 5 warm connections do not wait for 150 ms connects."""
     pool = lab.pool(size=5, overflow=45)
+    lab.server.connect_delay = 0.15
     for _ in range(4):
         for warm in lab.crowd(5, lambda: lab.unit(pool, hold=0.002)):
             warm.result()
     before = lab.server.attempts
-    lab.server.connect_delay = 0.15
     tasks = lab.crowd(50, lambda: lab.unit(pool, hold=0.002))
     slowest = max(task.wait().seconds for task in tasks)
     assert lab.server.attempts - before <= 2
@@ -66,8 +66,8 @@ def test_spike_of_long_units_opens_in_parallel(lab: Lab) -> None:
     """Fifty units of 1 s on 5 warm connections wait for no more than two connects."""
     lab.needs(Feature.LINE)
     pool = lab.pool(size=5, overflow=45)
-    lab.warm(pool, 5)
     lab.server.connect_delay = 0.15
+    lab.warm(pool, 5)
     assert worst_wait(lab, pool, 50, hold=1.0) < 0.35
 
 
