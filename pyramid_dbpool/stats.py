@@ -10,6 +10,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from .line import Line
 
 # OpenTelemetry's advice for database durations, in seconds, with two finer steps
 # at the start: most waits and holds of a healthy pool are below a millisecond.
@@ -66,6 +69,7 @@ class PoolSnapshot:
     capacity: int | None
     idle: int
     leased: int
+    held: int
     opening: int
     waiting: int
     checkouts: int
@@ -139,3 +143,40 @@ class Stats:
         """Count a checkout that had to wait for so many seconds."""
         self.waited += 1
         self.wait.observe(seconds)
+
+    def frozen(
+        self,
+        *,
+        name: str,
+        size: int,
+        line: Line,
+        now: float,
+        outage_since: float | None,
+        holders: tuple[Holder, ...],
+    ) -> PoolSnapshot:
+        """Copy everything, with the state of the line; the caller holds the pool's lock."""
+        return PoolSnapshot(
+            name=name,
+            size=size,
+            capacity=line.capacity,
+            idle=len(line.idle),
+            leased=line.leased,
+            held=line.held,
+            opening=line.opening,
+            waiting=line.waiting,
+            checkouts=self.checkouts,
+            waited=self.waited,
+            returns=self.returns,
+            opened=self.opened,
+            pings=self.pings,
+            suspicions=self.suspicions,
+            strays=self.strays,
+            open_failed=MappingProxyType(dict(self.open_failed)),
+            refused=MappingProxyType(dict(self.refused)),
+            closed=MappingProxyType(dict(self.closed)),
+            wait=self.wait.frozen(at_once=self.checkouts - self.waited),
+            hold=self.hold.frozen(),
+            connect=self.connect.frozen(),
+            outage_seconds=None if outage_since is None else now - outage_since,
+            holders=holders,
+        )

@@ -1,0 +1,533 @@
+"""`ManagedPool`: SQLAlchemy's `QueuePool` with a fair line behind it.
+
+The seam between the line, the opener and SQLAlchemy, and (with `checks` and
+`views`) the only room that touches SQLAlchemy's private names.  What it relies
+on, the same in 2.0 and 2.1: `_do_get` and `_do_return_conn` are all that a
+checkout and a return call; `_ConnectionRecord.get_connection` reconnects a
+record whose connection is gone or outdated, *after* `_do_get` has returned and
+so outside every limit of ours.  So `_do_get` returns only records that need no
+reconnect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+import weakref
+from contextvars import Context
+from typing import Any, cast
+
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool.base import _ConnectionFairy
+
+from . import messages
+from .checkout import Checkout
+from .checks import Checks, PooledEntry
+from .drivers import ConnectFailure, classify_connect_failure
+from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
+from .limits import current_label
+from .line import LEASED, Entry, Line
+from .opener import Opener
+from .options import PoolOptions, plugin_defaults
+from .stats import Holder, PoolSnapshot, Stats
+from .upkeep import Upkeep
+from .views import IdleView
+
+__all__ = ["ManagedPool"]
+
+_monotonic = time.monotonic
+_getpid = os.getpid
+
+# What a forked child inherited: never closed and never dropped, because both
+# would send bytes on the parent's socket.
+_inherited: list[object] = []
+_pools: weakref.WeakSet[ManagedPool] = weakref.WeakSet()
+
+
+class ManagedPool(QueuePool):
+    """A `QueuePool` that serves callers in order and looks after its connections.
+
+    Alone, with SQLAlchemy's own defaults and behaviour but for the order::
+
+        engine = create_engine(url, poolclass=ManagedPool)
+
+    and with everything on, as the plugin has it::
+
+        engine = create_engine(url, poolclass=ManagedPool, **ManagedPool.plugin_arguments())
+
+    The arguments up to `use_lifo` are those of `QueuePool`.  All times are in
+    seconds; None is off.
+
+    :param idle_timeout: close a connection that has been idle for so long.
+    :param overflow_linger: keep idle connections beyond `pool_size` for so long.
+    :param min_idle: never shrink below so many open connections.
+    :param max_lifetime: replace a connection after so long, up to a quarter earlier at random.
+    :param liveness: look at the socket of each connection that is handed out.
+    :param ping_after: with `liveness`, ping a connection that was idle for so long.
+    :param keepalive: ping idle connections so often.
+    :param background: open connections in threads, beside those who wait.
+    :param max_waiting: refuse a caller when so many wait already.
+    :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
+    :param ping_timeout: how long a ping may take.
+    :param pool_name: the name in errors and statistics.
+    """
+
+    # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
+    # compares what `recreate` makes with the original, attribute by attribute.
+    _line: Line = cast("Line", None)
+    _stats: Stats = cast("Stats", None)
+    _checks: Checks = cast("Checks", None)
+    _opener: Opener = cast("Opener", None)
+    _upkeep: Upkeep = cast("Upkeep", None)
+    _husks: list[Any] = []
+    _pid = 0
+    _retired = False
+    _disposed_by: int | None = None
+
+    # Guards the line, the statistics, the husks and the opener's state.  Held for
+    # a few microseconds, never during I/O, a wait or the start of a thread.
+    # Reentrant, because the collector may return a connection inside any of them.
+    _overflow_lock: Any
+
+    def __init__(  # noqa: PLR0917 - create_engine finds arguments by their position
+        self,
+        creator: Any,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        timeout: float | None = 30.0,
+        use_lifo: bool = False,
+        idle_timeout: float | None = None,
+        overflow_linger: float = 0.0,
+        min_idle: int = 0,
+        max_lifetime: float | None = None,
+        liveness: bool = False,
+        ping_after: float = 30.0,
+        keepalive: float | None = None,
+        background: bool = False,
+        max_waiting: int | None = None,
+        outage_grace: float | None = None,
+        ping_timeout: float = 2.0,
+        pool_name: str | None = None,
+        **kw: Any,
+    ) -> None:
+        Pool.__init__(self, creator, **kw)
+        self._max_overflow = -1 if pool_size == 0 else max_overflow
+        self._timeout = timeout  # type: ignore[assignment]
+        self._options = PoolOptions(
+            idle_timeout=idle_timeout,
+            overflow_linger=overflow_linger,
+            min_idle=min_idle,
+            max_lifetime=max_lifetime,
+            liveness=liveness,
+            ping_after=ping_after,
+            ping_timeout=ping_timeout,
+            keepalive=keepalive,
+            background=background,
+            max_waiting=max_waiting,
+            outage_grace=outage_grace,
+            pool_name=pool_name,
+        )
+        self.opens_in_background = background
+        self._pool = IdleView(self, pool_size, use_lifo)
+        self._start()
+
+    @staticmethod
+    def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
+        """Return the plugin's defaults under the names that `create_engine` has for them."""
+        arguments = plugin_defaults(pool_size, max_overflow)
+        arguments["pool_timeout"] = arguments.pop("timeout")
+        arguments["pool_use_lifo"] = arguments.pop("use_lifo")
+        return arguments
+
+    def _start(self) -> None:
+        """Begin with nothing: no connection, nobody waiting, every lock new."""
+        options, size = self._options, self._pool.maxsize
+        self._overflow_lock = lock = threading.RLock()
+        self._husks = []
+        self._stats = Stats()
+        self._checks = Checks(options, self._pre_ping)
+        self._line = line = Line(
+            size or None,
+            None if self._max_overflow < 0 else size + self._max_overflow,
+            lifo=self._pool.use_lifo,
+            linger=options.overflow_linger > 0,
+            slots_to_waiters=not options.background,
+            max_waiting=options.max_waiting,
+        )
+        self._opener = Opener(
+            self,
+            line,
+            lock,
+            self._stats,
+            clock=_monotonic,
+            min_idle=options.min_idle,
+            grace=options.outage_grace,
+        )
+        self._upkeep = Upkeep(self, line, lock, options, _monotonic)
+
+    # Checkout
+
+    def connect(self) -> PoolProxiedConnection:
+        """Check a connection out."""
+        try:
+            return _ConnectionFairy._checkout(self)
+        except Exception:
+            raise
+        except BaseException:
+            self._reclaim_from_killed()
+            raise
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if self._pid != _getpid():
+            self._settle()
+        now = _monotonic()
+        with self._overflow_lock:
+            entry = cast("PooledEntry | None", self._line.take(now))
+            if entry is not None:
+                entry.holder = threading.get_ident()
+                entry.label = current_label()
+                self._stats.checkouts += 1
+        if entry is not None:
+            record, look = entry.record, entry.look
+            if (
+                now < entry.check_at
+                and (look is None or not look(0))
+                and record.dbapi_connection is not None
+                and record.starttime >= self._invalidate_time
+                and record.starttime >= record._soft_invalidate_time
+                and self._recycle < 0
+            ):
+                return record  # type: ignore[no-any-return]
+        return self._get_slowly(entry, now)
+
+    def _get_slowly(self, taken: PooledEntry | None, began: float) -> ConnectionPoolEntry:
+        checkout = Checkout(self, taken, began)
+        entry = checkout.run()
+        entry.holder = threading.get_ident()
+        entry.label = current_label()
+        if self._retired and (checkout.waited or self.opens_in_background):
+            # Nobody would ever close it if it stayed: the engine has a new pool.
+            entry.expires_at = 0.0
+        if taken is None or checkout.waited:
+            with self._overflow_lock:
+                self._stats.checkouts += taken is None
+                if checkout.waited:
+                    self._stats.waited_for(_monotonic() - began)
+        return cast("ConnectionPoolEntry", entry.record)
+
+    def _reclaim_from_killed(self) -> None:
+        """Take back what this thread was handed and SQLAlchemy does not know of yet."""
+        me = threading.get_ident()
+        with self._overflow_lock:
+            mine = [
+                each
+                for each in cast("set[PooledEntry]", self._line.members)
+                if each.state is LEASED and each.holder == me and each.record.fairy_ref is None
+            ]
+        for entry in mine:
+            self._do_return_conn(entry.record)
+
+    def reason_against(self, entry: PooledEntry, seconds: float) -> str | None:
+        """Say why a connection must not be handed out; None if it may."""
+        reason = self._checks.unfit(entry, self, _monotonic(), seconds)
+        if reason == "dead":
+            self._suspect_others(entry)
+        return reason
+
+    def _suspect_others(self, dead: PooledEntry) -> None:
+        """Have every connection that is as old as a dead one looked at before it is used."""
+        with self._overflow_lock:
+            self._stats.suspicions += 1
+            for each in cast("set[PooledEntry]", self._line.members):
+                if each is not dead:
+                    each.suspect = True
+                    each.check_at = 0.0
+        if self.opens_in_background:
+            self._upkeep.examine_suspects()
+
+    # Return
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        now = _monotonic()
+        entry: PooledEntry = record.dbpool_entry  # type: ignore[attr-defined]
+        if record.dbapi_connection is None or entry.state is not LEASED or now >= entry.expires_at:
+            self._return(record, entry, now)
+            return
+        check_at = now + entry.patience
+        if not entry.suspect:
+            entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
+        with self._overflow_lock:
+            self._stats.returned(now - entry.leased_at)
+            kept = self._line.put(entry, now)
+        if not kept:
+            self.close_entry(entry, "surplus")
+        elif not self._upkeep.is_due:
+            self._upkeep.schedule()
+
+    def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
+        """Take a connection back that must not be handed to the next one as it is."""
+        if entry.pid != _getpid():
+            _inherited.append(entry)
+        elif entry.state is not LEASED:
+            record.close()  # disowned: the pool was disposed of in the meantime
+        elif record.dbapi_connection is None:
+            with self._overflow_lock:
+                self._stats.returned(now - entry.leased_at)
+                self._stats.closed["invalidated"] += 1
+                self._keep_husk_locked(record)
+                self._line.lost(entry)
+            self.replan()
+        else:
+            with self._overflow_lock:
+                self._stats.returned(now - entry.leased_at)
+            self.close_entry(entry, "disposed" if self._retired else "lifetime")
+
+    def _keep_husk_locked(self, record: Any) -> None:
+        # An empty record is a slot; SQLAlchemy's suite wants the same record to
+        # come back, and counts it among the returned ones.
+        if not self._line.keep or len(self._husks) + len(self._line.idle) < self._line.keep:
+            self._husks.append(record)
+
+    # Opening and closing (I/O: never with the lock held)
+
+    def open_entry(self, record: Any = None) -> PooledEntry:
+        """Open a connection, in an empty record if there is one."""
+        if record is None and self._husks:
+            with self._overflow_lock:
+                record = self._husks.pop() if self._husks else None
+        if record is None:
+            record = self._create_connection()
+        else:
+            try:
+                record.get_connection()
+            except BaseException:
+                with self._overflow_lock:
+                    self._keep_husk_locked(record)
+                raise
+        now = _monotonic()
+        entry = record.dbpool_entry = PooledEntry(record, now)
+        self._checks.admit(entry, now, self._dialect)
+        return entry
+
+    def close_record(self, record: Any, reason: str) -> None:
+        """Close what is behind a record."""
+        with self._overflow_lock:
+            self._stats.closed[reason] += 1
+        if reason == "dead":
+            record.invalidate()
+        elif reason != "invalidated":
+            record.close()
+
+    def close_entry(self, entry: Entry, reason: str) -> None:
+        """Close a connection that is leased or held; its slot is free afterwards."""
+        record = cast("PooledEntry", entry).record
+        try:
+            self.close_record(record, reason)
+            record.close()
+        finally:
+            with self._overflow_lock:
+                self._line.lost(entry)
+            self.replan()
+
+    def examine(self, entry: Entry) -> None:
+        """Ping a connection that is held; put it back, or close it if it is dead."""
+        pooled = cast("PooledEntry", entry)
+        alive = self._checks.ping(pooled, self, self._options.ping_timeout)
+        if alive:
+            with self._overflow_lock:
+                self._stats.pings += 1
+                self._line.unhold(entry, _monotonic())
+        else:
+            self.close_entry(entry, "dead")
+            self._suspect_others(pooled)
+
+    # What the opener and the housekeeper call back
+
+    def classify(self, error: BaseException) -> ConnectFailure | None:
+        """Say what a failed opening means; None: a fault of the program."""
+        module = getattr(self._dialect, "loaded_dbapi", None)
+        if module is None:
+            return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
+        if not isinstance(error, module.Error | OSError | sa_exc.DBAPIError):
+            return None
+        return classify_connect_failure(cast("Any", self._dialect), error)
+
+    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
+        """Make the exception for one caller who cannot be served."""
+        trouble = self._opener.trouble
+        lasted = 0.0 if trouble is None else _monotonic() - trouble.since
+        text = messages.unavailable_text(self._options.pool_name, kind, lasted, error)
+        refusal = DatabaseUnavailable(None, None, error)
+        refusal.args = (text,)
+        refusal.__cause__ = error
+        return refusal
+
+    def look(self) -> None:
+        """Let the opener look at the line again."""
+        self._opener.look()
+
+    def tidy(self) -> None:
+        """Let upkeep do what is due."""
+        self._upkeep.run()
+
+    def replan(self) -> None:
+        """Start openings, if a slot that became free is wanted."""
+        if self.opens_in_background:
+            with self._overflow_lock:
+                contexts = self._opener.plan_locked(_monotonic())
+            self._opener.launch(contexts)
+
+    # What a checkout calls back
+
+    def check_admission_locked(self, now: float) -> None:
+        """Refuse a caller whose wait would be pointless."""
+        trouble = self._opener.trouble
+        if trouble is not None and self._opener.refuses_locked(now):
+            self._stats.refused["outage"] += 1
+            raise self.refusal(trouble.error, trouble.kind)
+
+    def plan_for_caller_locked(self, now: float) -> list[Context]:
+        """Plan openings for a caller who has just joined the line; `launch` the result."""
+        return self._opener.asked_locked(now) if self.opens_in_background else []
+
+    def launch(self, contexts: list[Context]) -> None:
+        """Start the openings that were planned."""
+        if contexts:
+            self._opener.launch(contexts)
+
+    def line_full_locked(self) -> PoolLineFull:
+        """Make the error for one caller too many."""
+        self._stats.refused["line_full"] += 1
+        line = self._line
+        text = messages.line_full_text(self._options.pool_name, line.waiting, line.capacity)
+        return PoolLineFull(text, code="3o7r")
+
+    def before_giving_up(self) -> None:
+        """Take back what nobody holds: it may serve the caller whose time is over."""
+        with self._overflow_lock:
+            self._stats.strays += self._upkeep.reclaim_strays_locked(_monotonic())
+
+    def timed_out(self, waited: float) -> BaseException:
+        """Make the error for a caller whose time is over."""
+        with self._overflow_lock:
+            trouble, line = self._opener.trouble, self._line
+            holders, opening, waiting = self._holders_locked(), line.opening, line.waiting
+            self._stats.refused["timeout"] += 1
+        name = self._options.pool_name
+        if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
+            text = messages.saturated_text(name, waited, line.total, trouble.error)
+        elif trouble is not None:
+            return self.refusal(trouble.error, trouble.kind)
+        elif opening and opening >= line.leased:
+            text = messages.slow_text(name, waited, opening)
+        else:
+            text = messages.timeout_text(
+                name,
+                waited=waited,
+                size=self.size(),
+                overflow=self.overflow(),
+                waiting=waiting,
+                holders=holders,
+            )
+        error = PoolTimeout(text, code="3o7r")
+        error.__cause__ = None if trouble is None else trouble.error
+        return error
+
+    # Life
+
+    def _settle(self) -> None:
+        """Begin anew in a process that this pool was not used in before."""
+        if self._pid:
+            _inherited.extend((self._line, self._stats, *self._husks))
+            self._start()
+        self._pid = _getpid()
+        _pools.add(self)
+
+    def warm(self) -> None:
+        """Open connections until `min_idle` are open."""
+        if self._pid != _getpid():
+            self._settle()
+        while True:
+            with self._overflow_lock:
+                line = self._line
+                if line.total >= self._options.min_idle or not line.reserve():
+                    return
+            checkout = Checkout(self, None, _monotonic(), slot=True)
+            self._do_return_conn(checkout.run().record)
+
+    def dispose(self) -> None:
+        """Close what is idle."""
+        self._disposed_by = threading.get_ident()
+        with self._overflow_lock:
+            doomed = [each for each in list(self._line.idle) if self._line.hold(each)]
+            self._husks.clear()
+        for entry in doomed:
+            self.close_entry(entry, "disposed")
+        self.logger.info("Pool disposed. %s", self.status())
+
+    def recreate(self) -> ManagedPool:
+        """Make a new pool of the same kind; after `dispose`, in the place of this one."""
+        self.logger.info("Pool recreating")
+        if self._disposed_by == threading.get_ident():
+            self._retire()
+        return self.__class__(
+            self._creator,
+            pool_size=self._pool.maxsize,
+            max_overflow=self._max_overflow,
+            timeout=self._timeout,
+            use_lifo=self._pool.use_lifo,
+            pre_ping=self._pre_ping,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+            **dataclasses.asdict(self._options),
+        )
+
+    def _retire(self) -> None:
+        """Serve those who still wait with fresh connections, and keep none."""
+        self._retired = self._opener.retired = True
+        with self._overflow_lock:
+            self._line.disown()
+        self.replan()
+        self.dispose()
+
+    # Numbers
+
+    @property
+    def _overflow(self) -> int:  # type: ignore[override]
+        return self._line.total + len(self._husks) - self._pool.maxsize
+
+    def _holders_locked(self) -> tuple[Holder, ...]:
+        now = _monotonic()
+        return tuple(
+            Holder(each.label, now - each.leased_at)
+            for each in self._line.members
+            if each.state is LEASED
+        )
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what the pool has counted, and who holds what, as of now."""
+        with self._overflow_lock:
+            trouble = self._opener.trouble
+            return self._stats.frozen(
+                name=self._options.pool_name or "default",
+                size=self._pool.maxsize,
+                line=self._line,
+                outage_since=None if trouble is None else trouble.since,
+                now=_monotonic(),
+                holders=self._holders_locked(),
+            )
+
+
+def _settle_all() -> None:
+    for pool in list(_pools):
+        pool._settle()
+
+
+os.register_at_fork(after_in_child=_settle_all)

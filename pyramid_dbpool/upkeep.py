@@ -1,0 +1,151 @@
+"""What a pool does while nobody asks: close what is surplus or old, keep the rest alive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from .checks import PooledEntry
+from .housekeeper import WeakCall, housekeeper
+from .line import LEASED, Entry, Line
+from .options import PoolOptions
+from .surplus import next_surplus, surplus_idle
+
+# A lease that nobody ever received (its caller was killed in between) is taken
+# back after so many seconds.
+STRAY_AFTER = 30.0
+
+
+class Host(Protocol):
+    """What upkeep needs of its pool."""
+
+    def close_entry(self, entry: Entry, reason: str) -> None:
+        """Close one connection (I/O, without the lock) and report it lost."""
+
+    def examine(self, entry: Entry) -> None:
+        """Ping one connection that is held (I/O, without the lock); put it back or close it."""
+
+    def tidy(self) -> None:
+        """Call upkeep's `run`; a method, so that it can be held weakly."""
+
+
+class Upkeep:
+    """Look after idle connections when something is due."""
+
+    def __init__(
+        self,
+        host: Host,
+        line: Line,
+        lock: Any,
+        options: PoolOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._line = line
+        self._lock = lock
+        self._options = options
+        self._clock = clock
+        # Whether the housekeeper has been told to come; who returns a connection reads it.
+        self.is_due = not options.has_upkeep
+
+    def schedule(self) -> None:
+        """Have the housekeeper come when the next thing is due, if anything ever will be."""
+        if not self._options.has_upkeep:
+            return
+        now = self._clock()
+        with self._lock:
+            due = self._next_due_locked(now)
+            self.is_due = due is not None
+        if due is not None:
+            housekeeper().call_at(max(due, now), WeakCall(self._host.tidy))
+
+    def _next_due_locked(self, now: float) -> float | None:
+        options, line = self._options, self._line
+        idle = cast("list[PooledEntry]", list(line.idle))
+        dues = [each.expires_at for each in idle if options.max_lifetime is not None]
+        if options.keepalive is not None:
+            dues += [max(each.since, each.checked_at) + options.keepalive for each in idle]
+        surplus = next_surplus(
+            line,
+            linger=options.overflow_linger,
+            idle_timeout=options.idle_timeout,
+            min_idle=options.min_idle,
+        )
+        if surplus is not None:
+            dues.append(surplus)
+        return min(dues) if dues else None
+
+    def run(self) -> None:
+        """Do what is due, and schedule what comes next."""
+        now = self._clock()
+        with self._lock:
+            doomed, stale = self._pick_locked(now)
+        if doomed or stale:
+            # Closing and pinging wait on the network; the housekeeper has others to serve.
+            self._in_thread(lambda: self._work(doomed, stale))
+        else:
+            self.schedule()
+
+    def _work(self, doomed: list[tuple[Entry, str]], stale: list[Entry]) -> None:
+        try:
+            for entry, reason in doomed:
+                self._host.close_entry(entry, reason)
+            for entry in stale:
+                self._host.examine(entry)
+        finally:
+            self.schedule()
+
+    def _pick_locked(self, now: float) -> tuple[list[tuple[Entry, str]], list[Entry]]:
+        options, line = self._options, self._line
+        doomed: list[tuple[Entry, str]] = []
+        for entry in cast("list[PooledEntry]", list(line.idle)):
+            if now >= entry.expires_at and line.hold(entry):
+                doomed.append((entry, "lifetime"))
+        surplus = surplus_idle(
+            line,
+            now,
+            linger=options.overflow_linger,
+            idle_timeout=options.idle_timeout,
+            min_idle=options.min_idle,
+        )
+        doomed += [(entry, "idle") for entry in surplus if line.hold(entry)]
+        stale: list[Entry] = []
+        if options.keepalive is not None:
+            for entry in cast("list[PooledEntry]", list(line.idle)):
+                quiet = max(entry.since, entry.checked_at)
+                if now - quiet >= options.keepalive and line.hold(entry):
+                    stale.append(entry)
+        return doomed, stale
+
+    def examine_suspects(self) -> None:
+        """Ping every suspect that is idle, each in a thread of its own."""
+        with self._lock:
+            idle = cast("list[PooledEntry]", list(self._line.idle))
+            suspects = [each for each in idle if each.suspect and self._line.hold(each)]
+        for entry in suspects:
+            self._in_thread(lambda entry=entry: self._host.examine(entry))  # type: ignore[misc]
+
+    def reclaim_strays_locked(self, now: float) -> int:
+        """Forget leases that nobody received: their slots are free again.
+
+        Only the slot is given away, never the connection: should its caller turn up
+        after all, he has it for himself, and it is closed when he returns it.
+        """
+        strays = [
+            each
+            for each in cast("set[PooledEntry]", self._line.members)
+            if each.state is LEASED
+            and each.record.fairy_ref is None
+            and now - each.leased_at >= STRAY_AFTER
+        ]
+        for each in strays:
+            self._line.lost(each)
+        return len(strays)
+
+    @staticmethod
+    def _in_thread(run: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=run, name="dbpool-upkeep", daemon=True).start()
+        except RuntimeError:
+            run()  # at interpreter shutdown no thread can be started
