@@ -29,6 +29,7 @@ LAST_PAUSE = 1.0
 # in view, at the slow pace, or rests.
 ASKED_LATELY = 60.0
 SLOW_PAUSE = 10.0
+NEVER = float("-inf")
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Opener:
         self._grace = grace
         self.trouble: Trouble | None = None
         self.retired = False
-        self._asked_at = float("-inf")
+        self._asked_at = NEVER
         self._task: Task | None = None
         self._look_at = float("inf")
 
@@ -124,7 +125,7 @@ class Opener:
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self.retired or not self._stats.checkouts:
+        if self.retired or self._asked_at == NEVER:
             return 0
         return max(0, self._min_idle - self._line.total)
 

@@ -208,7 +208,7 @@ class ManagedPool(QueuePool):
         entry = checkout.run()
         entry.holder = threading.get_ident()
         entry.label = current_label()
-        if self._retired and (checkout.waited or self.opens_in_background):
+        if self._retired and checkout.waited:
             # Nobody would ever close it if it stayed: the engine has a new pool.
             entry.expires_at = 0.0
         if taken is None or checkout.waited:
@@ -336,12 +336,13 @@ class ManagedPool(QueuePool):
         """Ping a connection that is held; put it back, or close it if it is dead."""
         pooled = cast("PooledEntry", entry)
         alive = self._checks.ping(pooled, self, self._options.ping_timeout)
-        if alive:
-            with self._overflow_lock:
-                self._stats.pings += 1
+        with self._overflow_lock:
+            self._stats.pings += 1
+            if alive and not self._retired:
                 self._line.unhold(entry, _monotonic())
-        else:
-            self.close_entry(entry, "dead")
+                return
+        self.close_entry(entry, "disposed" if alive else "dead")
+        if not alive:
             self._suspect_others(pooled)
 
     # What the opener and the housekeeper call back
@@ -494,6 +495,8 @@ class ManagedPool(QueuePool):
         self._retired = self._opener.retired = True
         with self._overflow_lock:
             self._line.disown()
+            if self.opens_in_background:
+                self._line.linger, self._line.keep = False, 0
         self.replan()
         self.dispose()
 
