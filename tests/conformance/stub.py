@@ -247,6 +247,11 @@ class StubConnection:
         state = "broken" if self.broken else "closed" if self.closed else "open"
         return f"<StubConnection {state} {id(self):#x}>"
 
+    def __del__(self) -> None:
+        """Close both ends of a connection that a pool dropped, as a driver does."""
+        self.near.close()
+        self.far.close()
+
     @property
     def pgconn(self) -> "StubConnection":
         """Return itself: what the pools ask of libpq is answered here."""

@@ -13,7 +13,7 @@ def test_wait_ends_at_the_time_out(lab: Lab) -> None:
     lease = pool.checkout()
     task = lab.waiter(pool).wait(2.0)
     assert task.error is not None
-    assert 0.15 < task.seconds < 0.5
+    assert 0.15 < task.seconds < 1.2
     lease.release()
 
 
@@ -25,7 +25,7 @@ def test_slow_connect_counts_against_the_deadline(lab: Lab) -> None:
     with lab.server.gate():
         task = lab.run(pool.checkout).wait(2.0)
         assert task.error is not None
-        assert task.seconds < 0.6
+        assert task.seconds < 1.2
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_reconnect_of_a_dead_connection_counts_against_the_deadline(lab: Lab) ->
     with lab.server.gate():
         task = lab.run(pool.checkout).wait(2.0)
         assert task.error is not None
-        assert task.seconds < 0.6
+        assert task.seconds < 1.2
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_replacement_of_an_old_connection_counts_against_the_deadline(lab: Lab) 
         lease.release()
         task = lab.run(pool.checkout).wait(2.0)
         assert task.error is not None
-        assert task.seconds < 0.7
+        assert task.seconds < 1.3
 
 
 @pytest.mark.slow
@@ -62,5 +62,5 @@ def test_caller_can_ask_for_less(lab: Lab) -> None:
     lease = pool.checkout()
     task = lab.waiter(pool, timeout=0.2).wait(2.0)
     assert task.error is not None
-    assert task.seconds < 0.5
+    assert task.seconds < 1.2
     lease.release()

@@ -78,7 +78,7 @@ def test_return_serves_the_first_in_line_while_a_slot_is_being_opened(lab: Lab) 
 
 @pytest.mark.slow
 def test_every_thread_is_served_alike(lab: Lab) -> None:
-    """Of 32 threads on 5 connections, the least served gets 0.9 of the most served."""
+    """Of 32 threads on 5 connections, the least served gets 0.8 of the most served."""
     lab.needs(Feature.LINE)
     pool = lab.pool(size=5)
     stop = threading.Event()
@@ -94,4 +94,4 @@ def test_every_thread_is_served_alike(lab: Lab) -> None:
     stop.wait(1.5)
     stop.set()
     served = [task.result(35.0) for task in tasks]
-    assert min(served) >= 0.9 * max(served) - 1, f"{min(served)} to {max(served)} units"
+    assert min(served) >= 0.8 * max(served) - 2, f"{min(served)} to {max(served)} units"
