@@ -115,7 +115,7 @@ class Checkout:
         if pool.opens_in_background:
             waiter.context = copy_context()
         with self._lock:
-            self._entry = cast("PooledEntry | None", line.take(now))
+            self._entry = line.take(now)
             if self._entry is not None:
                 return True
             if line.slots_to_waiters and line.reserve():

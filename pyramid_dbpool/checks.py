@@ -6,12 +6,13 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from .line import Entry
-from .liveness import Look, guard_silence, has_ended, limited, look_at, socket_of
+from .liveness import Look, guard_silence, limited, socket_of
 from .options import PoolOptions
 
 # Where a driver shows no socket, a connection returned so lately (seconds) is taken
@@ -33,6 +34,7 @@ class PooledEntry(Entry):
         "patience",
         "pid",
         "record",
+        "speaks",
         "suspect",
     )
 
@@ -41,6 +43,8 @@ class PooledEntry(Entry):
         self.record: Any = record
         self.pid = os.getpid()
         self.look: Look | None = None
+        # `look.speaks`, once removed: it is called on every checkout.
+        self.speaks: Callable[[], object] | None = None
         self.suspect = False
         self.expires_at = math.inf
         self.check_at = math.inf
@@ -69,7 +73,8 @@ class Checks:
             if fd is None:
                 entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
             else:
-                entry.look = look_at(fd)
+                entry.look = Look(fd)
+                entry.speaks = entry.look.speaks
                 guard_silence(fd)
         entry.check_at = min(entry.expires_at, now + entry.patience)
 
@@ -89,10 +94,11 @@ class Checks:
             return "invalidated"
         if now >= entry.expires_at:
             return "lifetime"
-        seen = entry.look(0) if entry.look is not None else []
-        if seen and has_ended(seen):
+        look = entry.look
+        speaks = look is not None and look.speaks()
+        if look is not None and speaks and look.ended():
             return "dead"
-        if seen or entry.suspect or now - entry.since >= entry.patience:
+        if speaks or entry.suspect or now - entry.since >= entry.patience:
             return None if self.ping(entry, pool, seconds) else "dead"
         return None
 
@@ -107,7 +113,7 @@ class Checks:
                 alive = bool(pool._dialect._do_ping_w_event(connection))
         except NotImplementedError:
             # A pool without a dialect has no ping: only a socket that is silent passes.
-            alive = not (entry.look is not None and entry.look(0))
+            alive = entry.look is None or not entry.look.speaks()
         except Exception:
             if not self._options.liveness:
                 raise

@@ -9,7 +9,7 @@ Pure functions over a `Line`: they change nothing.
 
 from __future__ import annotations
 
-from .line import LEASED, Line
+from .line import LEASED, E, Line
 
 # A first guess at the duration of a connect, in seconds, until one was seen.
 FIRST_CONNECT = 0.05
@@ -27,7 +27,7 @@ def look_interval(connect_time: float) -> float:
     return min(max(connect_time * LOOK_PART, LOOK_LEAST), LOOK_MOST)
 
 
-def returns_expected(line: Line, now: float, *, connect_time: float, hold_time: float) -> float:
+def returns_expected(line: Line[E], now: float, *, connect_time: float, hold_time: float) -> float:
     """Estimate how many returns come within a connect's time.
 
     :param hold_time: the usual hold, in seconds, as a moving average.
@@ -39,7 +39,7 @@ def returns_expected(line: Line, now: float, *, connect_time: float, hold_time: 
     return usual * connect_time / hold
 
 
-def openings_wanted(line: Line, now: float, *, connect_time: float, hold_time: float) -> int:
+def openings_wanted(line: Line[E], now: float, *, connect_time: float, hold_time: float) -> int:
     """Count the openings to start now for those who wait (free slots permitting)."""
     need = len(line.waiters) - line.opening
     if need <= 0:

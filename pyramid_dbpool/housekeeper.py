@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,8 @@ class Housekeeper:
         return task
 
     def _rouse(self) -> None:
-        try:
+        with suppress(RuntimeError):  # awake already
             self._wake.release()
-        except RuntimeError:
-            pass  # awake already
 
     def _start(self) -> None:
         # Not blocking: the collector may run this inside itself, and whoever is

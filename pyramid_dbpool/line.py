@@ -26,6 +26,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import Context
+from typing import Generic, TypeVar, cast
 
 
 class State(enum.Enum):
@@ -55,6 +56,9 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
+
+
+E = TypeVar("E", bound=Entry)
 
 
 class Slot:
@@ -96,7 +100,7 @@ class Waiter:
         return f"<Waiter since={self.since} granted={self.granted!r}>"
 
 
-class Line:
+class Line(Generic[E]):
     """Decide who gets which connection or slot.
 
     :param keep: how many idle connections to keep for good; None: all.
@@ -124,13 +128,13 @@ class Line:
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
-        self.idle: deque[Entry] = deque()
+        self.idle: deque[E] = deque()
         # With FIFO each connection is used in turn, so its own `since` says nothing
         # about how many are surplus.  Times kept as a stack do: the n bottom ones
         # are as old as the time for which at least n connections have been idle.
         self.stamps: deque[float] = deque()
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.members: set[Entry] = set()
+        self.members: set[E] = set()
         self.leased = 0
         self.held = 0
         self.opening = 0
@@ -158,7 +162,7 @@ class Line:
 
     # Taking
 
-    def take(self, now: float) -> Entry | None:
+    def take(self, now: float) -> E | None:
         """Lease an idle connection to a newcomer, if there is one and nobody waits."""
         if self.waiters or not self.idle:
             return None
@@ -217,14 +221,14 @@ class Line:
     def give_back(self, granted: Grant | None, now: float) -> bool:
         """Pass on what a waiter was granted and cannot use; False as in `put`."""
         if isinstance(granted, Entry):
-            return self.put(granted, now)
+            return self.put(cast("E", granted), now)
         if granted is SLOT:
             self.open_failed()
         return True
 
     # Giving
 
-    def put(self, entry: Entry, now: float) -> bool:
+    def put(self, entry: E, now: float) -> bool:
         """Take a leased connection back: to the first waiter, else to the idle ones.
 
         False if it is surplus: then it is still leased, and the caller closes it
@@ -244,7 +248,7 @@ class Line:
             self.stamps += stamps
         return True
 
-    def _hand(self, entry: Entry, now: float) -> bool:
+    def _hand(self, entry: E, now: float) -> bool:
         for waiter in self.waiters:
             entry.since = now
             entry.leased_at = now
@@ -254,7 +258,7 @@ class Line:
             return True
         return False
 
-    def lost(self, entry: Entry) -> None:
+    def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
         if entry.state is LEASED:
             entry.state = GONE
@@ -267,14 +271,14 @@ class Line:
         self.members.discard(entry)
         self._slot_freed()
 
-    def reopening(self, entry: Entry) -> None:
+    def reopening(self, entry: E) -> None:
         """Turn the lease of a dead connection into an opening by the same caller."""
         entry.state = GONE
         self.leased -= 1
         self.opening += 1
         self.members.discard(entry)
 
-    def opened(self, entry: Entry, now: float) -> None:
+    def opened(self, entry: E, now: float) -> None:
         """Turn an opening into a lease, for whoever reserved it."""
         self.members.add(entry)
         entry.leased_at = entry.since = now
@@ -317,7 +321,7 @@ class Line:
 
     # Housekeeping
 
-    def hold(self, entry: Entry) -> bool:
+    def hold(self, entry: E) -> bool:
         """Take an idle connection aside, to check or close it; False if it is not idle."""
         if entry.state is not IDLE:
             return False
@@ -328,7 +332,7 @@ class Line:
         self.held += 1
         return True
 
-    def unhold(self, entry: Entry, now: float) -> None:
+    def unhold(self, entry: E, now: float) -> None:
         """Put a connection that was held back: to the first waiter, or where it was."""
         if entry.state is not HELD:
             return

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
 from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
-from .line import Entry, Line
+from .line import Line
 from .stats import Stats
 
 # The prober's pauses, in seconds: doubling from the first to the last, each one
@@ -46,10 +46,10 @@ class Trouble:
 class Host(Protocol):
     """What an opener needs of its pool."""
 
-    def open_entry(self) -> Entry:
+    def open_entry(self) -> Any:
         """Open one connection (I/O, without the lock)."""
 
-    def close_entry(self, entry: Entry, reason: str) -> None:
+    def close_entry(self, entry: Any, reason: str) -> None:
         """Close one connection (I/O, without the lock) and report it lost."""
 
     def classify(self, error: BaseException) -> ConnectFailure | None:
@@ -72,7 +72,7 @@ class Opener:
     def __init__(
         self,
         host: Host,
-        line: Line,
+        line: Line[Any],
         lock: threading.RLock,  # type: ignore[valid-type, unused-ignore]
         stats: Stats,
         *,
@@ -115,7 +115,7 @@ class Opener:
         if self.trouble is not None:
             return int(self._line.waiting > self._line.opening)
         return openings_wanted(
-            self._line, now, connect_time=self._connect_time, hold_time=self._stats.hold_time
+            self._line, now, connect_time=self._connect_time, hold_time=self._stats.hold_time()
         )
 
     @property
@@ -214,7 +214,7 @@ class Opener:
             or self.trouble is not None
         )
 
-    def _opened(self, entry: Entry, began: float) -> None:
+    def _opened(self, entry: Any, began: float) -> None:
         now = self._clock()
         with self._lock:
             self.trouble = None

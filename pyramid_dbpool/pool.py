@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import weakref
+from bisect import bisect_left
 from contextvars import Context
 from typing import Any, cast
 
@@ -28,23 +29,29 @@ from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .drivers import ConnectFailure, classify_connect_failure
 from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
+from .forkmark import make_mark
 from .limits import current_label
-from .line import LEASED, Entry, Line
+from .line import LEASED, Line
 from .opener import Opener
 from .options import PoolOptions, plugin_defaults
-from .stats import Holder, PoolSnapshot, Stats
+from .stats import BOUNDS_SECONDS, Holder, PoolSnapshot, Stats
 from .upkeep import Upkeep
 from .views import IdleView
 
 __all__ = ["ManagedPool"]
 
 _monotonic = time.monotonic
-_getpid = os.getpid
+_get_ident = threading.get_ident
 
 # What a forked child inherited: never closed and never dropped, because both
 # would send bytes on the parent's socket.
 _inherited: list[object] = []
 _pools: weakref.WeakSet[ManagedPool] = weakref.WeakSet()
+# `_here[0]` is zero in a child that has not yet left its parent's pools.
+_here = make_mark()
+# Keeps two threads of a child from leaving the parent at the same time; one lock
+# per process, because an inherited one may be held for ever.
+_leaving: dict[int, threading.Lock] = {}
 
 
 class ManagedPool(QueuePool):
@@ -77,13 +84,12 @@ class ManagedPool(QueuePool):
 
     # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
     # compares what `recreate` makes with the original, attribute by attribute.
-    _line: Line = cast("Line", None)
+    _line: Line[PooledEntry] = cast("Line[PooledEntry]", None)
     _stats: Stats = cast("Stats", None)
     _checks: Checks = cast("Checks", None)
     _opener: Opener = cast("Opener", None)
     _upkeep: Upkeep = cast("Upkeep", None)
     _husks: list[Any] = []
-    _pid = 0
     _retired = False
     _disposed_by: int | None = None
 
@@ -133,6 +139,7 @@ class ManagedPool(QueuePool):
         self.opens_in_background = background
         self._pool = IdleView(self, pool_size, use_lifo)
         self._start()
+        _pools.add(self)
 
     @staticmethod
     def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
@@ -149,7 +156,7 @@ class ManagedPool(QueuePool):
         self._husks = []
         self._stats = Stats()
         self._checks = Checks(options, self._pre_ping)
-        self._line = line = Line(
+        self._line = line = Line[PooledEntry](
             size or None,
             None if self._max_overflow < 0 else size + self._max_overflow,
             lifo=self._pool.use_lifo,
@@ -181,20 +188,20 @@ class ManagedPool(QueuePool):
             raise
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if self._pid != _getpid():
-            self._settle()
+        if not _here[0]:
+            _leave_parent()
         now = _monotonic()
         with self._overflow_lock:
-            entry = cast("PooledEntry | None", self._line.take(now))
+            entry = self._line.take(now)
             if entry is not None:
-                entry.holder = threading.get_ident()
+                entry.holder = _get_ident()
                 entry.label = current_label()
                 self._stats.checkouts += 1
         if entry is not None:
-            record, look = entry.record, entry.look
+            record, speaks = entry.record, entry.speaks
             if (
                 now < entry.check_at
-                and (look is None or not look(0))
+                and (speaks is None or not speaks())
                 and record.dbapi_connection is not None
                 and record.starttime >= self._invalidate_time
                 and record.starttime >= record._soft_invalidate_time
@@ -206,7 +213,7 @@ class ManagedPool(QueuePool):
     def _get_slowly(self, taken: PooledEntry | None, began: float) -> ConnectionPoolEntry:
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
-        entry.holder = threading.get_ident()
+        entry.holder = _get_ident()
         entry.label = current_label()
         if self._retired and checkout.waited:
             # Nobody would ever close it if it stayed: the engine has a new pool.
@@ -220,11 +227,11 @@ class ManagedPool(QueuePool):
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
-        me = threading.get_ident()
+        me = _get_ident()
         with self._overflow_lock:
             mine = [
                 each
-                for each in cast("set[PooledEntry]", self._line.members)
+                for each in self._line.members
                 if each.state is LEASED and each.holder == me and each.record.fairy_ref is None
             ]
         for entry in mine:
@@ -241,7 +248,7 @@ class ManagedPool(QueuePool):
         """Have every connection that is as old as a dead one looked at before it is used."""
         with self._overflow_lock:
             self._stats.suspicions += 1
-            for each in cast("set[PooledEntry]", self._line.members):
+            for each in self._line.members:
                 if each is not dead:
                     each.suspect = True
                     each.check_at = 0.0
@@ -259,8 +266,11 @@ class ManagedPool(QueuePool):
         check_at = now + entry.patience
         if not entry.suspect:
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
+        held = now - entry.leased_at
         with self._overflow_lock:
-            self._stats.returned(now - entry.leased_at)
+            hold = self._stats.hold
+            hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
+            hold.sum_seconds += held
             kept = self._line.put(entry, now)
         if not kept:
             self.close_entry(entry, "surplus")
@@ -269,20 +279,20 @@ class ManagedPool(QueuePool):
 
     def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
         """Take a connection back that must not be handed to the next one as it is."""
-        if entry.pid != _getpid():
+        if entry.pid != os.getpid():
             _inherited.append(entry)
         elif entry.state is not LEASED:
             record.close()  # disowned: the pool was disposed of in the meantime
         elif record.dbapi_connection is None:
             with self._overflow_lock:
-                self._stats.returned(now - entry.leased_at)
+                self._stats.hold.observe(now - entry.leased_at)
                 self._stats.closed["invalidated"] += 1
                 self._keep_husk_locked(record)
                 self._line.lost(entry)
             self.replan()
         else:
             with self._overflow_lock:
-                self._stats.returned(now - entry.leased_at)
+                self._stats.hold.observe(now - entry.leased_at)
             self.close_entry(entry, "disposed" if self._retired else "lifetime")
 
     def _keep_husk_locked(self, record: Any) -> None:
@@ -321,9 +331,9 @@ class ManagedPool(QueuePool):
         elif reason != "invalidated":
             record.close()
 
-    def close_entry(self, entry: Entry, reason: str) -> None:
+    def close_entry(self, entry: PooledEntry, reason: str) -> None:
         """Close a connection that is leased or held; its slot is free afterwards."""
-        record = cast("PooledEntry", entry).record
+        record = entry.record
         try:
             self.close_record(record, reason)
             record.close()
@@ -332,10 +342,9 @@ class ManagedPool(QueuePool):
                 self._line.lost(entry)
             self.replan()
 
-    def examine(self, entry: Entry) -> None:
+    def examine(self, entry: PooledEntry) -> None:
         """Ping a connection that is held; put it back, or close it if it is dead."""
-        pooled = cast("PooledEntry", entry)
-        alive = self._checks.ping(pooled, self, self._options.ping_timeout)
+        alive = self._checks.ping(entry, self, self._options.ping_timeout)
         with self._overflow_lock:
             self._stats.pings += 1
             if alive and not self._retired:
@@ -343,7 +352,7 @@ class ManagedPool(QueuePool):
                 return
         self.close_entry(entry, "disposed" if alive else "dead")
         if not alive:
-            self._suspect_others(pooled)
+            self._suspect_others(entry)
 
     # What the opener and the housekeeper call back
 
@@ -439,18 +448,13 @@ class ManagedPool(QueuePool):
 
     # Life
 
-    def _settle(self) -> None:
-        """Begin anew in a process that this pool was not used in before."""
-        if self._pid:
-            _inherited.extend((self._line, self._stats, *self._husks))
-            self._start()
-        self._pid = _getpid()
-        _pools.add(self)
+    def _abandon(self) -> None:
+        """Forget, without a byte on its socket, whatever the parent process had."""
+        _inherited.extend((self._line, self._opener, *self._husks))
+        self._start()
 
     def warm(self) -> None:
         """Open connections until `min_idle` are open."""
-        if self._pid != _getpid():
-            self._settle()
         while True:
             with self._overflow_lock:
                 line = self._line
@@ -461,7 +465,7 @@ class ManagedPool(QueuePool):
 
     def dispose(self) -> None:
         """Close what is idle."""
-        self._disposed_by = threading.get_ident()
+        self._disposed_by = _get_ident()
         with self._overflow_lock:
             doomed = [each for each in list(self._line.idle) if self._line.hold(each)]
             self._husks.clear()
@@ -472,7 +476,7 @@ class ManagedPool(QueuePool):
     def recreate(self) -> ManagedPool:
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
-        if self._disposed_by == threading.get_ident():
+        if self._disposed_by == _get_ident():
             self._retire()
         return self.__class__(
             self._creator,
@@ -528,9 +532,12 @@ class ManagedPool(QueuePool):
             )
 
 
-def _settle_all() -> None:
-    for pool in list(_pools):
-        pool._settle()
+def _leave_parent() -> None:
+    with _leaving.setdefault(os.getpid(), threading.Lock()):
+        if not _here[0]:
+            for pool in list(_pools):
+                pool._abandon()
+            _here[0] = 1
 
 
-os.register_at_fork(after_in_child=_settle_all)
+os.register_at_fork(after_in_child=_leave_parent)

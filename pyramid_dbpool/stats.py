@@ -11,12 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from .line import Line
 
 # OpenTelemetry's advice for database durations, in seconds, with two finer steps
 # at the start: most waits and holds of a healthy pool are below a millisecond.
 BOUNDS_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+# As many holds make up the picture of a usual one: fewer, and one long hold
+# blurs it; more, and it stays what it was when a spike begins.
+RECENT_HOLDS = 16
 
 
 class Histogram:
@@ -93,17 +98,17 @@ class Stats:
     """The counters of one pool; whoever changes them holds the pool's lock."""
 
     __slots__ = (
+        "_hold_time",
+        "_mark",
         "checkouts",
         "closed",
         "connect",
         "connect_time",
         "hold",
-        "hold_time",
         "open_failed",
         "opened",
         "pings",
         "refused",
-        "returns",
         "strays",
         "suspicions",
         "wait",
@@ -111,7 +116,7 @@ class Stats:
     )
 
     def __init__(self) -> None:
-        self.checkouts = self.waited = self.returns = self.opened = 0
+        self.checkouts = self.waited = self.opened = 0
         self.pings = self.suspicions = self.strays = 0
         self.open_failed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -119,18 +124,26 @@ class Stats:
         self.wait = Histogram()
         self.hold = Histogram()
         self.connect = Histogram()
-        # Moving averages, in seconds, from which the demand is estimated.
-        self.hold_time = 0.0
+        # A moving average, in seconds, from which the demand is estimated.
         self.connect_time: float | None = None
+        # The state of `hold` from which on holds are recent, and the mean of those.
+        self._mark = (0, 0.0)
+        self._hold_time = 0.0
 
-    def returned(self, held: float) -> None:
-        """Count a return after a hold of so many seconds."""
-        self.returns += 1
-        # A usual hold is a matter of the last dozen; an old one must not linger.
-        self.hold_time += (held - self.hold_time) * 0.125
-        hold = self.hold
-        hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
-        hold.sum_seconds += held
+    @property
+    def returns(self) -> int:
+        """How many connections have been given back."""
+        return sum(self.hold.counts)
+
+    def hold_time(self) -> float:
+        """Say how long a usual hold is, in seconds: the mean of the last few dozen."""
+        count, seconds = self.returns, self.hold.sum_seconds
+        recent = count - self._mark[0]
+        if recent:
+            self._hold_time = (seconds - self._mark[1]) / recent
+        if recent >= RECENT_HOLDS:
+            self._mark = (count, seconds)
+        return self._hold_time
 
     def connected(self, seconds: float) -> None:
         """Count an opening that took so many seconds."""
@@ -149,7 +162,7 @@ class Stats:
         *,
         name: str,
         size: int,
-        line: Line,
+        line: Line[Any],
         now: float,
         outage_since: float | None,
         holders: tuple[Holder, ...],

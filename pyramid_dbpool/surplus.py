@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from .line import Entry, Line
+from .line import E, Line
 
 
 def surplus_idle(
-    line: Line, now: float, *, linger: float, idle_timeout: float | None, min_idle: int
-) -> list[Entry]:
+    line: Line[E], now: float, *, linger: float, idle_timeout: float | None, min_idle: int
+) -> list[E]:
     """List the idle connections to close now, the longest unused first.
 
     :param linger: seconds for which idle connections beyond `line.keep` stay.
@@ -36,7 +36,7 @@ def surplus_idle(
 
 
 def next_surplus(
-    line: Line, *, linger: float, idle_timeout: float | None, min_idle: int
+    line: Line[E], *, linger: float, idle_timeout: float | None, min_idle: int
 ) -> float | None:
     """Say when `surplus_idle` will next have something to close; None: never, as things are."""
     times = line.idle_times()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from .checks import PooledEntry
 from .housekeeper import WeakCall, housekeeper
-from .line import LEASED, Entry, Line
+from .line import LEASED, Line
 from .options import PoolOptions
 from .surplus import next_surplus, surplus_idle
 
@@ -20,10 +20,10 @@ STRAY_AFTER = 30.0
 class Host(Protocol):
     """What upkeep needs of its pool."""
 
-    def close_entry(self, entry: Entry, reason: str) -> None:
+    def close_entry(self, entry: PooledEntry, reason: str) -> None:
         """Close one connection (I/O, without the lock) and report it lost."""
 
-    def examine(self, entry: Entry) -> None:
+    def examine(self, entry: PooledEntry) -> None:
         """Ping one connection that is held (I/O, without the lock); put it back or close it."""
 
     def tidy(self) -> None:
@@ -36,7 +36,7 @@ class Upkeep:
     def __init__(
         self,
         host: Host,
-        line: Line,
+        line: Line[PooledEntry],
         lock: Any,
         options: PoolOptions,
         clock: Callable[[], float],
@@ -62,7 +62,7 @@ class Upkeep:
 
     def _next_due_locked(self, now: float) -> float | None:
         options, line = self._options, self._line
-        idle = cast("list[PooledEntry]", list(line.idle))
+        idle = list(line.idle)
         dues = [each.expires_at for each in idle if options.max_lifetime is not None]
         if options.keepalive is not None:
             dues += [max(each.since, each.checked_at) + options.keepalive for each in idle]
@@ -87,7 +87,7 @@ class Upkeep:
         else:
             self.schedule()
 
-    def _work(self, doomed: list[tuple[Entry, str]], stale: list[Entry]) -> None:
+    def _work(self, doomed: list[tuple[PooledEntry, str]], stale: list[PooledEntry]) -> None:
         try:
             for entry, reason in doomed:
                 self._host.close_entry(entry, reason)
@@ -96,10 +96,10 @@ class Upkeep:
         finally:
             self.schedule()
 
-    def _pick_locked(self, now: float) -> tuple[list[tuple[Entry, str]], list[Entry]]:
+    def _pick_locked(self, now: float) -> tuple[list[tuple[PooledEntry, str]], list[PooledEntry]]:
         options, line = self._options, self._line
-        doomed: list[tuple[Entry, str]] = []
-        for entry in cast("list[PooledEntry]", list(line.idle)):
+        doomed: list[tuple[PooledEntry, str]] = []
+        for entry in list(line.idle):
             if now >= entry.expires_at and line.hold(entry):
                 doomed.append((entry, "lifetime"))
         surplus = surplus_idle(
@@ -110,9 +110,9 @@ class Upkeep:
             min_idle=options.min_idle,
         )
         doomed += [(entry, "idle") for entry in surplus if line.hold(entry)]
-        stale: list[Entry] = []
+        stale: list[PooledEntry] = []
         if options.keepalive is not None:
-            for entry in cast("list[PooledEntry]", list(line.idle)):
+            for entry in list(line.idle):
                 quiet = max(entry.since, entry.checked_at)
                 if now - quiet >= options.keepalive and line.hold(entry):
                     stale.append(entry)
@@ -121,7 +121,7 @@ class Upkeep:
     def examine_suspects(self) -> None:
         """Ping every suspect that is idle, each in a thread of its own."""
         with self._lock:
-            idle = cast("list[PooledEntry]", list(self._line.idle))
+            idle = list(self._line.idle)
             suspects = [each for each in idle if each.suspect and self._line.hold(each)]
         for entry in suspects:
             self._in_thread(lambda entry=entry: self._host.examine(entry))  # type: ignore[misc]
@@ -134,7 +134,7 @@ class Upkeep:
         """
         strays = [
             each
-            for each in cast("set[PooledEntry]", self._line.members)
+            for each in self._line.members
             if each.state is LEASED
             and each.record.fairy_ref is None
             and now - each.leased_at >= STRAY_AFTER
