@@ -8,7 +8,7 @@ from tests.conformance.stub import Failure, StubServer
 from .model import Figure, Run, Samples, at_most
 from .peers import PLUGIN, PSYCOPG, QUEUE, Shape, make
 
-__all__ = ["outage", "restart"]
+__all__ = ["long_outage", "outage", "restart"]
 
 PHASES = 20
 SLACK = 25.0

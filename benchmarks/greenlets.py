@@ -31,31 +31,42 @@ def in_gevent(work: str, name: str, callers: int) -> float | None:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def growth(work: str, few: int, many: int, rounds: int) -> dict[str, float | None]:
-    """Return by how much more each pool takes with many callers than with few."""
+def best(work: str, name: str, callers: int, rounds: int) -> float | None:
+    """Return the best of some runs, because only the growth is of interest."""
+    values = [in_gevent(work, name, callers) for _ in range(rounds)]
+    return min((value for value in values if value is not None), default=None)
+
+
+def growth(work: str, few: int, many: int, rounds: int) -> tuple[dict[str, float | None], str]:
+    """Return by how much more each pool takes with many callers, and the times themselves."""
     values: dict[str, float | None] = {}
+    notes = []
     for name in NAMES:
-        pairs = [(in_gevent(work, name, few), in_gevent(work, name, many)) for _ in range(rounds)]
-        low = min((a for a, _ in pairs if a is not None), default=None)
-        high = min((b for _, b in pairs if b is not None), default=None)
+        low, high = best(work, name, few, rounds), best(work, name, many, rounds)
         values[name] = None if low is None or high is None else high / low
-    return values
+        notes.append(f"{name} {microseconds(low)} and {microseconds(high)}")
+    return values, "; ".join(notes)
+
+
+def microseconds(seconds: float | None) -> str:
+    """Write a time down."""
+    return "did not end" if seconds is None else f"{seconds * 1e6:,.1f} µs"
 
 
 def hand_off(run: Run) -> list[Figure]:
     """Measure one hand-off with 10,000 greenlets in line against one with 10."""
     many = 2_000 if run.quick else 10_000
-    values = growth("hand_off", 10, many, run.choose(3, 1))
+    values, times = growth("hand_off", 10, many, run.choose(2, 1))
     what = f"one hand-off with {many:,} greenlets waiting on 20, against 10 waiting"
-    return [Figure(what, "x", values, "≤ 1.5", at_most(values[BARE], 1.5))]
+    return [Figure(what, "x", values, "≤ 1.5", at_most(values[BARE], 1.5), note=times)]
 
 
 def time_out_together(run: Run) -> list[Figure]:
     """Measure how the end of a line that times out as one grows with its length."""
     few, many = (200, 2_000) if run.quick else (1_000, 10_000)
-    values = growth("time_out", few, many, run.choose(3, 1))
+    values, times = growth("time_out", few, many, run.choose(2, 1))
     linear = many / few
     limit = 1.5 * linear
     what = f"all time out together, {many:,} greenlets against {few:,}"
     target = f"linear: ≤ 1.5 x {linear:g}"
-    return [Figure(what, "x", values, target, at_most(values[BARE], limit))]
+    return [Figure(what, "x", values, target, at_most(values[BARE], limit), note=times)]
