@@ -43,8 +43,8 @@ class PooledEntry(Entry):
         self.record: Any = record
         self.pid = os.getpid()
         self.look: Look | None = None
-        # `look.speaks`, once removed: it is called on every checkout.
-        self.speaks: Callable[[], object] | None = None
+        # The quick look, called with (0, 1) on every checkout that need not wait.
+        self.speaks: Callable[[int, int], object] | None = None
         self.suspect = False
         self.expires_at = math.inf
         self.check_at = math.inf
@@ -74,7 +74,7 @@ class Checks:
                 entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
             else:
                 entry.look = Look(fd)
-                entry.speaks = entry.look.speaks
+                entry.speaks = entry.look.glance
                 guard_silence(fd)
         entry.check_at = min(entry.expires_at, now + entry.patience)
 

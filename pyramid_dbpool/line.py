@@ -2,7 +2,8 @@
 
 A pure state machine.  It starts no thread, takes no lock, does no I/O and
 reads no clock: whoever owns a `Line` calls it with its own lock held and
-passes the time in.  What it decides comes back as a return value, or is put
+passes the time in.  Only `take` needs no lock: it is one atomic `pop`, and while
+anything is idle nobody waits.  What the line decides comes back as a return value, or is put
 into `Waiter.granted` just before that waiter's `wake` is called.
 
 The promises (`tests/test_line_model.py` proves them):
@@ -107,6 +108,7 @@ class Line(Generic[E]):
     :param capacity: how many connections there may be at once; None: no limit.
     :param lifo: hand out the connection that was returned last, not first.
     :param linger: keep idle connections beyond `keep` too (housekeeping closes them later).
+    :param stamped: remember how long how many have been idle, for housekeeping.
     :param slots_to_waiters: grant a free slot to the first waiter; if false, the
         owner watches `free` and `waiting`, and opens connections for the line.
     :param max_waiting: the longest line; None: no bound.
@@ -119,6 +121,7 @@ class Line(Generic[E]):
         *,
         lifo: bool = False,
         linger: bool = False,
+        stamped: bool = True,
         slots_to_waiters: bool = True,
         max_waiting: int | None = None,
     ) -> None:
@@ -130,12 +133,13 @@ class Line(Generic[E]):
         self.max_waiting = max_waiting
         self.idle: deque[E] = deque()
         # With FIFO each connection is used in turn, so its own `since` says nothing
-        # about how many are surplus.  Times kept as a stack do: the n bottom ones
-        # are as old as the time for which at least n connections have been idle.
-        self.stamps: deque[float] = deque()
+        # about how many are surplus.  Times kept as a stack do: the n-th from the
+        # bottom is the time since when at least n connections have been idle.
+        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # Every connection there is; those neither idle nor held are leased.
         self.members: set[E] = set()
-        self.leased = 0
+        self._pop = self.idle.pop if lifo else self.idle.popleft
         self.held = 0
         self.opening = 0
 
@@ -146,9 +150,14 @@ class Line(Generic[E]):
         )
 
     @property
+    def leased(self) -> int:
+        """Count the connections in the hands of callers."""
+        return len(self.members) - len(self.idle) - self.held
+
+    @property
     def total(self) -> int:
         """Count every connection that is open, being opened or being closed."""
-        return len(self.idle) + self.leased + self.held + self.opening
+        return len(self.members) + self.opening
 
     @property
     def free(self) -> int | None:
@@ -163,22 +172,18 @@ class Line(Generic[E]):
     # Taking
 
     def take(self, now: float) -> E | None:
-        """Lease an idle connection to a newcomer, if there is one and nobody waits."""
-        if self.waiters or not self.idle:
+        """Lease an idle connection to a newcomer; None unless there is one (and nobody waits).
+
+        The one method that may be called without the owner's lock.
+        """
+        if not self.idle:
             return None
-        if self.lifo:
-            entry = self.idle[-1]
-            entry.leased_at = now
-            entry.state = LEASED
-            self.leased += 1
-            del self.idle[-1]
-        else:
-            entry = self.idle[0]
-            entry.leased_at = now
-            entry.state = LEASED
-            self.leased += 1
-            del self.idle[0]
-            del self.stamps[-1]
+        try:
+            entry = self._pop()
+        except IndexError:  # another caller was quicker
+            return None
+        entry.state = LEASED
+        entry.leased_at = now
         return entry
 
     def reserve(self) -> bool:
@@ -239,19 +244,20 @@ class Line(Generic[E]):
         idle = self.idle
         if not self.linger and self.keep is not None and len(idle) >= self.keep:
             return False
-        entries, stamps = (entry,), (now,)
         entry.since = now
         entry.state = IDLE
-        self.leased -= 1
-        idle += entries
-        if not self.lifo:
-            self.stamps += stamps
+        if self.stamps is not None:
+            self._stamp(now)
+        idle.append(entry)
         return True
 
     def _hand(self, entry: E, now: float) -> bool:
         for waiter in self.waiters:
             entry.since = now
             entry.leased_at = now
+            # Not the last one's any more: should that caller be killed in another
+            # checkout just now, it must not take this connection back.
+            entry.holder = 0
             waiter.granted = entry
             del self.waiters[waiter]
             waiter.wake()
@@ -260,12 +266,11 @@ class Line(Generic[E]):
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
-        if entry.state is LEASED:
-            entry.state = GONE
-            self.leased -= 1
-        elif entry.state is HELD:
+        if entry.state is HELD:
             entry.state = GONE
             self.held -= 1
+        elif entry.state is LEASED:
+            entry.state = GONE
         else:
             return
         self.members.discard(entry)
@@ -274,17 +279,15 @@ class Line(Generic[E]):
     def reopening(self, entry: E) -> None:
         """Turn the lease of a dead connection into an opening by the same caller."""
         entry.state = GONE
-        self.leased -= 1
         self.opening += 1
         self.members.discard(entry)
 
     def opened(self, entry: E, now: float) -> None:
         """Turn an opening into a lease, for whoever reserved it."""
-        self.members.add(entry)
         entry.leased_at = entry.since = now
         entry.state = LEASED
         self.opening -= 1
-        self.leased += 1
+        self.members.add(entry)
 
     def open_failed(self) -> None:
         """Give a reserved slot back: the opening failed or was not needed."""
@@ -325,11 +328,16 @@ class Line(Generic[E]):
         """Take an idle connection aside, to check or close it; False if it is not idle."""
         if entry.state is not IDLE:
             return False
-        if not self.lifo:
-            del self.stamps[0]
-        self.idle.remove(entry)
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+        try:
+            self.idle.remove(entry)
+        except ValueError:  # a caller has just taken it
+            return False
         entry.state = HELD
         self.held += 1
+        if self.stamps and len(self.stamps) > len(self.idle):
+            self.stamps.popleft()
         return True
 
     def unhold(self, entry: E, now: float) -> None:
@@ -338,18 +346,27 @@ class Line(Generic[E]):
             return
         entry.state = LEASED
         self.held -= 1
-        self.leased += 1
         if self.waiters and self._hand(entry, now):
             return
         entry.state = IDLE
-        self.leased -= 1
-        times = [each.since for each in self.idle] if self.lifo else self.stamps
-        place = bisect_left(times, entry.since)
-        if self.lifo:
-            self.idle.insert(place, entry)
-        else:
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
             self.idle.appendleft(entry)
-            self.stamps.insert(place, entry.since)
+        else:
+            place = bisect_left([each.since for each in self.idle], entry.since)
+            self.idle.insert(place if self.lifo else 0, entry)
+
+    def _stamp(self, now: float) -> None:
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+            self.stamps.append(now)
+
+    def _trim_stamps(self, stamps: deque[float]) -> None:
+        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
+        # ones of those who were taken go now.
+        while len(stamps) > len(self.idle):
+            stamps.pop()
 
     def disown(self) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
@@ -358,4 +375,7 @@ class Line(Generic[E]):
 
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
-        return [each.since for each in self.idle] if self.lifo else list(self.stamps)
+        if self.stamps is None:
+            return sorted(each.since for each in list(self.idle))
+        self._trim_stamps(self.stamps)
+        return list(self.stamps)

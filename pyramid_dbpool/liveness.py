@@ -47,9 +47,13 @@ _poll = _find_poll()
 
 
 class Look:
-    """A look at one socket that never waits: `speaks` is false while it is silent."""
+    """A look at one socket that never waits.
 
-    __slots__ = ("_seen", "speaks")
+    `glance(0, 1)` is the quick one: empty while the socket is silent.  `speaks()`
+    says the same without giving the interpreter's lock away, and lets `ended` tell more.
+    """
+
+    __slots__ = ("_epoll", "_seen", "glance", "speaks")
 
     def __init__(self, fd: int) -> None:
         self._seen = seen = _PollFD(fd, _EVENTS, 0)
@@ -58,6 +62,20 @@ class Look:
             self.speaks = functools.partial(_poll, ctypes.byref(seen), 1, 0)
         else:
             self.speaks = self._ask_python
+        self.glance: Callable[[int, int], object] = lambda *_: self.speaks()
+        # gevent takes `epoll` out of the module; elsewhere it asks the kernel about
+        # one socket in half the time of a poll.
+        epoll = getattr(select, "epoll", None)
+        self._epoll = None if epoll is None else epoll()
+        if self._epoll is not None:
+            self._epoll.register(fd, _EVENTS)
+            self.glance = self._epoll.poll
+
+    def close(self) -> None:
+        """Let the descriptor go; looks after this one see nothing but silence."""
+        self.glance = lambda *_: ()
+        if self._epoll is not None:
+            self._epoll.close()
 
     def _ask_python(self) -> bool:
         poller = _poll_class()()

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
-from sqlalchemy.pool.base import _ConnectionFairy
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from . import messages
 from .checkout import Checkout
@@ -161,6 +161,7 @@ class ManagedPool(QueuePool):
             None if self._max_overflow < 0 else size + self._max_overflow,
             lifo=self._pool.use_lifo,
             linger=options.overflow_linger > 0,
+            stamped=options.has_upkeep,
             slots_to_waiters=not options.background,
             max_waiting=options.max_waiting,
         )
@@ -180,7 +181,12 @@ class ManagedPool(QueuePool):
     def connect(self) -> PoolProxiedConnection:
         """Check a connection out."""
         try:
-            return _ConnectionFairy._checkout(self)
+            if self._pre_ping or self.dispatch.checkout:
+                return _ConnectionFairy._checkout(self)
+            # What `_checkout` does where nobody listens, without its loop.
+            fairy = _ConnectionRecord.checkout(self)
+            fairy._counter = 1
+            return fairy
         except Exception:
             raise
         except BaseException:
@@ -191,17 +197,14 @@ class ManagedPool(QueuePool):
         if not _here[0]:
             _leave_parent()
         now = _monotonic()
-        with self._overflow_lock:
-            entry = self._line.take(now)
-            if entry is not None:
-                entry.holder = _get_ident()
-                entry.label = current_label()
-                self._stats.checkouts += 1
+        entry = self._line.take(now)
         if entry is not None:
+            entry.holder = _get_ident()
+            entry.label = current_label()
             record, speaks = entry.record, entry.speaks
             if (
                 now < entry.check_at
-                and (speaks is None or not speaks())
+                and (speaks is None or not speaks(0, 1))
                 and record.dbapi_connection is not None
                 and record.starttime >= self._invalidate_time
                 and record.starttime >= record._soft_invalidate_time
@@ -218,11 +221,9 @@ class ManagedPool(QueuePool):
         if self._retired and checkout.waited:
             # Nobody would ever close it if it stayed: the engine has a new pool.
             entry.expires_at = 0.0
-        if taken is None or checkout.waited:
+        if checkout.waited:
             with self._overflow_lock:
-                self._stats.checkouts += taken is None
-                if checkout.waited:
-                    self._stats.waited_for(_monotonic() - began)
+                self._stats.waited_for(_monotonic() - began)
         return cast("ConnectionPoolEntry", entry.record)
 
     def _reclaim_from_killed(self) -> None:
@@ -263,8 +264,8 @@ class ManagedPool(QueuePool):
         if record.dbapi_connection is None or entry.state is not LEASED or now >= entry.expires_at:
             self._return(record, entry, now)
             return
-        check_at = now + entry.patience
         if not entry.suspect:
+            check_at = now + entry.patience
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         held = now - entry.leased_at
         with self._overflow_lock:
@@ -277,6 +278,9 @@ class ManagedPool(QueuePool):
         elif not self._upkeep.is_due:
             self._upkeep.schedule()
 
+    # SQLAlchemy calls the one on a return, the other on a detach; the detour costs.
+    _return_conn = _do_return_conn
+
     def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
         """Take a connection back that must not be handed to the next one as it is."""
         if entry.pid != os.getpid():
@@ -284,6 +288,8 @@ class ManagedPool(QueuePool):
         elif entry.state is not LEASED:
             record.close()  # disowned: the pool was disposed of in the meantime
         elif record.dbapi_connection is None:
+            if entry.look is not None:
+                entry.look.close()
             with self._overflow_lock:
                 self._stats.hold.observe(now - entry.leased_at)
                 self._stats.closed["invalidated"] += 1
@@ -326,6 +332,8 @@ class ManagedPool(QueuePool):
         """Close what is behind a record."""
         with self._overflow_lock:
             self._stats.closed[reason] += 1
+        if record.dbpool_entry.look is not None:
+            record.dbpool_entry.look.close()
         if reason == "dead":
             record.invalidate()
         elif reason != "invalidated":

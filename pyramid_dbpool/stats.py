@@ -100,7 +100,6 @@ class Stats:
     __slots__ = (
         "_hold_time",
         "_mark",
-        "checkouts",
         "closed",
         "connect",
         "connect_time",
@@ -116,7 +115,7 @@ class Stats:
     )
 
     def __init__(self) -> None:
-        self.checkouts = self.waited = self.opened = 0
+        self.waited = self.opened = 0
         self.pings = self.suspicions = self.strays = 0
         self.open_failed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -168,6 +167,8 @@ class Stats:
         holders: tuple[Holder, ...],
     ) -> PoolSnapshot:
         """Copy everything, with the state of the line; the caller holds the pool's lock."""
+        # Every checkout ends in a return, sooner or later.
+        checkouts = self.returns + line.leased
         return PoolSnapshot(
             name=name,
             size=size,
@@ -177,7 +178,7 @@ class Stats:
             held=line.held,
             opening=line.opening,
             waiting=line.waiting,
-            checkouts=self.checkouts,
+            checkouts=checkouts,
             waited=self.waited,
             returns=self.returns,
             opened=self.opened,
@@ -187,7 +188,7 @@ class Stats:
             open_failed=MappingProxyType(dict(self.open_failed)),
             refused=MappingProxyType(dict(self.refused)),
             closed=MappingProxyType(dict(self.closed)),
-            wait=self.wait.frozen(at_once=self.checkouts - self.waited),
+            wait=self.wait.frozen(at_once=checkouts - self.waited),
             hold=self.hold.frozen(),
             connect=self.connect.frozen(),
             outage_seconds=None if outage_since is None else now - outage_since,

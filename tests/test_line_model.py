@@ -240,8 +240,8 @@ class LineModel(RuleBasedStateMachine):
         assert all(each.state is IDLE for each in line.idle)
         assert all(each.state is LEASED for each in self.leases)
         assert all(each.state is HELD for each in self.held)
-        assert line.lifo or len(line.stamps) == len(line.idle)
         times = line.idle_times()
+        assert len(times) == len(line.idle)
         assert times == sorted(times)
         if self.queue:
             assert not line.idle, "a connection is idle while somebody waits"
