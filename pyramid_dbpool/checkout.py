@@ -12,8 +12,8 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
+from .entries import SLOT, Refusal, Waiter
 from .limits import current_deadline
-from .line import SLOT, Refusal, Waiter
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
@@ -72,7 +72,7 @@ class Checkout:
                     return self._open()
                 entry = cast("PooledEntry", self._entry)
                 self._touched = True
-                reason = self._pool.reason_against(entry, self._seconds_left())
+                reason = self._pool._connections.reason_against(entry, self._seconds_left())
                 if reason is None:
                     return entry
                 self._discard(entry, reason)
@@ -98,7 +98,7 @@ class Checkout:
             with self._lock:
                 granted = self._line.leave(waiter)
         if granted is None:
-            raise self._pool.timed_out(time.monotonic() - self._began)
+            raise self._pool._refusals.timed_out(time.monotonic() - self._began)
         if isinstance(granted, Refusal):
             raise granted.error
         self._slot = granted is SLOT
@@ -121,13 +121,13 @@ class Checkout:
             if line.slots_to_waiters and line.reserve():
                 self._slot = True
                 return True
-            pool.check_admission_locked(now)
+            pool._refusals.check_admission_locked(now)
             self._waiter = waiter
             if self._served:
                 line.rejoin(waiter)
             elif not line.join(waiter):
                 self._waiter = None
-                raise pool.line_full_locked()
+                raise pool._refusals.line_full_locked()
             contexts = pool.plan_for_caller_locked(now)
         pool.launch(contexts)
         return False
@@ -138,19 +138,19 @@ class Checkout:
         self._served = True
         if self._pool.opens_in_background:
             self._entry = None
-            self._pool.close_entry(entry, reason)
+            self._pool._connections.close_entry(entry, reason)
             return
         with self._lock:
             self._line.reopening(entry)
             self._entry = None
             self._slot = True
         self._record = entry.record
-        self._pool.close_record(entry.record, reason)
+        self._pool._connections.close_record(entry.record, reason)
 
     def _open(self) -> PooledEntry:
         """Open in the slot in hand, here and now."""
         began = time.monotonic()
-        entry = self._pool.open_entry(self._record)
+        entry = self._pool._connections.open_entry(self._record)
         now = time.monotonic()
         with self._lock:
             self._line.opened(entry, now)
@@ -177,5 +177,5 @@ class Checkout:
             if entry is not None and not self._touched and self._line.put(entry, now):
                 entry = None
         if entry is not None:
-            self._pool.close_entry(entry, "interrupted")
+            self._pool._connections.close_entry(entry, "interrupted")
         self._pool.replan()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .line import Entry
+from .entries import Entry
 from .liveness import Look, guard_silence, limited, socket_of
 from .options import PoolOptions
 

@@ -9,7 +9,8 @@ Pure functions over a `Line`: they change nothing.
 
 from __future__ import annotations
 
-from .line import LEASED, E, Line
+from .entries import LEASED, E
+from .line import Line
 
 # A first guess at the duration of a connect, in seconds, until one was seen.
 FIRST_CONNECT = 0.05

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
+import weakref
 from typing import Protocol
 
 MADV_WIPEONFORK = 18
@@ -54,3 +56,38 @@ def _page() -> Mark | None:
         return page if madvise(start, mmap.PAGESIZE, MADV_WIPEONFORK) == 0 else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+class Heir(Protocol):
+    """Something that a forked child inherits and must not use."""
+
+    def abandon(self) -> None:
+        """Begin anew, without a byte on the parent's sockets."""
+
+
+# `here[0]` is zero in a child that has not yet left its parent's pools.
+here = make_mark()
+_heirs: weakref.WeakSet[Heir] = weakref.WeakSet()
+# Keeps two threads of a child from leaving the parent at the same time; one lock
+# per process, because an inherited one may be held for ever.
+_leaving: dict[int, threading.Lock] = {}
+# What a child inherited: never closed and never dropped, because both would send
+# bytes on the parent's socket.
+inherited: list[object] = []
+
+
+def watch(heir: Heir) -> None:
+    """Have `heir.abandon` called in a forked child, before anything uses it there."""
+    _heirs.add(heir)
+
+
+def leave_parent() -> None:
+    """Let go of what the parent had, if this has not been done in this process."""
+    with _leaving.setdefault(os.getpid(), threading.Lock()):
+        if not here[0]:
+            for heir in list(_heirs):
+                heir.abandon()
+            here[0] = 1
+
+
+os.register_at_fork(after_in_child=leave_parent)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,8 +43,8 @@ class Trouble:
     tries: int = 1
 
 
-class Host(Protocol):
-    """What an opener needs of its pool."""
+class Connections(Protocol):
+    """How an opener opens and closes."""
 
     def open_entry(self) -> Any:
         """Open one connection (I/O, without the lock)."""
@@ -52,14 +52,15 @@ class Host(Protocol):
     def close_entry(self, entry: Any, reason: str) -> None:
         """Close one connection (I/O, without the lock) and report it lost."""
 
+
+class Refusals(Protocol):
+    """How an opener tells why there is no connection."""
+
     def classify(self, error: BaseException) -> ConnectFailure | None:
         """Say what a failed opening means; None: an error of the program, not of the server."""
 
     def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
         """Make a new exception for one waiter."""
-
-    def look(self) -> None:
-        """Call the opener's `look`; a method, so that it can be held weakly."""
 
 
 class Opener:
@@ -71,7 +72,8 @@ class Opener:
 
     def __init__(
         self,
-        host: Host,
+        connections: Connections,
+        refusals: Refusals,
         line: Line[Any],
         lock: threading.RLock,  # type: ignore[valid-type, unused-ignore]
         stats: Stats,
@@ -80,7 +82,8 @@ class Opener:
         min_idle: int = 0,
         grace: float | None = None,
     ) -> None:
-        self._host = host
+        self._connections = connections
+        self._refusals = refusals
         self._line = line
         self._lock: Any = lock
         self._stats = stats
@@ -157,7 +160,7 @@ class Opener:
             if self._task is not None:
                 self._task.cancel()
             self._look_at = due
-            self._task = housekeeper().call_at(due, WeakCall(self._host.look))
+            self._task = housekeeper().call_at(due, WeakCall(self.look))
 
     def _probes_on(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
@@ -200,7 +203,7 @@ class Opener:
                 self._line.open_failed()
                 return
         try:
-            entry = self._host.open_entry()
+            entry = self._connections.open_entry()
         except BaseException as error:
             self._failed(error)
         else:
@@ -224,11 +227,11 @@ class Opener:
             contexts = self.plan_locked(now)
         self.launch(contexts)
         if not kept:
-            self._host.close_entry(entry, "surplus")
+            self._connections.close_entry(entry, "surplus")
 
     def _failed(self, error: BaseException) -> None:
         now = self._clock()
-        kind = self._host.classify(error)
+        kind = self._refusals.classify(error)
         with self._lock:
             self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
             self._line.open_failed()
@@ -236,7 +239,7 @@ class Opener:
                 self._line.refuse(lambda: error, limit=1)
             elif kind is ConnectFailure.CONFIGURATION:
                 self.trouble = None
-                self._line.refuse(lambda: self._host.refusal(error, kind))
+                self._line.refuse(lambda: self._refusals.refusal(error, kind))
             else:
                 self._in_trouble_locked(kind, error, now)
             contexts = self.plan_locked(now)
@@ -254,7 +257,7 @@ class Opener:
         trouble.error = error
         trouble.retry_at = now + pause * random.uniform(0.5, 1.0)
         if self.refuses_locked(now):
-            self._line.refuse(lambda: self._host.refusal(error, kind))
+            self._line.refuse(lambda: self._refusals.refusal(error, kind))
 
     def refuses_locked(self, now: float) -> bool:
         """Tell whether an outage has lasted so long that waiting is pointless.
@@ -270,7 +273,3 @@ class Opener:
             and now < trouble.retry_at + LAST_PAUSE
             and not self._line.leased
         )
-
-    def requested(self) -> Context:
-        """Copy the caller's context, for the opening that it may cause."""
-        return copy_context()

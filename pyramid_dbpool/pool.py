@@ -15,26 +15,24 @@ import dataclasses
 import os
 import threading
 import time
-import weakref
 from bisect import bisect_left
 from contextvars import Context
 from typing import Any, cast
 
-from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
-from . import messages
+from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
-from .drivers import ConnectFailure, classify_connect_failure
-from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from .forkmark import make_mark
+from .connections import Connections
+from .entries import LEASED
 from .limits import current_label
-from .line import LEASED, Line
+from .line import Line
 from .opener import Opener
 from .options import PoolOptions, plugin_defaults
-from .stats import BOUNDS_SECONDS, Holder, PoolSnapshot, Stats
+from .refusals import Refusals
+from .stats import BOUNDS_SECONDS, PoolSnapshot, Stats
 from .upkeep import Upkeep
 from .views import IdleView
 
@@ -43,15 +41,7 @@ __all__ = ["ManagedPool"]
 _monotonic = time.monotonic
 _get_ident = threading.get_ident
 
-# What a forked child inherited: never closed and never dropped, because both
-# would send bytes on the parent's socket.
-_inherited: list[object] = []
-_pools: weakref.WeakSet[ManagedPool] = weakref.WeakSet()
-# `_here[0]` is zero in a child that has not yet left its parent's pools.
-_here = make_mark()
-# Keeps two threads of a child from leaving the parent at the same time; one lock
-# per process, because an inherited one may be held for ever.
-_leaving: dict[int, threading.Lock] = {}
+_here = forkmark.here
 
 
 class ManagedPool(QueuePool):
@@ -86,10 +76,10 @@ class ManagedPool(QueuePool):
     # compares what `recreate` makes with the original, attribute by attribute.
     _line: Line[PooledEntry] = cast("Line[PooledEntry]", None)
     _stats: Stats = cast("Stats", None)
-    _checks: Checks = cast("Checks", None)
+    _connections: Connections = cast("Connections", None)
+    _refusals: Refusals = cast("Refusals", None)
     _opener: Opener = cast("Opener", None)
     _upkeep: Upkeep = cast("Upkeep", None)
-    _husks: list[Any] = []
     _retired = False
     _disposed_by: int | None = None
 
@@ -139,7 +129,7 @@ class ManagedPool(QueuePool):
         self.opens_in_background = background
         self._pool = IdleView(self, pool_size, use_lifo)
         self._start()
-        _pools.add(self)
+        forkmark.watch(self)
 
     @staticmethod
     def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
@@ -153,9 +143,7 @@ class ManagedPool(QueuePool):
         """Begin with nothing: no connection, nobody waiting, every lock new."""
         options, size = self._options, self._pool.maxsize
         self._overflow_lock = lock = threading.RLock()
-        self._husks = []
         self._stats = Stats()
-        self._checks = Checks(options, self._pre_ping)
         self._line = line = Line[PooledEntry](
             size or None,
             None if self._max_overflow < 0 else size + self._max_overflow,
@@ -165,8 +153,11 @@ class ManagedPool(QueuePool):
             slots_to_waiters=not options.background,
             max_waiting=options.max_waiting,
         )
+        self._connections = Connections(self, Checks(options, self._pre_ping))
+        self._refusals = Refusals(self)
         self._opener = Opener(
-            self,
+            self._connections,
+            self._refusals,
             line,
             lock,
             self._stats,
@@ -174,7 +165,7 @@ class ManagedPool(QueuePool):
             min_idle=options.min_idle,
             grace=options.outage_grace,
         )
-        self._upkeep = Upkeep(self, line, lock, options, _monotonic)
+        self._upkeep = Upkeep(self._connections, line, lock, options, _monotonic)
 
     # Checkout
 
@@ -195,7 +186,7 @@ class ManagedPool(QueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         if not _here[0]:
-            _leave_parent()
+            forkmark.leave_parent()
         now = _monotonic()
         entry = self._line.take(now)
         if entry is not None:
@@ -238,24 +229,6 @@ class ManagedPool(QueuePool):
         for entry in mine:
             self._do_return_conn(entry.record)
 
-    def reason_against(self, entry: PooledEntry, seconds: float) -> str | None:
-        """Say why a connection must not be handed out; None if it may."""
-        reason = self._checks.unfit(entry, self, _monotonic(), seconds)
-        if reason == "dead":
-            self._suspect_others(entry)
-        return reason
-
-    def _suspect_others(self, dead: PooledEntry) -> None:
-        """Have every connection that is as old as a dead one looked at before it is used."""
-        with self._overflow_lock:
-            self._stats.suspicions += 1
-            for each in self._line.members:
-                if each is not dead:
-                    each.suspect = True
-                    each.check_at = 0.0
-        if self.opens_in_background:
-            self._upkeep.examine_suspects()
-
     # Return
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
@@ -274,7 +247,7 @@ class ManagedPool(QueuePool):
             hold.sum_seconds += held
             kept = self._line.put(entry, now)
         if not kept:
-            self.close_entry(entry, "surplus")
+            self._connections.close_entry(entry, "surplus")
         elif not self._upkeep.is_due:
             self._upkeep.schedule()
 
@@ -284,7 +257,7 @@ class ManagedPool(QueuePool):
     def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
         """Take a connection back that must not be handed to the next one as it is."""
         if entry.pid != os.getpid():
-            _inherited.append(entry)
+            forkmark.inherited.append(entry)
         elif entry.state is not LEASED:
             record.close()  # disowned: the pool was disposed of in the meantime
         elif record.dbapi_connection is None:
@@ -293,103 +266,13 @@ class ManagedPool(QueuePool):
             with self._overflow_lock:
                 self._stats.hold.observe(now - entry.leased_at)
                 self._stats.closed["invalidated"] += 1
-                self._keep_husk_locked(record)
+                self._connections.keep_husk_locked(record)
                 self._line.lost(entry)
             self.replan()
         else:
             with self._overflow_lock:
                 self._stats.hold.observe(now - entry.leased_at)
-            self.close_entry(entry, "disposed" if self._retired else "lifetime")
-
-    def _keep_husk_locked(self, record: Any) -> None:
-        # An empty record is a slot; SQLAlchemy's suite wants the same record to
-        # come back, and counts it among the returned ones.
-        if not self._line.keep or len(self._husks) + len(self._line.idle) < self._line.keep:
-            self._husks.append(record)
-
-    # Opening and closing (I/O: never with the lock held)
-
-    def open_entry(self, record: Any = None) -> PooledEntry:
-        """Open a connection, in an empty record if there is one."""
-        if record is None and self._husks:
-            with self._overflow_lock:
-                record = self._husks.pop() if self._husks else None
-        if record is None:
-            record = self._create_connection()
-        else:
-            try:
-                record.get_connection()
-            except BaseException:
-                with self._overflow_lock:
-                    self._keep_husk_locked(record)
-                raise
-        now = _monotonic()
-        entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._dialect)
-        return entry
-
-    def close_record(self, record: Any, reason: str) -> None:
-        """Close what is behind a record."""
-        with self._overflow_lock:
-            self._stats.closed[reason] += 1
-        if record.dbpool_entry.look is not None:
-            record.dbpool_entry.look.close()
-        if reason == "dead":
-            record.invalidate()
-        elif reason != "invalidated":
-            record.close()
-
-    def close_entry(self, entry: PooledEntry, reason: str) -> None:
-        """Close a connection that is leased or held; its slot is free afterwards."""
-        record = entry.record
-        try:
-            self.close_record(record, reason)
-            record.close()
-        finally:
-            with self._overflow_lock:
-                self._line.lost(entry)
-            self.replan()
-
-    def examine(self, entry: PooledEntry) -> None:
-        """Ping a connection that is held; put it back, or close it if it is dead."""
-        alive = self._checks.ping(entry, self, self._options.ping_timeout)
-        with self._overflow_lock:
-            self._stats.pings += 1
-            if alive and not self._retired:
-                self._line.unhold(entry, _monotonic())
-                return
-        self.close_entry(entry, "disposed" if alive else "dead")
-        if not alive:
-            self._suspect_others(entry)
-
-    # What the opener and the housekeeper call back
-
-    def classify(self, error: BaseException) -> ConnectFailure | None:
-        """Say what a failed opening means; None: a fault of the program."""
-        module = getattr(self._dialect, "loaded_dbapi", None)
-        if module is None:
-            return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
-        if not isinstance(error, module.Error | OSError | sa_exc.DBAPIError):
-            return None
-        return classify_connect_failure(cast("Any", self._dialect), error)
-
-    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
-        """Make the exception for one caller who cannot be served."""
-        trouble = self._opener.trouble
-        lasted = 0.0 if trouble is None else _monotonic() - trouble.since
-        text = messages.unavailable_text(self._options.pool_name, kind, lasted, error)
-        refusal = DatabaseUnavailable(None, None, error)
-        refusal.args = (text,)
-        refusal.__cause__ = error
-        return refusal
-
-    def look(self) -> None:
-        """Let the opener look at the line again."""
-        self._opener.look()
-
-    def tidy(self) -> None:
-        """Let upkeep do what is due."""
-        self._upkeep.run()
+            self._connections.close_entry(entry, "disposed" if self._retired else "lifetime")
 
     def replan(self) -> None:
         """Start openings, if a slot that became free is wanted."""
@@ -397,15 +280,6 @@ class ManagedPool(QueuePool):
             with self._overflow_lock:
                 contexts = self._opener.plan_locked(_monotonic())
             self._opener.launch(contexts)
-
-    # What a checkout calls back
-
-    def check_admission_locked(self, now: float) -> None:
-        """Refuse a caller whose wait would be pointless."""
-        trouble = self._opener.trouble
-        if trouble is not None and self._opener.refuses_locked(now):
-            self._stats.refused["outage"] += 1
-            raise self.refusal(trouble.error, trouble.kind)
 
     def plan_for_caller_locked(self, now: float) -> list[Context]:
         """Plan openings for a caller who has just joined the line; `launch` the result."""
@@ -416,49 +290,16 @@ class ManagedPool(QueuePool):
         if contexts:
             self._opener.launch(contexts)
 
-    def line_full_locked(self) -> PoolLineFull:
-        """Make the error for one caller too many."""
-        self._stats.refused["line_full"] += 1
-        line = self._line
-        text = messages.line_full_text(self._options.pool_name, line.waiting, line.capacity)
-        return PoolLineFull(text, code="3o7r")
-
     def before_giving_up(self) -> None:
         """Take back what nobody holds: it may serve the caller whose time is over."""
         with self._overflow_lock:
             self._stats.strays += self._upkeep.reclaim_strays_locked(_monotonic())
 
-    def timed_out(self, waited: float) -> BaseException:
-        """Make the error for a caller whose time is over."""
-        with self._overflow_lock:
-            trouble, line = self._opener.trouble, self._line
-            holders, opening, waiting = self._holders_locked(), line.opening, line.waiting
-            self._stats.refused["timeout"] += 1
-        name = self._options.pool_name
-        if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
-            text = messages.saturated_text(name, waited, line.total, trouble.error)
-        elif trouble is not None:
-            return self.refusal(trouble.error, trouble.kind)
-        elif opening and opening >= line.leased:
-            text = messages.slow_text(name, waited, opening)
-        else:
-            text = messages.timeout_text(
-                name,
-                waited=waited,
-                size=self.size(),
-                overflow=self.overflow(),
-                waiting=waiting,
-                holders=holders,
-            )
-        error = PoolTimeout(text, code="3o7r")
-        error.__cause__ = None if trouble is None else trouble.error
-        return error
-
     # Life
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
-        _inherited.extend((self._line, self._opener, *self._husks))
+        forkmark.inherited.extend((self._line, self._opener, *self._connections.husks))
         self._start()
 
     def warm(self) -> None:
@@ -476,9 +317,9 @@ class ManagedPool(QueuePool):
         self._disposed_by = _get_ident()
         with self._overflow_lock:
             doomed = [each for each in list(self._line.idle) if self._line.hold(each)]
-            self._husks.clear()
+            self._connections.husks.clear()
         for entry in doomed:
-            self.close_entry(entry, "disposed")
+            self._connections.close_entry(entry, "disposed")
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:
@@ -516,15 +357,7 @@ class ManagedPool(QueuePool):
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]
-        return self._line.total + len(self._husks) - self._pool.maxsize
-
-    def _holders_locked(self) -> tuple[Holder, ...]:
-        now = _monotonic()
-        return tuple(
-            Holder(each.label, now - each.leased_at)
-            for each in self._line.members
-            if each.state is LEASED
-        )
+        return self._line.total + len(self._connections.husks) - self._pool.maxsize
 
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has counted, and who holds what, as of now."""
@@ -536,16 +369,5 @@ class ManagedPool(QueuePool):
                 line=self._line,
                 outage_since=None if trouble is None else trouble.since,
                 now=_monotonic(),
-                holders=self._holders_locked(),
+                holders=self._refusals.holders_locked(),
             )
-
-
-def _leave_parent() -> None:
-    with _leaving.setdefault(os.getpid(), threading.Lock()):
-        if not _here[0]:
-            for pool in list(_pools):
-                pool._abandon()
-            _here[0] = 1
-
-
-os.register_at_fork(after_in_child=_leave_parent)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from .line import E, Line
+from .entries import E
+from .line import Line
 
 
 def surplus_idle(

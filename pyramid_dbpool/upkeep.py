@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .checks import PooledEntry
+from .entries import LEASED
 from .housekeeper import WeakCall, housekeeper
-from .line import LEASED, Line
+from .line import Line
 from .options import PoolOptions
 from .surplus import next_surplus, surplus_idle
 
@@ -17,8 +18,8 @@ from .surplus import next_surplus, surplus_idle
 STRAY_AFTER = 30.0
 
 
-class Host(Protocol):
-    """What upkeep needs of its pool."""
+class Connections(Protocol):
+    """How upkeep closes and checks."""
 
     def close_entry(self, entry: PooledEntry, reason: str) -> None:
         """Close one connection (I/O, without the lock) and report it lost."""
@@ -26,22 +27,19 @@ class Host(Protocol):
     def examine(self, entry: PooledEntry) -> None:
         """Ping one connection that is held (I/O, without the lock); put it back or close it."""
 
-    def tidy(self) -> None:
-        """Call upkeep's `run`; a method, so that it can be held weakly."""
-
 
 class Upkeep:
     """Look after idle connections when something is due."""
 
     def __init__(
         self,
-        host: Host,
+        connections: Connections,
         line: Line[PooledEntry],
         lock: Any,
         options: PoolOptions,
         clock: Callable[[], float],
     ) -> None:
-        self._host = host
+        self._connections = connections
         self._line = line
         self._lock = lock
         self._options = options
@@ -58,7 +56,7 @@ class Upkeep:
             due = self._next_due_locked(now)
             self.is_due = due is not None
         if due is not None:
-            housekeeper().call_at(max(due, now), WeakCall(self._host.tidy))
+            housekeeper().call_at(max(due, now), WeakCall(self.run))
 
     def _next_due_locked(self, now: float) -> float | None:
         options, line = self._options, self._line
@@ -90,9 +88,9 @@ class Upkeep:
     def _work(self, doomed: list[tuple[PooledEntry, str]], stale: list[PooledEntry]) -> None:
         try:
             for entry, reason in doomed:
-                self._host.close_entry(entry, reason)
+                self._connections.close_entry(entry, reason)
             for entry in stale:
-                self._host.examine(entry)
+                self._connections.examine(entry)
         finally:
             self.schedule()
 
@@ -124,7 +122,7 @@ class Upkeep:
             idle = list(self._line.idle)
             suspects = [each for each in idle if each.suspect and self._line.hold(each)]
         for entry in suspects:
-            self._in_thread(lambda entry=entry: self._host.examine(entry))  # type: ignore[misc]
+            self._in_thread(lambda entry=entry: self._connections.examine(entry))  # type: ignore[misc]
 
     def reclaim_strays_locked(self, now: float) -> int:
         """Forget leases that nobody received: their slots are free again.
