@@ -15,9 +15,8 @@ The promises (`tests/test_line_model.py` proves them):
 - whatever becomes free goes to the first waiter at once: a connection always,
   a slot too where waiters open for themselves (`slots_to_waiters`).
 
-A return may come from the garbage collector in the middle of any other method,
-and a KeyboardInterrupt between any two calls.  So changes that belong together
-have no call and no allocation of a container between them.
+A return (`put`, `lost`) may come from the garbage collector in the middle of
+any other method, in the same thread: it is put off until that method is done.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from collections.abc import Callable
 from typing import Generic, cast
 
 from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .reentry import whole
 
 
 class Line(Generic[E]):
@@ -71,6 +71,8 @@ class Line(Generic[E]):
         self._pop = self.idle.pop if lifo else self.idle.popleft
         self.held = 0
         self.opening = 0
+        self._busy = False
+        self._late: deque[Callable[[], None]] = deque()
 
     def __repr__(self) -> str:
         return (
@@ -119,6 +121,7 @@ class Line(Generic[E]):
         """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
         return not self.waiters and self.reserve_for_line()
 
+    @whole
     def reserve_for_line(self) -> bool:
         """Reserve a slot for an opening on behalf of those who wait, if one is free."""
         if self.capacity is not None and self.total >= self.capacity:
@@ -126,6 +129,7 @@ class Line(Generic[E]):
         self.opening += 1
         return True
 
+    @whole
     def join(self, waiter: Waiter) -> bool:
         """Put a newcomer at the end of the line; False if the line is full."""
         if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
@@ -133,6 +137,7 @@ class Line(Generic[E]):
         self.waiters[waiter] = None
         return True
 
+    @whole
     def rejoin(self, waiter: Waiter) -> None:
         """Put back, at the head, a caller whose connection turned out to be dead."""
         self.waiters[waiter] = None
@@ -140,6 +145,7 @@ class Line(Generic[E]):
         if self.slots_to_waiters:
             self._slot_freed()
 
+    @whole
     def leave(self, waiter: Waiter) -> Grant | None:
         """Take a waiter out of the line; return what it was granted in the meantime, if so.
 
@@ -168,18 +174,31 @@ class Line(Generic[E]):
         False if it is surplus: then it is still leased, and the caller closes it
         and reports it `lost`.
         """
+        if self._busy:
+            self._late.append(lambda: self._put_late(entry, now))
+            return True
         if self.waiters and self._hand(entry, now):
             return True
         idle = self.idle
         if not self.linger and self.keep is not None and len(idle) >= self.keep:
             return False
+        if self.stamps is not None:
+            self._put_stamped(entry, now)
+            return True
+        # The place last, and no call before it: `take` may take it at once.
         entry.since = now
         entry.state = IDLE
-        if self.stamps is not None:
-            self._stamp(now)
         idle.append(entry)
         return True
 
+    def _put_late(self, entry: E, now: float) -> None:
+        if entry.state is LEASED and not self.put(entry, now):
+            # Nobody is left who would close it: one too many stays until it is used.
+            entry.since = now
+            entry.state = IDLE
+            self.idle.append(entry)
+
+    @whole
     def _hand(self, entry: E, now: float) -> bool:
         for waiter in self.waiters:
             entry.since = now
@@ -195,22 +214,29 @@ class Line(Generic[E]):
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
-        if entry.state is HELD:
-            entry.state = GONE
-            self.held -= 1
-        elif entry.state is LEASED:
-            entry.state = GONE
+        if self._busy:
+            self._late.append(lambda: self._lose(entry))
         else:
+            self._lose(entry)
+
+    @whole
+    def _lose(self, entry: E) -> None:
+        if entry.state is HELD:
+            self.held -= 1
+        elif entry.state is not LEASED:
             return
+        entry.state = GONE
         self.members.discard(entry)
         self._slot_freed()
 
+    @whole
     def reopening(self, entry: E) -> None:
         """Turn the lease of a dead connection into an opening by the same caller."""
         entry.state = GONE
         self.opening += 1
         self.members.discard(entry)
 
+    @whole
     def opened(self, entry: E, now: float) -> None:
         """Turn an opening into a lease, for whoever reserved it."""
         entry.leased_at = entry.since = now
@@ -218,6 +244,7 @@ class Line(Generic[E]):
         self.opening -= 1
         self.members.add(entry)
 
+    @whole
     def open_failed(self) -> None:
         """Give a reserved slot back: the opening failed or was not needed."""
         self.opening -= 1
@@ -230,6 +257,7 @@ class Line(Generic[E]):
             if not self.grant_slot():
                 self.opening -= 1
 
+    @whole
     def grant_slot(self) -> bool:
         """Let the first waiter open for itself in a slot that is already reserved."""
         for waiter in self.waiters:
@@ -239,6 +267,7 @@ class Line(Generic[E]):
             return True
         return False
 
+    @whole
     def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
         """Send the first `limit` waiters (None: all) away, each with an error of its own."""
         count = 0
@@ -253,6 +282,7 @@ class Line(Generic[E]):
 
     # Housekeeping
 
+    @whole
     def hold(self, entry: E) -> bool:
         """Take an idle connection aside, to check or close it; False if it is not idle."""
         if entry.state is not IDLE:
@@ -269,6 +299,7 @@ class Line(Generic[E]):
             self.stamps.popleft()
         return True
 
+    @whole
     def unhold(self, entry: E, now: float) -> None:
         """Put a connection that was held back: to the first waiter, or where it was."""
         if entry.state is not HELD:
@@ -286,10 +317,14 @@ class Line(Generic[E]):
             place = bisect_left([each.since for each in self.idle], entry.since)
             self.idle.insert(place if self.lifo else 0, entry)
 
-    def _stamp(self, now: float) -> None:
+    @whole
+    def _put_stamped(self, entry: E, now: float) -> None:
         if self.stamps is not None:
             self._trim_stamps(self.stamps)
             self.stamps.append(now)
+        entry.since = now
+        entry.state = IDLE
+        self.idle.append(entry)
 
     def _trim_stamps(self, stamps: deque[float]) -> None:
         # `take` leaves the stamps alone, so that it is one atomic step; the youngest
@@ -297,11 +332,13 @@ class Line(Generic[E]):
         while len(stamps) > len(self.idle):
             stamps.pop()
 
+    @whole
     def disown(self) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
         for entry in [each for each in self.members if each.state is LEASED]:
-            self.lost(entry)
+            self._lose(entry)
 
+    @whole
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
         if self.stamps is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .checks import PooledEntry
-from .entries import LEASED
+from .entries import IDLE, LEASED
 from .housekeeper import WeakCall, housekeeper
 from .line import Line
 from .options import PoolOptions
@@ -130,6 +130,13 @@ class Upkeep:
         Only the slot is given away, never the connection: should its caller turn up
         after all, he has it for himself, and it is closed when he returns it.
         """
+        idle = set(self._line.idle)
+        for each in self._line.members:
+            if each.state is IDLE and each not in idle:
+                # Interrupted between two steps of a checkout or a return: from now on
+                # a lease, and a stray when nobody turns up for it.
+                each.leased_at = now
+                each.state = LEASED
         strays = [
             each
             for each in self._line.members
