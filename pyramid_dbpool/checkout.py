@@ -1,0 +1,181 @@
+"""One caller's way to a connection, where there is none to take that passes at once.
+
+Whatever the caller has in hand at any moment (a connection, a slot, a place in
+the line) is an attribute, so that it is given back wherever he is killed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, cast
+
+from .checks import PooledEntry
+from .entries import SLOT, Refusal, Waiter
+from .limits import current_deadline
+
+if TYPE_CHECKING:
+    from .pool import ManagedPool
+
+# The longest wait that `Lock.acquire` takes.
+_FOREVER = threading.TIMEOUT_MAX
+
+
+class Checkout:
+    """Check, wait or open for one caller; `run` once."""
+
+    __slots__ = (
+        "_began",
+        "_entry",
+        "_gate",
+        "_limit",
+        "_line",
+        "_lock",
+        "_pool",
+        "_record",
+        "_served",
+        "_slot",
+        "_touched",
+        "_waiter",
+        "waited",
+    )
+
+    def __init__(
+        self, pool: ManagedPool, entry: PooledEntry | None, began: float, *, slot: bool = False
+    ) -> None:
+        self._pool = pool
+        self._line = pool._line
+        self._lock = pool._overflow_lock
+        self._began = began
+        self._entry = entry
+        self._slot = slot
+        self._record: Any = None
+        self._waiter: Waiter | None = None
+        self._gate: Any = None
+        # Whether this caller has had its turn: then it waits at the head.
+        self._served = False
+        # Whether the connection in hand may be in the middle of a ping.
+        self._touched = False
+        self.waited = False
+        timeout, until = pool._timeout, current_deadline()
+        limit = None if timeout is None else began + timeout
+        self._limit = until if limit is None or (until is not None and until < limit) else limit
+
+    def run(self) -> PooledEntry:
+        """Return a connection that may be handed out, or raise."""
+        try:
+            while True:
+                if self._entry is None and not self._slot:
+                    self._obtain()
+                if self._slot:
+                    return self._open()
+                entry = cast("PooledEntry", self._entry)
+                self._touched = True
+                reason = self._pool._connections.reason_against(entry, self._seconds_left())
+                if reason is None:
+                    return entry
+                self._discard(entry, reason)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _seconds_left(self) -> float:
+        return _FOREVER if self._limit is None else self._limit - time.monotonic()
+
+    def _obtain(self) -> None:
+        """Take what there is, or wait for it."""
+        if self._take_or_join():
+            return
+        self.waited = True
+        seconds = min(self._seconds_left(), _FOREVER)
+        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
+            self._pool.before_giving_up()
+        waiter = cast("Waiter", self._waiter)
+        granted = waiter.granted
+        if granted is None:
+            # Too late, unless something has been handed over in this very moment.
+            with self._lock:
+                granted = self._line.leave(waiter)
+        if granted is None:
+            raise self._pool._refusals.timed_out(time.monotonic() - self._began)
+        if isinstance(granted, Refusal):
+            raise granted.error
+        self._slot = granted is SLOT
+        self._entry = granted if isinstance(granted, PooledEntry) else None
+        self._waiter = None
+        self._served = True
+
+    def _take_or_join(self) -> bool:
+        pool, line = self._pool, self._line
+        now = time.monotonic()
+        self._gate = gate = threading.Lock()
+        gate.acquire()
+        waiter = Waiter(gate.release, self._began if self._served else now)
+        if pool.opens_in_background:
+            waiter.context = copy_context()
+        with self._lock:
+            self._entry = line.take(now)
+            if self._entry is not None:
+                return True
+            if line.slots_to_waiters and line.reserve():
+                self._slot = True
+                return True
+            pool._refusals.check_admission_locked(now)
+            self._waiter = waiter
+            if self._served:
+                line.rejoin(waiter)
+            elif not line.join(waiter):
+                self._waiter = None
+                raise pool._refusals.line_full_locked()
+            contexts = pool.plan_for_caller_locked(now)
+        pool.launch(contexts)
+        return False
+
+    def _discard(self, entry: PooledEntry, reason: str) -> None:
+        """Part with a connection that must not be handed out, but keep our turn."""
+        self._touched = False
+        self._served = True
+        if self._pool.opens_in_background:
+            self._entry = None
+            self._pool._connections.close_entry(entry, reason)
+            return
+        with self._lock:
+            self._line.reopening(entry)
+            self._entry = None
+            self._slot = True
+        self._record = entry.record
+        self._pool._connections.close_record(entry.record, reason)
+
+    def _open(self) -> PooledEntry:
+        """Open in the slot in hand, here and now."""
+        began = time.monotonic()
+        entry = self._pool._connections.open_entry(self._record)
+        now = time.monotonic()
+        with self._lock:
+            self._line.opened(entry, now)
+            self._entry = entry
+            self._slot = False
+            self._pool._stats.connected(now - began)
+        return entry
+
+    def _give_back(self) -> None:
+        """Pass on whatever is in hand: somebody may be waiting for it."""
+        now = time.monotonic()
+        entry, waiter = self._entry, self._waiter
+        with self._lock:
+            if self._slot:
+                self._slot = False
+                self._line.open_failed()
+            if waiter is not None:
+                granted = self._line.leave(waiter)
+                if granted is SLOT:
+                    self._line.open_failed()
+                elif isinstance(granted, PooledEntry):
+                    entry = granted
+            self._entry = self._waiter = None
+            if entry is not None and not self._touched and self._line.put(entry, now):
+                entry = None
+        if entry is not None:
+            self._pool._connections.close_entry(entry, "interrupted")
+        self._pool.replan()

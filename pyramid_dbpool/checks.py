@@ -1,0 +1,127 @@
+"""Whether a connection may be handed out: the pool's entries and their health."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from .entries import Entry
+from .liveness import Look, guard_silence, limited, socket_of
+from .options import PoolOptions
+
+# Where a driver shows no socket, a connection returned so lately (seconds) is taken
+# to be alive without a ping: HikariCP's "alive bypass window".
+NO_SOCKET_BYPASS = 0.5
+
+
+class PooledEntry(Entry):
+    """A SQLAlchemy connection record in the line.
+
+    `check_at`: from when on a checkout needs more than a look at the socket.
+    """
+
+    __slots__ = (
+        "check_at",
+        "checked_at",
+        "expires_at",
+        "look",
+        "patience",
+        "pid",
+        "record",
+        "speaks",
+        "suspect",
+    )
+
+    def __init__(self, record: ConnectionPoolEntry, now: float) -> None:
+        super().__init__()
+        self.record: Any = record
+        self.pid = os.getpid()
+        self.look: Look | None = None
+        # The quick look, called with (0, 1) on every checkout that need not wait.
+        self.speaks: Callable[[int, int], object] | None = None
+        self.suspect = False
+        self.expires_at = math.inf
+        self.check_at = math.inf
+        self.checked_at = now
+        # How long after a return (seconds) a look at the socket is enough.
+        self.patience = math.inf
+
+
+class Checks:
+    """Judge a pool's connections; does I/O, so never with the pool's lock held."""
+
+    def __init__(self, options: PoolOptions, pre_ping: bool) -> None:
+        self._options = options
+        self._pre_ping = pre_ping
+        self._eager = pre_ping or options.liveness
+
+    def admit(self, entry: PooledEntry, now: float, dialect: Any) -> None:
+        """Prepare what the checks of a new connection will need."""
+        options = self._options
+        entry.expires_at = options.expiry(now, random.random())
+        if self._pre_ping:
+            entry.patience = 0.0
+        elif options.liveness and getattr(dialect, "name", "") != "sqlite":
+            entry.patience = options.ping_after
+            fd = socket_of(entry.record.dbapi_connection)
+            if fd is None:
+                entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
+            else:
+                entry.look = Look(fd)
+                entry.speaks = entry.look.glance
+                guard_silence(fd)
+        entry.check_at = min(entry.expires_at, now + entry.patience)
+
+    def unfit(self, entry: PooledEntry, pool: Any, now: float, seconds: float) -> str | None:
+        """Say why a connection must not be handed out; None if it may.
+
+        :param seconds: how long a ping may take at most.
+        """
+        record = entry.record
+        if (
+            record.dbapi_connection is None
+            or pool._invalidate_time > record.starttime
+            or record._soft_invalidate_time > record.starttime
+            # SQLAlchemy's own rule, on its own clock, or it would reconnect itself.
+            or (pool._recycle > -1 and time.time() - record.starttime > pool._recycle)
+        ):
+            return "invalidated"
+        if now >= entry.expires_at:
+            return "lifetime"
+        look = entry.look
+        speaks = look is not None and look.speaks()
+        if look is not None and speaks and look.ended():
+            return "dead"
+        if speaks or entry.suspect or now - entry.since >= entry.patience:
+            return None if self.ping(entry, pool, seconds) else "dead"
+        return None
+
+    def ping(self, entry: PooledEntry, pool: Any, seconds: float) -> bool:
+        """Ask the server, for so many seconds at most; true if it answers."""
+        record = entry.record
+        connection = record.dbapi_connection
+        limit = min(self._options.ping_timeout, max(seconds, 0.05))
+        fd = socket_of(connection) if self._options.liveness else None
+        try:
+            with limited(fd, limit) as was_cut:
+                alive = bool(pool._dialect._do_ping_w_event(connection))
+        except NotImplementedError:
+            # A pool without a dialect has no ping: only a socket that is silent passes.
+            alive = entry.look is None or not entry.look.speaks()
+        except Exception:
+            if not self._options.liveness:
+                raise
+            alive = False
+        if alive and not was_cut():
+            entry.suspect = False
+            entry.checked_at = time.monotonic()
+            # It has just been pinged: SQLAlchemy's own pre-ping would be a second one.
+            record.fresh = True
+            return True
+        return False

@@ -1,0 +1,107 @@
+"""The life of a pool's connections: opened, checked, suspected, closed.
+
+Does I/O, so never with the pool's lock held.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .checks import Checks, PooledEntry
+
+if TYPE_CHECKING:
+    from .pool import ManagedPool
+
+
+class Connections:
+    """Open, check and close the connections of one pool.
+
+    `husks` are records whose connection is gone: SQLAlchemy's suite wants the same
+    record to come back, and counts it among the returned ones.
+    """
+
+    def __init__(self, pool: ManagedPool, checks: Checks) -> None:
+        self._pool = pool
+        self._lock = pool._overflow_lock
+        self._line = pool._line
+        self._stats = pool._stats
+        self._checks = checks
+        self.husks: list[Any] = []
+
+    def reason_against(self, entry: PooledEntry, seconds: float) -> str | None:
+        """Say why a connection must not be handed out; None if it may."""
+        reason = self._checks.unfit(entry, self._pool, time.monotonic(), seconds)
+        if reason == "dead":
+            self.suspect_others(entry)
+        return reason
+
+    def suspect_others(self, dead: PooledEntry) -> None:
+        """Have every connection that is as old as a dead one looked at before it is used."""
+        with self._lock:
+            self._stats.suspicions += 1
+            for each in self._line.members:
+                if each is not dead:
+                    each.suspect = True
+                    each.check_at = 0.0
+        if self._pool.opens_in_background:
+            self._pool._upkeep.examine_suspects()
+
+    def keep_husk_locked(self, record: Any) -> None:
+        # An empty record is a slot; SQLAlchemy's suite wants the same record to
+        # come back, and counts it among the returned ones.
+        if not self._line.keep or len(self.husks) + len(self._line.idle) < self._line.keep:
+            self.husks.append(record)
+
+    def open_entry(self, record: Any = None) -> PooledEntry:
+        """Open a connection, in an empty record if there is one."""
+        if record is None and self.husks:
+            with self._lock:
+                record = self.husks.pop() if self.husks else None
+        if record is None:
+            record = self._pool._create_connection()
+        else:
+            try:
+                record.get_connection()
+            except BaseException:
+                with self._lock:
+                    self.keep_husk_locked(record)
+                raise
+        now = time.monotonic()
+        entry = record.dbpool_entry = PooledEntry(record, now)
+        self._checks.admit(entry, now, self._pool._dialect)
+        return entry
+
+    def close_record(self, record: Any, reason: str) -> None:
+        """Close what is behind a record."""
+        with self._lock:
+            self._stats.closed[reason] += 1
+        if record.dbpool_entry.look is not None:
+            record.dbpool_entry.look.close()
+        if reason == "dead":
+            record.invalidate()
+        elif reason != "invalidated":
+            record.close()
+
+    def close_entry(self, entry: PooledEntry, reason: str) -> None:
+        """Close a connection that is leased or held; its slot is free afterwards."""
+        record = entry.record
+        try:
+            self.close_record(record, reason)
+            record.close()
+        finally:
+            with self._lock:
+                self._line.lost(entry)
+            self._pool.replan()
+
+    def examine(self, entry: PooledEntry) -> None:
+        """Ping a connection that is held; put it back, or close it if it is dead."""
+        alive = self._checks.ping(entry, self._pool, self._pool._options.ping_timeout)
+        with self._lock:
+            self._stats.pings += 1
+            if alive and not self._pool._retired:
+                self._line.unhold(entry, time.monotonic())
+                return
+        self.close_entry(entry, "disposed" if alive else "dead")
+        if not alive:
+            self.suspect_others(entry)

@@ -1,0 +1,93 @@
+"""Has this process been forked?  An answer that costs less than `os.getpid`.
+
+A page of memory that the kernel empties in every child (`MADV_WIPEONFORK`, see
+madvise(2); Linux 4.14) tells at the price of reading it.  It also tells in
+processes that were forked without Python's knowledge, as uWSGI does by default.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+import weakref
+from typing import Protocol
+
+MADV_WIPEONFORK = 18
+
+
+class Mark(Protocol):
+    """`mark[0]` is zero in a child that has not set it."""
+
+    def __getitem__(self, index: int, /) -> int:
+        """Return 0 once forked."""
+
+    def __setitem__(self, index: int, value: int, /) -> None:
+        """Set to 1: this process is known now."""
+
+
+class PidMark:
+    """The same by the process id, where the kernel cannot empty a page."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def __getitem__(self, index: int) -> int:
+        return self._pid == os.getpid()
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid()
+
+
+def make_mark() -> Mark:
+    """Make a mark of this process, set."""
+    mark = _page() or PidMark()
+    mark[0] = 1
+    return mark
+
+
+def _page() -> Mark | None:
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        return page if madvise(start, mmap.PAGESIZE, MADV_WIPEONFORK) == 0 else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+class Heir(Protocol):
+    """Something that a forked child inherits and must not use."""
+
+    def abandon(self) -> None:
+        """Begin anew, without a byte on the parent's sockets."""
+
+
+# `here[0]` is zero in a child that has not yet left its parent's pools.
+here = make_mark()
+_heirs: weakref.WeakSet[Heir] = weakref.WeakSet()
+# Keeps two threads of a child from leaving the parent at the same time; one lock
+# per process, because an inherited one may be held for ever.
+_leaving: dict[int, threading.Lock] = {}
+# What a child inherited: never closed and never dropped, because both would send
+# bytes on the parent's socket.
+inherited: list[object] = []
+
+
+def watch(heir: Heir) -> None:
+    """Have `heir.abandon` called in a forked child, before anything uses it there."""
+    _heirs.add(heir)
+
+
+def leave_parent() -> None:
+    """Let go of what the parent had, if this has not been done in this process."""
+    with _leaving.setdefault(os.getpid(), threading.Lock()):
+        if not here[0]:
+            for heir in list(_heirs):
+                heir.abandon()
+            here[0] = 1
+
+
+os.register_at_fork(after_in_child=leave_parent)

@@ -1,0 +1,347 @@
+"""Who gets what: idle connections, free slots and those who wait for them.
+
+A pure state machine.  It starts no thread, takes no lock, does no I/O and
+reads no clock: whoever owns a `Line` calls it with its own lock held and
+passes the time in.  Only `take` needs no lock: it is one atomic `pop`, and while
+anything is idle nobody waits.  What the line decides comes back as a return value, or is put
+into `Waiter.granted` just before that waiter's `wake` is called.
+
+The promises (`tests/test_line_model.py` proves them):
+
+- waiters are served in the order in which they came, and `take` and `reserve`
+  refuse a newcomer while anybody waits;
+- idle + leased + held + opening never exceeds the capacity;
+- an entry has one place at a time;
+- whatever becomes free goes to the first waiter at once: a connection always,
+  a slot too where waiters open for themselves (`slots_to_waiters`).
+
+A return (`put`, `lost`) may come from the garbage collector in the middle of
+any other method, in the same thread: it is put off until that method is done.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Generic, cast
+
+from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .reentry import whole
+
+
+class Line(Generic[E]):
+    """Decide who gets which connection or slot.
+
+    :param keep: how many idle connections to keep for good; None: all.
+    :param capacity: how many connections there may be at once; None: no limit.
+    :param lifo: hand out the connection that was returned last, not first.
+    :param linger: keep idle connections beyond `keep` too (housekeeping closes them later).
+    :param stamped: remember how long how many have been idle, for housekeeping.
+    :param slots_to_waiters: grant a free slot to the first waiter; if false, the
+        owner watches `free` and `waiting`, and opens connections for the line.
+    :param max_waiting: the longest line; None: no bound.
+    """
+
+    def __init__(
+        self,
+        keep: int | None = 5,
+        capacity: int | None = 15,
+        *,
+        lifo: bool = False,
+        linger: bool = False,
+        stamped: bool = True,
+        slots_to_waiters: bool = True,
+        max_waiting: int | None = None,
+    ) -> None:
+        self.keep = keep
+        self.capacity = capacity
+        self.lifo = lifo
+        self.linger = linger
+        self.slots_to_waiters = slots_to_waiters
+        self.max_waiting = max_waiting
+        self.idle: deque[E] = deque()
+        # With FIFO each connection is used in turn, so its own `since` says nothing
+        # about how many are surplus.  Times kept as a stack do: the n-th from the
+        # bottom is the time since when at least n connections have been idle.
+        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # Every connection there is; those neither idle nor held are leased.
+        self.members: set[E] = set()
+        self._pop = self.idle.pop if lifo else self.idle.popleft
+        self.held = 0
+        self.opening = 0
+        self._busy = False
+        self._late: deque[Callable[[], None]] = deque()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Line idle={len(self.idle)} leased={self.leased} held={self.held}"
+            f" opening={self.opening} waiting={len(self.waiters)} capacity={self.capacity}>"
+        )
+
+    @property
+    def leased(self) -> int:
+        """Count the connections in the hands of callers."""
+        return len(self.members) - len(self.idle) - self.held
+
+    @property
+    def total(self) -> int:
+        """Count every connection that is open, being opened or being closed."""
+        return len(self.members) + self.opening
+
+    @property
+    def free(self) -> int | None:
+        """Count the slots in which a connection may be opened; None: no limit."""
+        return None if self.capacity is None else self.capacity - self.total
+
+    @property
+    def waiting(self) -> int:
+        """Count the callers in the line."""
+        return len(self.waiters)
+
+    # Taking
+
+    def take(self, now: float) -> E | None:
+        """Lease an idle connection to a newcomer; None unless there is one (and nobody waits).
+
+        The one method that may be called without the owner's lock.
+        """
+        if not self.idle:
+            return None
+        try:
+            entry = self._pop()
+        except IndexError:  # another caller was quicker
+            return None
+        entry.state = LEASED
+        entry.leased_at = now
+        return entry
+
+    def reserve(self) -> bool:
+        """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
+        return not self.waiters and self.reserve_for_line()
+
+    @whole
+    def reserve_for_line(self) -> bool:
+        """Reserve a slot for an opening on behalf of those who wait, if one is free."""
+        if self.capacity is not None and self.total >= self.capacity:
+            return False
+        self.opening += 1
+        return True
+
+    @whole
+    def join(self, waiter: Waiter) -> bool:
+        """Put a newcomer at the end of the line; False if the line is full."""
+        if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
+            return False
+        self.waiters[waiter] = None
+        return True
+
+    @whole
+    def rejoin(self, waiter: Waiter) -> None:
+        """Put back, at the head, a caller whose connection turned out to be dead."""
+        self.waiters[waiter] = None
+        self.waiters.move_to_end(waiter, last=False)
+        if self.slots_to_waiters:
+            self._slot_freed()
+
+    @whole
+    def leave(self, waiter: Waiter) -> Grant | None:
+        """Take a waiter out of the line; return what it was granted in the meantime, if so.
+
+        What is returned belongs to the caller: it is used, or given back
+        with `give_back`.
+        """
+        if waiter in self.waiters:
+            del self.waiters[waiter]
+        granted = waiter.granted
+        waiter.granted = None
+        return granted
+
+    def give_back(self, granted: Grant | None, now: float) -> bool:
+        """Pass on what a waiter was granted and cannot use; False as in `put`."""
+        if isinstance(granted, Entry):
+            return self.put(cast("E", granted), now)
+        if granted is SLOT:
+            self.open_failed()
+        return True
+
+    # Giving
+
+    def put(self, entry: E, now: float) -> bool:
+        """Take a leased connection back: to the first waiter, else to the idle ones.
+
+        False if it is surplus: then it is still leased, and the caller closes it
+        and reports it `lost`.
+        """
+        if self._busy:
+            self._late.append(lambda: self._put_late(entry, now))
+            return True
+        if self.waiters and self._hand(entry, now):
+            return True
+        idle = self.idle
+        if not self.linger and self.keep is not None and len(idle) >= self.keep:
+            return False
+        if self.stamps is not None:
+            self._put_stamped(entry, now)
+            return True
+        # The place last, and no call before it: `take` may take it at once.
+        entry.since = now
+        entry.state = IDLE
+        idle.append(entry)
+        return True
+
+    def _put_late(self, entry: E, now: float) -> None:
+        if entry.state is LEASED and not self.put(entry, now):
+            # Nobody is left who would close it: one too many stays until it is used.
+            entry.since = now
+            entry.state = IDLE
+            self.idle.append(entry)
+
+    @whole
+    def _hand(self, entry: E, now: float) -> bool:
+        for waiter in self.waiters:
+            entry.since = now
+            entry.leased_at = now
+            # Not the last one's any more: should that caller be killed in another
+            # checkout just now, it must not take this connection back.
+            entry.holder = 0
+            waiter.granted = entry
+            del self.waiters[waiter]
+            waiter.wake()
+            return True
+        return False
+
+    def lost(self, entry: E) -> None:
+        """Forget a connection that is no more (leased, or held); its slot is free."""
+        if self._busy:
+            self._late.append(lambda: self._lose(entry))
+        else:
+            self._lose(entry)
+
+    @whole
+    def _lose(self, entry: E) -> None:
+        if entry.state is HELD:
+            self.held -= 1
+        elif entry.state is not LEASED:
+            return
+        entry.state = GONE
+        self.members.discard(entry)
+        self._slot_freed()
+
+    @whole
+    def reopening(self, entry: E) -> None:
+        """Turn the lease of a dead connection into an opening by the same caller."""
+        entry.state = GONE
+        self.opening += 1
+        self.members.discard(entry)
+
+    @whole
+    def opened(self, entry: E, now: float) -> None:
+        """Turn an opening into a lease, for whoever reserved it."""
+        entry.leased_at = entry.since = now
+        entry.state = LEASED
+        self.opening -= 1
+        self.members.add(entry)
+
+    @whole
+    def open_failed(self) -> None:
+        """Give a reserved slot back: the opening failed or was not needed."""
+        self.opening -= 1
+        self._slot_freed()
+
+    def _slot_freed(self) -> None:
+        while self.slots_to_waiters and self.waiters:
+            if not self.reserve_for_line():
+                return
+            if not self.grant_slot():
+                self.opening -= 1
+
+    @whole
+    def grant_slot(self) -> bool:
+        """Let the first waiter open for itself in a slot that is already reserved."""
+        for waiter in self.waiters:
+            waiter.granted = SLOT
+            del self.waiters[waiter]
+            waiter.wake()
+            return True
+        return False
+
+    @whole
+    def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
+        """Send the first `limit` waiters (None: all) away, each with an error of its own."""
+        count = 0
+        for waiter in list(self.waiters)[:limit]:
+            refusal = Refusal(make_error())
+            if waiter.granted is None:
+                waiter.granted = refusal
+                del self.waiters[waiter]
+                waiter.wake()
+                count += 1
+        return count
+
+    # Housekeeping
+
+    @whole
+    def hold(self, entry: E) -> bool:
+        """Take an idle connection aside, to check or close it; False if it is not idle."""
+        if entry.state is not IDLE:
+            return False
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+        try:
+            self.idle.remove(entry)
+        except ValueError:  # a caller has just taken it
+            return False
+        entry.state = HELD
+        self.held += 1
+        if self.stamps and len(self.stamps) > len(self.idle):
+            self.stamps.popleft()
+        return True
+
+    @whole
+    def unhold(self, entry: E, now: float) -> None:
+        """Put a connection that was held back: to the first waiter, or where it was."""
+        if entry.state is not HELD:
+            return
+        entry.state = LEASED
+        self.held -= 1
+        if self.waiters and self._hand(entry, now):
+            return
+        entry.state = IDLE
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
+            self.idle.appendleft(entry)
+        else:
+            place = bisect_left([each.since for each in self.idle], entry.since)
+            self.idle.insert(place if self.lifo else 0, entry)
+
+    @whole
+    def _put_stamped(self, entry: E, now: float) -> None:
+        if self.stamps is not None:
+            self._trim_stamps(self.stamps)
+            self.stamps.append(now)
+        entry.since = now
+        entry.state = IDLE
+        self.idle.append(entry)
+
+    def _trim_stamps(self, stamps: deque[float]) -> None:
+        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
+        # ones of those who were taken go now.
+        while len(stamps) > len(self.idle):
+            stamps.pop()
+
+    @whole
+    def disown(self) -> None:
+        """Forget every leased connection, as after a dispose; their slots are free."""
+        for entry in [each for each in self.members if each.state is LEASED]:
+            self._lose(entry)
+
+    @whole
+    def idle_times(self) -> list[float]:
+        """List since when at least n connections have been idle, the longest first."""
+        if self.stamps is None:
+            return sorted(each.since for each in list(self.idle))
+        self._trim_stamps(self.stamps)
+        return list(self.stamps)

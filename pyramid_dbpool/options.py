@@ -1,0 +1,83 @@
+"""What a `ManagedPool` can be told, beyond what SQLAlchemy's `QueuePool` takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+# The plugin's defaults by argument, with the reason or the source of each.
+PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        # With FIFO a request every 5 s keeps 15 of 15 connections in use, with LIFO one.
+        "use_lifo": True,
+        # 30 s hangs are pain number one; Rails' pool has the same 5 s (checkout_timeout).
+        "timeout": 5.0,
+        # The three minutes of Connector/NET's clean-up of idle connections.
+        "idle_timeout": 180.0,
+        # A burst must not make and throw away connections: HikariCP keeps all, we for a while.
+        "overflow_linger": 30.0,
+        "min_idle": 1,
+        # HikariCP's maxLifetime; its 2.5 % of jitter is too little after a mass reconnection.
+        "max_lifetime": 1800.0,
+        "liveness": True,
+        # tests/test_pool_liveness.py: only silence longer than this can hide a dead peer.
+        "ping_after": 30.0,
+        # Firewalls drop idle flows after minutes; HikariCP's keepaliveTime is 2 min.
+        "keepalive": 60.0,
+        "background": True,
+        # As a multiple of the capacity; a line without end helps nobody.
+        "max_waiting_per_connection": 20,
+        # For as long as a restart usually takes.
+        "outage_grace": 10.0,
+    }
+)
+
+# At most this part of `max_lifetime` is taken off at random.
+LIFETIME_JITTER = 0.25
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """The settings of one pool that are ours; all times in seconds, None is off."""
+
+    idle_timeout: float | None = None
+    overflow_linger: float = 0.0
+    min_idle: int = 0
+    max_lifetime: float | None = None
+    liveness: bool = False
+    ping_after: float = 30.0
+    ping_timeout: float = 2.0
+    keepalive: float | None = None
+    background: bool = False
+    max_waiting: int | None = None
+    outage_grace: float | None = None
+    pool_name: str | None = None
+
+    def expiry(self, now: float, chance: float) -> float:
+        """Say when a connection opened now has to go; `chance` is random, from 0 to 1."""
+        if self.max_lifetime is None:
+            return math.inf
+        return now + self.max_lifetime * (1 - LIFETIME_JITTER * chance)
+
+    @property
+    def has_upkeep(self) -> bool:
+        """Whether idle connections are ever closed or checked in the background."""
+        return (
+            self.idle_timeout is not None
+            or self.overflow_linger > 0
+            or self.max_lifetime is not None
+            or self.keepalive is not None
+        )
+
+
+def plugin_defaults(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
+    """Return `ManagedPool`'s arguments as the plugin sets them where the ini file does not."""
+    defaults = dict(PLUGIN_DEFAULTS)
+    per_connection = defaults.pop("max_waiting_per_connection")
+    bounded = pool_size > 0 and max_overflow >= 0
+    defaults["max_waiting"] = per_connection * (pool_size + max_overflow) if bounded else None
+    defaults["min_idle"] = min(defaults["min_idle"], pool_size) if pool_size else 1
+    return defaults

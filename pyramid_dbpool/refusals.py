@@ -1,0 +1,95 @@
+"""Why a caller gets no connection: the errors of a pool, with its numbers in them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import exc as sa_exc
+
+from . import messages
+from .drivers import ConnectFailure, classify_connect_failure
+from .entries import LEASED
+from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
+from .stats import Holder
+
+if TYPE_CHECKING:
+    from .pool import ManagedPool
+
+# SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
+BACKGROUND = "3o7r"
+
+
+class Refusals:
+    """Make the errors of one pool, a new one for each caller."""
+
+    def __init__(self, pool: ManagedPool) -> None:
+        self._pool = pool
+        self._name = pool._options.pool_name
+
+    def classify(self, error: BaseException) -> ConnectFailure | None:
+        """Say what a failed opening means; None: a fault of the program."""
+        module = getattr(self._pool._dialect, "loaded_dbapi", None)
+        if module is None:
+            return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
+        if not isinstance(error, module.Error | OSError | sa_exc.DBAPIError):
+            return None
+        return classify_connect_failure(cast("Any", self._pool._dialect), error)
+
+    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
+        """Make the exception for one caller who cannot be served."""
+        trouble = self._pool._opener.trouble
+        lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
+        text = messages.unavailable_text(self._name, kind, lasted, error)
+        refusal = DatabaseUnavailable(None, None, error)
+        refusal.args = (text,)
+        refusal.__cause__ = error
+        return refusal
+
+    def check_admission_locked(self, now: float) -> None:
+        """Refuse a caller whose wait would be pointless."""
+        trouble = self._pool._opener.trouble
+        if trouble is not None and self._pool._opener.refuses_locked(now):
+            self._pool._stats.refused["outage"] += 1
+            raise self.refusal(trouble.error, trouble.kind)
+
+    def line_full_locked(self) -> PoolLineFull:
+        """Make the error for one caller too many."""
+        self._pool._stats.refused["line_full"] += 1
+        line = self._pool._line
+        text = messages.line_full_text(self._name, line.waiting, line.capacity)
+        return PoolLineFull(text, code=BACKGROUND)
+
+    def timed_out(self, waited: float) -> BaseException:
+        """Make the error for a caller whose time is over."""
+        with self._pool._overflow_lock:
+            trouble, line = self._pool._opener.trouble, self._pool._line
+            holders, opening, waiting = self.holders_locked(), line.opening, line.waiting
+            self._pool._stats.refused["timeout"] += 1
+        name = self._name
+        if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
+            text = messages.saturated_text(name, waited, line.total, trouble.error)
+        elif trouble is not None:
+            return self.refusal(trouble.error, trouble.kind)
+        elif opening and opening >= line.leased:
+            text = messages.slow_text(name, waited, opening)
+        else:
+            text = messages.timeout_text(
+                name,
+                waited=waited,
+                size=self._pool.size(),
+                overflow=self._pool.overflow(),
+                waiting=waiting,
+                holders=holders,
+            )
+        error = PoolTimeout(text, code=BACKGROUND)
+        error.__cause__ = None if trouble is None else trouble.error
+        return error
+
+    def holders_locked(self) -> tuple[Holder, ...]:
+        now = time.monotonic()
+        return tuple(
+            Holder(each.label, now - each.leased_at)
+            for each in self._pool._line.members
+            if each.state is LEASED
+        )

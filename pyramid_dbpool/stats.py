@@ -1,0 +1,196 @@
+"""What a pool counts, and the frozen snapshot that it shows.
+
+Counting must be cheap enough to be always on: plain additions under the lock
+that the pool holds anyway, and nothing at all where a number follows from others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from .line import Line
+
+# OpenTelemetry's advice for database durations, in seconds, with two finer steps
+# at the start: most waits and holds of a healthy pool are below a millisecond.
+BOUNDS_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+# As many holds make up the picture of a usual one: fewer, and one long hold
+# blurs it; more, and it stays what it was when a spike begins.
+RECENT_HOLDS = 16
+
+
+class Histogram:
+    """Durations in seconds, counted by size."""
+
+    __slots__ = ("counts", "sum_seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
+        self.sum_seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration; the caller holds the pool's lock."""
+        self.counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self.sum_seconds += seconds
+
+    def frozen(self, at_once: int = 0) -> HistogramSnapshot:
+        """Copy the state; `at_once` durations of zero, which nobody counted, come on top."""
+        counts = (self.counts[0] + at_once, *self.counts[1:])
+        return HistogramSnapshot(BOUNDS_SECONDS, counts, sum(counts), self.sum_seconds)
+
+
+@dataclass(frozen=True)
+class HistogramSnapshot:
+    """Counts per bucket (not cumulated; the last one has no upper bound)."""
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[int, ...]
+    count: int
+    sum_seconds: float
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One connection that is checked out: by whom, and for how long."""
+
+    label: str | None
+    held_seconds: float
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """A pool at one moment; counters only ever grow.
+
+    `closed`, `refused` and `open_failed` map a reason to a count.
+    """
+
+    name: str
+    size: int
+    capacity: int | None
+    idle: int
+    leased: int
+    held: int
+    opening: int
+    waiting: int
+    checkouts: int
+    waited: int
+    returns: int
+    opened: int
+    pings: int
+    suspicions: int
+    strays: int
+    open_failed: Mapping[str, int]
+    refused: Mapping[str, int]
+    closed: Mapping[str, int]
+    wait: HistogramSnapshot
+    hold: HistogramSnapshot
+    connect: HistogramSnapshot
+    outage_seconds: float | None
+    holders: tuple[Holder, ...] = field(default=())
+
+
+class Stats:
+    """The counters of one pool; whoever changes them holds the pool's lock."""
+
+    __slots__ = (
+        "_hold_time",
+        "_mark",
+        "closed",
+        "connect",
+        "connect_time",
+        "hold",
+        "open_failed",
+        "opened",
+        "pings",
+        "refused",
+        "strays",
+        "suspicions",
+        "wait",
+        "waited",
+    )
+
+    def __init__(self) -> None:
+        self.waited = self.opened = 0
+        self.pings = self.suspicions = self.strays = 0
+        self.open_failed: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.closed: Counter[str] = Counter()
+        self.wait = Histogram()
+        self.hold = Histogram()
+        self.connect = Histogram()
+        # A moving average, in seconds, from which the demand is estimated.
+        self.connect_time: float | None = None
+        # The state of `hold` from which on holds are recent, and the mean of those.
+        self._mark = (0, 0.0)
+        self._hold_time = 0.0
+
+    @property
+    def returns(self) -> int:
+        """How many connections have been given back."""
+        return sum(self.hold.counts)
+
+    def hold_time(self) -> float:
+        """Say how long a usual hold is, in seconds: the mean of the last few dozen."""
+        count, seconds = self.returns, self.hold.sum_seconds
+        recent = count - self._mark[0]
+        if recent:
+            self._hold_time = (seconds - self._mark[1]) / recent
+        if recent >= RECENT_HOLDS:
+            self._mark = (count, seconds)
+        return self._hold_time
+
+    def connected(self, seconds: float) -> None:
+        """Count an opening that took so many seconds."""
+        self.opened += 1
+        self.connect.observe(seconds)
+        before = self.connect_time
+        self.connect_time = seconds if before is None else before + (seconds - before) * 0.25
+
+    def waited_for(self, seconds: float) -> None:
+        """Count a checkout that had to wait for so many seconds."""
+        self.waited += 1
+        self.wait.observe(seconds)
+
+    def frozen(
+        self,
+        *,
+        name: str,
+        size: int,
+        line: Line[Any],
+        now: float,
+        outage_since: float | None,
+        holders: tuple[Holder, ...],
+    ) -> PoolSnapshot:
+        """Copy everything, with the state of the line; the caller holds the pool's lock."""
+        # Every checkout ends in a return, sooner or later.
+        checkouts = self.returns + line.leased
+        return PoolSnapshot(
+            name=name,
+            size=size,
+            capacity=line.capacity,
+            idle=len(line.idle),
+            leased=line.leased,
+            held=line.held,
+            opening=line.opening,
+            waiting=line.waiting,
+            checkouts=checkouts,
+            waited=self.waited,
+            returns=self.returns,
+            opened=self.opened,
+            pings=self.pings,
+            suspicions=self.suspicions,
+            strays=self.strays,
+            open_failed=MappingProxyType(dict(self.open_failed)),
+            refused=MappingProxyType(dict(self.refused)),
+            closed=MappingProxyType(dict(self.closed)),
+            wait=self.wait.frozen(at_once=checkouts - self.waited),
+            hold=self.hold.frozen(),
+            connect=self.connect.frozen(),
+            outage_seconds=None if outage_since is None else now - outage_since,
+            holders=holders,
+        )

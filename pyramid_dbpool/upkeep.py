@@ -1,0 +1,156 @@
+"""What a pool does while nobody asks: close what is surplus or old, keep the rest alive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .checks import PooledEntry
+from .entries import IDLE, LEASED
+from .housekeeper import WeakCall, housekeeper
+from .line import Line
+from .options import PoolOptions
+from .surplus import next_surplus, surplus_idle
+
+# A lease that nobody ever received (its caller was killed in between) is taken
+# back after so many seconds.
+STRAY_AFTER = 30.0
+
+
+class Connections(Protocol):
+    """How upkeep closes and checks."""
+
+    def close_entry(self, entry: PooledEntry, reason: str) -> None:
+        """Close one connection (I/O, without the lock) and report it lost."""
+
+    def examine(self, entry: PooledEntry) -> None:
+        """Ping one connection that is held (I/O, without the lock); put it back or close it."""
+
+
+class Upkeep:
+    """Look after idle connections when something is due."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        line: Line[PooledEntry],
+        lock: Any,
+        options: PoolOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        self._connections = connections
+        self._line = line
+        self._lock = lock
+        self._options = options
+        self._clock = clock
+        # Whether the housekeeper has been told to come; who returns a connection reads it.
+        self.is_due = not options.has_upkeep
+
+    def schedule(self) -> None:
+        """Have the housekeeper come when the next thing is due, if anything ever will be."""
+        if not self._options.has_upkeep:
+            return
+        now = self._clock()
+        with self._lock:
+            due = self._next_due_locked(now)
+            self.is_due = due is not None
+        if due is not None:
+            housekeeper().call_at(max(due, now), WeakCall(self.run))
+
+    def _next_due_locked(self, now: float) -> float | None:
+        options, line = self._options, self._line
+        idle = list(line.idle)
+        dues = [each.expires_at for each in idle if options.max_lifetime is not None]
+        if options.keepalive is not None:
+            dues += [max(each.since, each.checked_at) + options.keepalive for each in idle]
+        surplus = next_surplus(
+            line,
+            linger=options.overflow_linger,
+            idle_timeout=options.idle_timeout,
+            min_idle=options.min_idle,
+        )
+        if surplus is not None:
+            dues.append(surplus)
+        return min(dues) if dues else None
+
+    def run(self) -> None:
+        """Do what is due, and schedule what comes next."""
+        now = self._clock()
+        with self._lock:
+            doomed, stale = self._pick_locked(now)
+        if doomed or stale:
+            # Closing and pinging wait on the network; the housekeeper has others to serve.
+            self._in_thread(lambda: self._work(doomed, stale))
+        else:
+            self.schedule()
+
+    def _work(self, doomed: list[tuple[PooledEntry, str]], stale: list[PooledEntry]) -> None:
+        try:
+            for entry, reason in doomed:
+                self._connections.close_entry(entry, reason)
+            for entry in stale:
+                self._connections.examine(entry)
+        finally:
+            self.schedule()
+
+    def _pick_locked(self, now: float) -> tuple[list[tuple[PooledEntry, str]], list[PooledEntry]]:
+        options, line = self._options, self._line
+        doomed: list[tuple[PooledEntry, str]] = []
+        for entry in list(line.idle):
+            if now >= entry.expires_at and line.hold(entry):
+                doomed.append((entry, "lifetime"))
+        surplus = surplus_idle(
+            line,
+            now,
+            linger=options.overflow_linger,
+            idle_timeout=options.idle_timeout,
+            min_idle=options.min_idle,
+        )
+        doomed += [(entry, "idle") for entry in surplus if line.hold(entry)]
+        stale: list[PooledEntry] = []
+        if options.keepalive is not None:
+            for entry in list(line.idle):
+                quiet = max(entry.since, entry.checked_at)
+                if now - quiet >= options.keepalive and line.hold(entry):
+                    stale.append(entry)
+        return doomed, stale
+
+    def examine_suspects(self) -> None:
+        """Ping every suspect that is idle, each in a thread of its own."""
+        with self._lock:
+            idle = list(self._line.idle)
+            suspects = [each for each in idle if each.suspect and self._line.hold(each)]
+        for entry in suspects:
+            self._in_thread(lambda entry=entry: self._connections.examine(entry))  # type: ignore[misc]
+
+    def reclaim_strays_locked(self, now: float) -> int:
+        """Forget leases that nobody received: their slots are free again.
+
+        Only the slot is given away, never the connection: should its caller turn up
+        after all, he has it for himself, and it is closed when he returns it.
+        """
+        idle = set(self._line.idle)
+        for each in self._line.members:
+            if each.state is IDLE and each not in idle:
+                # Interrupted between two steps of a checkout or a return: from now on
+                # a lease, and a stray when nobody turns up for it.
+                each.leased_at = now
+                each.state = LEASED
+        strays = [
+            each
+            for each in self._line.members
+            if each.state is LEASED
+            and each.record.fairy_ref is None
+            and now - each.leased_at >= STRAY_AFTER
+        ]
+        for each in strays:
+            self._line.lost(each)
+        return len(strays)
+
+    @staticmethod
+    def _in_thread(run: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=run, name="dbpool-upkeep", daemon=True).start()
+        except RuntimeError:
+            run()  # at interpreter shutdown no thread can be started
