@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .engines import dispose_engine, get_engine
+from .engines import dispose_engine, get_engine, warm
 from .errors import (
     CommitUnknown,
     DatabaseUnavailable,
@@ -15,6 +15,8 @@ from .errors import (
     SettingsError,
     TransactionFailed,
 )
+from .limits import deadline
+from .pool import ManagedPool
 from .sessions import session_factory, unit_of_work
 from .streaming import stream
 from .worker import consume
@@ -26,6 +28,7 @@ __all__ = [
     "CommitUnknown",
     "DatabaseUnavailable",
     "ForkedConnectionError",
+    "ManagedPool",
     "PoolError",
     "PoolLineFull",
     "PoolTimeout",
@@ -34,12 +37,14 @@ __all__ = [
     "SettingsError",
     "TransactionFailed",
     "consume",
+    "deadline",
     "dispose_engine",
     "get_engine",
     "includeme",
     "session_factory",
     "stream",
     "unit_of_work",
+    "warm",
 ]
 
 

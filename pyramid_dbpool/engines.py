@@ -10,14 +10,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.pool import QueuePool
 
 from . import forks, transactions
 from .drivers import is_missed_disconnect, transaction_failed
 from .errors import SettingsError, TransactionFailed
+from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
 
-__all__ = ["ProcessEngine", "dispose_engine", "get_engine", "live_engines", "process_engine"]
+__all__ = [
+    "ProcessEngine",
+    "dispose_engine",
+    "get_engine",
+    "live_engines",
+    "process_engine",
+    "warm",
+]
 
 log = logging.getLogger(__name__)
 
@@ -144,15 +151,27 @@ def dispose_engine(settings: Mapping[str, Any], name: str = "default") -> None:
         found.engine.dispose()
 
 
+def warm(engine: Engine) -> None:
+    """Open connections now, until the pool's `min_idle` are open.
+
+    For a server's start-up hook, so that the first requests need not wait for
+    connections to be opened. Does nothing for a pool that is no `ManagedPool`.
+
+    :raises DatabaseUnavailable: the server cannot be reached.
+    """
+    if isinstance(engine.pool, ManagedPool):
+        engine.pool.warm()
+
+
 def live_engines() -> list[tuple[str, Engine]]:
     """Return the pool name and the engine of each engine of this process, oldest first."""
     return [(made.settings.name, made.engine) for made in _engines.all()]
 
 
 def _make_engine(pool: PoolSettings) -> Engine:
-    options = dict(pool.engine_options)
-    if pool.uses_queue_pool:
-        options.setdefault("poolclass", QueuePool)
+    options = {**pool.engine_options, **pool.managed_arguments}
+    if pool.managed:
+        options.setdefault("poolclass", ManagedPool)
     try:
         engine = create_engine(pool.url, **options)
     except (sa_exc.ArgumentError, TypeError) as error:

@@ -71,14 +71,22 @@ _heirs: weakref.WeakSet[Heir] = weakref.WeakSet()
 # Keeps two threads of a child from leaving the parent at the same time; one lock
 # per process, because an inherited one may be held for ever.
 _leaving: dict[int, threading.Lock] = {}
-# What a child inherited: never closed and never dropped, because both would send
-# bytes on the parent's socket.
-inherited: list[object] = []
 
 
 def watch(heir: Heir) -> None:
     """Have `heir.abandon` called in a forked child, before anything uses it there."""
     _heirs.add(heir)
+
+
+def inherit(*things: object) -> None:
+    """Keep what a child inherited: never closed, never freed.
+
+    Not even when the interpreter ends, for drivers say QUIT or Terminate on the
+    parent's socket when their connection is freed. So it gets a reference that
+    nobody gives back.
+    """
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def leave_parent() -> None:

@@ -5,14 +5,12 @@ ROLLBACK by the garbage collector included, breaks the parent's conversation
 with its server. So a child gets empty pools, and whatever it inherited is
 replaced by a stand-in that talks to nobody.
 
-The hook of `os.register_at_fork` does that before the child runs anything
-else. A process forked without hooks (uWSGI's default) is noticed by its pid at
-the next checkout, statement or commit.
+`forkmark` tells that there was a fork: before the child runs anything else, or,
+where Python's hooks do not run (uWSGI's default), at its next checkout,
+statement or commit.
 """
 
-import ctypes
 import os
-import threading
 import weakref
 from typing import Any, NoReturn
 
@@ -24,23 +22,21 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
+from . import forkmark
 from .errors import ForkedConnectionError
+from .pool import ManagedPool
 
 __all__ = ["protect"]
 
 
-class _Owner:
-    """The process that the engines' pools belong to."""
-
-    pid = os.getpid()
-
-
-_opened: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[ConnectionPoolEntry]] = (
-    weakref.WeakKeyDictionary()
-)
-# Guards the change of owner in a process forked without hooks. By pid, because
-# a lock that another thread of the parent held would never be released here.
-_locks: dict[int, threading.Lock] = {}
+def protect(engine: Engine) -> None:
+    """Make `engine` safe to use on both sides of a fork."""
+    in_memory = engine.dialect.name == "sqlite" and isinstance(
+        engine.pool, SingletonThreadPool | StaticPool
+    )
+    # A child has a copy of a database in memory; an empty pool would lose it.
+    if not in_memory:
+        forkmark.watch(_Guard(engine))
 
 
 class _ParentsConnection:
@@ -49,89 +45,78 @@ class _ParentsConnection:
     def __init__(self, opened_in: int) -> None:
         self._opened_in = opened_in
 
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `ForkedConnectionError`."""
         raise ForkedConnectionError(
             f"This connection was opened in process {self._opened_in}, before a fork; process"
             f" {os.getpid()} cannot use it. Close the session and take a new one in the child."
         )
 
-    cursor = commit = execute = _refuse
+    cursor = commit = execute = refuse
 
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+    def nothing(self, *args: Any, **kwargs: Any) -> None:
         """Let a session of the parent be rolled back and closed in peace."""
 
-    rollback = close = _nothing
+    rollback = close = nothing
 
 
-def protect(engine: Engine) -> None:
-    """Make `engine` safe to use on both sides of a fork."""
-    if _is_private_memory(engine):
-        return
-    records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
-    _opened[engine] = records
-    event.listen(engine, "connect", lambda _dbapi, record: records.add(record))
-    event.listen(engine, "checkout", _check_checkout)
-    event.listen(engine, "before_cursor_execute", _check_statement, retval=True)
-    event.listen(engine, "commit", _check_commit)
-    event.listen(engine, "rollback", _check_rollback)
+class _Guard:
+    """Watches over the connections of one engine; lives as long as its listeners."""
 
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+        self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
+        self._owner = os.getpid()
+        event.listen(engine, "connect", self._opened)
+        event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
+        event.listen(engine, "commit", self._before_commit)
+        event.listen(engine, "rollback", self._before_rollback)
+        if not isinstance(engine.pool, ManagedPool):
+            event.listen(engine, "checkout", self._after_checkout)
 
-def _is_private_memory(engine: Engine) -> bool:
-    """SQLite in memory: a child has a copy of its own, and an empty pool would lose it."""
-    return engine.dialect.name == "sqlite" and isinstance(
-        engine.pool, SingletonThreadPool | StaticPool
-    )
-
-
-def _check_checkout(
-    dbapi_connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
-) -> None:
-    if os.getpid() != _Owner.pid:
-        leave_parent()
-        raise exc.DisconnectionError("The pool was inherited through a fork.")
-
-
-def _check_statement(
-    connection: Connection, cursor: Any, statement: Any, parameters: Any, *args: Any
-) -> tuple[Any, Any]:
-    _check_commit(connection)
-    return statement, parameters
-
-
-def _check_commit(connection: Connection) -> None:
-    if os.getpid() != _Owner.pid:
-        parent = _Owner.pid
-        leave_parent()
-        _ParentsConnection(parent)._refuse()
-
-
-def _check_rollback(connection: Connection) -> None:
-    if os.getpid() != _Owner.pid:
-        leave_parent()
-
-
-def leave_parent() -> None:
-    """Give this process pools of its own, if it still has its parent's."""
-    pid = os.getpid()
-    with _locks.setdefault(pid, threading.Lock()):
-        if _Owner.pid == pid:
-            return
-        stand_in = _ParentsConnection(_Owner.pid)
-        for engine, records in list(_opened.items()):
-            for record in list(records):
-                _disown(record, stand_in)
-            records.clear()
+    def abandon(self) -> None:
+        """Take the engine away from the parent's connections."""
+        engine = self._engine()
+        stand_in = _ParentsConnection(self._owner)
+        self._owner = os.getpid()
+        for record in list(self._records):
+            _disown(record, stand_in)
+        self._records.clear()
+        if engine is not None and not isinstance(engine.pool, ManagedPool):
             engine.dispose(close=False)
-        _Owner.pid = pid
+
+    def _opened(self, _dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+        self._records.add(record)
+
+    def _after_checkout(
+        self, _dbapi: object, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        if not forkmark.here[0]:
+            forkmark.leave_parent()
+            raise exc.DisconnectionError("The pool was inherited through a fork.")
+
+    def _before_statement(
+        self, connection: Connection, _cursor: Any, statement: Any, parameters: Any, *_: Any
+    ) -> tuple[Any, Any]:
+        self._before_commit(connection)
+        return statement, parameters
+
+    def _before_commit(self, _connection: Connection) -> None:
+        if not forkmark.here[0]:
+            parents = _ParentsConnection(self._owner)
+            forkmark.leave_parent()
+            parents.refuse()
+
+    def _before_rollback(self, _connection: Connection) -> None:
+        if not forkmark.here[0]:
+            forkmark.leave_parent()
 
 
 def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
     """Put `stand_in` wherever the parent's connection could be reached from this process."""
     if record.dbapi_connection is None:
         return
-    # Never freed, not even when the interpreter ends: drivers say QUIT or
-    # Terminate on the parent's socket when their connection is.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(record.dbapi_connection))
+    forkmark.inherit(record.dbapi_connection)
     record.dbapi_connection = stand_in  # type: ignore[assignment,misc]
     # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
     # session holds, and what would run SQL when it is given back.
@@ -139,6 +124,3 @@ def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
     proxy = record.fairy_ref and record.fairy_ref()  # type: ignore[attr-defined]
     if proxy is not None:
         proxy.dbapi_connection = stand_in
-
-
-os.register_at_fork(after_in_child=leave_parent)

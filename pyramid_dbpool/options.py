@@ -25,6 +25,8 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "liveness": True,
         # tests/test_pool_liveness.py: only silence longer than this can hide a dead peer.
         "ping_after": 30.0,
+        # A loopback or a data centre answers in milliseconds; a second try would not help.
+        "ping_timeout": 2.0,
         # Firewalls drop idle flows after minutes; HikariCP's keepaliveTime is 2 min.
         "keepalive": 60.0,
         "background": True,

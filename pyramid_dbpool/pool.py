@@ -257,7 +257,7 @@ class ManagedPool(QueuePool):
     def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
         """Take a connection back that must not be handed to the next one as it is."""
         if entry.pid != os.getpid():
-            forkmark.inherited.append(entry)
+            forkmark.inherit(entry)
         elif entry.state is not LEASED:
             record.close()  # disowned: the pool was disposed of in the meantime
         elif record.dbapi_connection is None:
@@ -299,7 +299,7 @@ class ManagedPool(QueuePool):
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
-        forkmark.inherited.extend((self._line, self._opener, *self._connections.husks))
+        forkmark.inherit(self._line, self._opener, *self._connections.husks)
         self._start()
 
     def warm(self) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 
 from ..errors import SettingsError
+from .declare import MANAGED
 from .mask import mask_url, scrub, shown
 
 __all__ = [
@@ -89,6 +90,14 @@ class Backend:
     dialect: Dialect
     pool_class: type[Pool]
     in_memory: bool
+    chosen: bool = False
+
+    @property
+    def managed(self) -> bool:
+        """Whether the pool is a `ManagedPool`: in QueuePool's place, unless one is chosen."""
+        if self.chosen:
+            return frozenset(MANAGED) <= pool_keywords(self.pool_class)
+        return self.queues
 
     @property
     def queues(self) -> bool:
@@ -194,7 +203,7 @@ def open_backend(
         ) from None
     memory = dialect.name == "sqlite" and _in_memory(url)
     default = SingletonThreadPool if memory else dialect.get_dialect_pool_class(url)
-    return Backend(dialect, pool_class or default, memory)
+    return Backend(dialect, pool_class or default, memory, chosen=pool_class is not None)
 
 
 def isolation_level(level: str, key: str, backend: Backend) -> str:

@@ -68,12 +68,37 @@ def _queue_only(item: Given, draft: Draft, backend: Backend) -> SettingsError:
     return SettingsError(f"{item.key} = {shown(item.value)} has no effect: {why}; {remedy}.")
 
 
+def _managed_only(item: Given, draft: Draft, backend: Backend) -> SettingsError:
+    if not backend.queues:
+        return _queue_only(item, draft, backend)
+    poolclass = BY_KEY["sqlalchemy.poolclass"].key_for(draft.name)
+    used = backend.pool_class.__name__
+    return SettingsError(
+        f"{item.key} = {shown(item.value)} has no effect: {poolclass} is {used}, and only a "
+        f"ManagedPool knows it; remove it or {poolclass}."
+    )
+
+
+def _check_min_idle(draft: Draft) -> None:
+    size = draft.engine.get("pool_size", BY_KEY["sqlalchemy.pool_size"].default)
+    if 0 < size < draft.own.get("min_idle", 0):
+        item = draft.given["dbpool.min_idle"]
+        raise SettingsError(
+            f"{item.key} = {shown(item.value)} is more than "
+            f"{BY_KEY['sqlalchemy.pool_size'].key_for(draft.name)} = {size}: lower the one or "
+            "raise the other."
+        )
+
+
 def check_modes(draft: Draft, backend: Backend) -> None:
     """Refuse values that this pool, dialect or driver cannot keep to."""
     for keyword in draft.own:
         setting: Setting = BY_KEY["dbpool." + keyword]
         if setting.queue_only and not backend.queues:
             raise _queue_only(draft.given[setting.key], draft, backend)
+        if setting.managed_only and not backend.managed:
+            raise _managed_only(draft.given[setting.key], draft, backend)
+    _check_min_idle(draft)
     if "isolation_level" in draft.engine:
         key = draft.given["sqlalchemy.isolation_level"].key
         level = isolation_level(draft.engine["isolation_level"], key, backend)

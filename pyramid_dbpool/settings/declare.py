@@ -10,7 +10,9 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-__all__ = ["BY_KEY", "KEYWORDS", "SETTINGS", "YEAR", "Kind", "Setting"]
+from ..options import PLUGIN_DEFAULTS
+
+__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "Kind", "Setting"]
 
 Kind = Literal[
     "callable",
@@ -51,6 +53,7 @@ class Setting:
     - `within`: a package whose classes may be given by their bare name.
     - `whole`: whole seconds only.
     - `queue_only`: only for pools that make callers wait (QueuePool and its kind).
+    - `managed_only`: an argument of `ManagedPool`, and of no other pool.
     - `note`: more about what is allowed, for messages and the reference.
     """
 
@@ -68,6 +71,7 @@ class Setting:
     within: str = ""
     whole: bool = False
     queue_only: bool = False
+    managed_only: bool = False
     note: str = ""
 
     @property
@@ -99,6 +103,11 @@ def _own(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setti
     return Setting("dbpool.", keyword, kind, default, doc, **rest)
 
 
+def _managed(keyword: str, kind: Kind, doc: str, **rest: Any) -> Setting:
+    default = PLUGIN_DEFAULTS.get(keyword)
+    return _own(keyword, kind, default, doc, managed_only=True, **rest)
+
+
 _STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
 
 SETTINGS: tuple[Setting, ...] = (
@@ -123,7 +132,7 @@ SETTINGS: tuple[Setting, ...] = (
     _sa(
         "pool_timeout",
         "duration",
-        5.0,
+        PLUGIN_DEFAULTS["timeout"],
         "How long a caller waits for a connection before it gets an error.",
         low=0,
         high=YEAR,
@@ -132,7 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
     _sa(
         "pool_use_lifo",
         "flag",
-        True,
+        PLUGIN_DEFAULTS["use_lifo"],
         "Hand out the connection that was returned last, so that the others become idle.",
         queue_only=True,
     ),
@@ -243,7 +252,76 @@ SETTINGS: tuple[Setting, ...] = (
         off=None,
         whole=True,
     ),
+    # Ours, for the pool.
+    _managed(
+        "min_idle",
+        "integer",
+        "Never close an idle connection if fewer than this many would be open; at most"
+        " `pool_size`.",
+        low=0,
+    ),
+    _managed(
+        "idle_timeout",
+        "duration",
+        "Close a connection that has been idle for so long.",
+        low=0,
+        high=YEAR,
+        off=None,
+    ),
+    _managed(
+        "overflow_linger",
+        "duration",
+        "Keep an idle connection beyond `pool_size` for so long; 0 closes it at its return.",
+        low=0,
+        high=YEAR,
+    ),
+    _managed(
+        "max_lifetime",
+        "duration",
+        "Replace a connection at this age, or up to a quarter earlier at random.",
+        low=0.001,
+        high=YEAR,
+        off=None,
+    ),
+    _managed(
+        "liveness",
+        "flag",
+        "Look at the socket of each connection that is handed out, and ping it if in doubt.",
+    ),
+    _managed(
+        "ping_after",
+        "duration",
+        "Ping a connection before it is handed out if it was idle for so long.",
+        low=0,
+        high=YEAR,
+    ),
+    _managed("ping_timeout", "duration", "How long a ping may take.", low=0.001, high=YEAR),
+    _managed(
+        "keepalive",
+        "duration",
+        "Ping idle connections so often, to keep them open in firewalls.",
+        low=0.1,
+        high=YEAR,
+        off=None,
+    ),
+    _managed(
+        "max_waiting",
+        "integer",
+        "Refuse a caller at once when so many wait already.",
+        low=0,
+        off=-1,
+        note="20 for each connection of the pool if not given",
+    ),
+    _managed(
+        "outage_grace",
+        "duration",
+        "Refuse callers at once when the server has been away for so long.",
+        low=0,
+        high=YEAR,
+        off=None,
+    ),
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}
+MANAGED = tuple(setting.keyword for setting in SETTINGS if setting.managed_only)
 KEYWORDS = frozenset(setting.keyword for setting in SETTINGS)

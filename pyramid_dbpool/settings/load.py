@@ -95,6 +95,7 @@ def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
         engine_options=Options(engine),
         options=Options(own),
         pool_class=backend.pool_class,
+        managed=backend.managed,
         _sources={k.partition(".")[2]: g.key for k, g in draft.given.items()} | {"url": url_key},
         _parts=parts,
     )
@@ -166,6 +167,7 @@ def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
         and s.scope == "pool"
         and s.kind != "key"
         # What SQLAlchemy decides by itself is left to it.
+        and (not s.managed_only or backend.managed)
         and (backend.queues if s.queue_only else prefix == "dbpool.")
     }
 

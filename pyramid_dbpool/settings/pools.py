@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool
 
+from ..options import PLUGIN_DEFAULTS
 from .backend import pool_keywords
-from .declare import BY_KEY
+from .declare import BY_KEY, MANAGED
 from .mask import HIDDEN, is_secret, mask_url, mask_value
 
 __all__ = ["AppSettings", "Options", "PoolSettings", "freeze"]
@@ -94,6 +95,7 @@ class PoolSettings:
     - `engine_options`: keyword arguments for `sqlalchemy.create_engine`.
     - `options`: the values of our own `dbpool.*` settings, by keyword.
     - `pool_class`: the pool class that `create_engine` will use.
+    - `managed`: whether the pool is a `ManagedPool`, which then stands in QueuePool's place.
     - `uses_queue_pool`: whether that class makes callers wait for a connection.
 
     Two of them are equal if their `identity()` is.
@@ -104,6 +106,7 @@ class PoolSettings:
     engine_options: Mapping[str, Any]
     options: Mapping[str, Any]
     pool_class: type[Pool]
+    managed: bool = False
     _sources: Mapping[str, str] = field(default_factory=dict)
     _parts: Mapping[str, Hashable] = field(default_factory=dict)
 
@@ -122,6 +125,20 @@ class PoolSettings:
         size: int = self.engine_options["pool_size"]
         overflow: int = self.engine_options["max_overflow"]
         return None if size == 0 or overflow == -1 else size + overflow
+
+    @property
+    def managed_arguments(self) -> dict[str, Any]:
+        """The arguments of `ManagedPool` alone; empty for other pools."""
+        if not self.managed:
+            return {}
+        arguments = {keyword: self.options[keyword] for keyword in MANAGED}
+        if arguments["max_waiting"] is None and self.capacity is not None:
+            arguments["max_waiting"] = (
+                PLUGIN_DEFAULTS["max_waiting_per_connection"] * self.capacity
+            )
+        elif arguments["max_waiting"] == -1:
+            arguments["max_waiting"] = None
+        return arguments | {"background": True, "pool_name": self.name}
 
     @property
     def masked_url(self) -> str:
