@@ -77,6 +77,11 @@ class Housekeeper:
             self._rouse()
         return task
 
+    def call_off(self, task: Task) -> None:
+        """Forget a task; if it was the only one, the thread ends soon."""
+        task.cancel()
+        self._rouse()
+
     def _rouse(self) -> None:
         with suppress(RuntimeError):  # awake already
             self._wake.release()

@@ -26,7 +26,7 @@ from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
-from .entries import LEASED
+from .entries import GONE, LEASED
 from .limits import current_label
 from .line import Line
 from .opener import Opener
@@ -299,6 +299,9 @@ class ManagedPool(QueuePool):
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
+        for entry in self._line.members:
+            # What was checked out must not be put among this process's idle ones.
+            entry.state = GONE
         forkmark.inherit(self._line, self._opener, *self._connections.husks)
         self._start()
 
@@ -320,6 +323,7 @@ class ManagedPool(QueuePool):
             self._connections.husks.clear()
         for entry in doomed:
             self._connections.close_entry(entry, "disposed")
+        self._upkeep.cancel()
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:
@@ -354,6 +358,10 @@ class ManagedPool(QueuePool):
         self.dispose()
 
     # Numbers
+
+    def checkedout(self) -> int:
+        """Count the connections that are checked out; one that is being opened is not."""
+        return self._line.leased
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from .checks import PooledEntry
 from .entries import IDLE, LEASED
-from .housekeeper import WeakCall, housekeeper
+from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
 from .options import PoolOptions
 from .surplus import next_surplus, surplus_idle
@@ -46,6 +46,7 @@ class Upkeep:
         self._clock = clock
         # Whether the housekeeper has been told to come; who returns a connection reads it.
         self.is_due = not options.has_upkeep
+        self._task: Task | None = None
 
     def schedule(self) -> None:
         """Have the housekeeper come when the next thing is due, if anything ever will be."""
@@ -56,7 +57,14 @@ class Upkeep:
             due = self._next_due_locked(now)
             self.is_due = due is not None
         if due is not None:
-            housekeeper().call_at(max(due, now), WeakCall(self.run))
+            self._task = housekeeper().call_at(max(due, now), WeakCall(self.run))
+
+    def cancel(self) -> None:
+        """Call the housekeeper off, so that it may rest: the pool was disposed of."""
+        task, self._task = self._task, None
+        if task is not None:
+            self.is_due = False
+            housekeeper().call_off(task)
 
     def _next_due_locked(self, now: float) -> float | None:
         options, line = self._options, self._line

@@ -116,6 +116,10 @@ def test_a_thousand_disposed_engines_leave_nothing_behind(tmp_path: Path) -> Non
         seen.append(weakref.ref(engine))
         dispose_engine(settings)
     del engine, connection
+    for thread in threading.enumerate():
+        # The housekeeper ends by itself, a moment after the last pool has gone.
+        if thread.name.startswith("dbpool-"):
+            thread.join(30)
     gc.collect()
     assert [ref for ref in seen if ref() is not None] == []
     assert (len(live_engines()), threading.active_count(), descriptors()) == (live, threads, files)

@@ -204,6 +204,8 @@ class TestUnitOfWork:
         self, pg_settings: dict[str, Any]
     ) -> None:
         """The backend is gone when SET TRANSACTION is sent; the next unit works."""
+        # With liveness on, the dead connection would not be handed out.
+        pg_settings["dbpool.liveness"] = "false"
         session = session_factory(pg_settings)
         with unit_of_work(session, read_only=True):
             pass
