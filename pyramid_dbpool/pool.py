@@ -26,7 +26,7 @@ from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
-from .entries import LEASED
+from .entries import GONE, LEASED
 from .limits import current_label
 from .line import Line
 from .opener import Opener
@@ -299,6 +299,9 @@ class ManagedPool(QueuePool):
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
+        for entry in list(self._line.members):
+            # What is still checked out must not come back into the new line.
+            entry.state = GONE
         forkmark.inherited.extend((self._line, self._opener, *self._connections.husks))
         self._start()
 

@@ -1,5 +1,7 @@
 """The line's promises, proved against random histories on a virtual clock."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="attr-defined"
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
