@@ -1,6 +1,6 @@
 """The line's promises, proved against random histories on a virtual clock."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="attr-defined"
+# mypy: ignore-errors
 
 from hypothesis import settings
 from hypothesis import strategies as st

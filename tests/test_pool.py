@@ -194,9 +194,28 @@ def test_dead_idle_connections_are_not_handed_out(maker: Maker) -> None:
     for connection in maker.made:
         connection.far.close()
     lease = pool.connect()
-    assert lease.dbapi_connection is maker.made[4]
+    assert lease.dbapi_connection is maker.made[4]  # type: ignore[comparison-overlap]
     lease.close()
     assert pool.snapshot().closed["dead"] == 4
+
+
+def test_connection_that_sqlalchemy_replaced_is_known(maker: Maker) -> None:
+    """After a listener's DisconnectionError the new socket is looked at, not the old one."""
+    pool = ManagedPool(maker, 1, 0, liveness=True)
+    pool.connect().close()
+
+    def refuse_the_first(connection: object, *_: object) -> None:
+        if connection is maker.made[0]:
+            raise exc.DisconnectionError("not this one")
+
+    event.listen(pool, "checkout", refuse_the_first)
+    for _ in range(2):
+        lease = pool.connect()
+        assert lease.dbapi_connection is maker.made[1]  # type: ignore[comparison-overlap]
+        lease.close()
+    maker.made[1].far.close()
+    pool.connect().close()
+    assert len(maker.made) == 3
 
 
 def test_warm_opens_the_minimum(maker: Maker) -> None:
@@ -253,7 +272,8 @@ def test_child_leaves_its_parents_connections_alone(maker: Maker) -> None:
     if child == 0:
         lease.close()
         fresh = pool.connect()
-        fine = fresh.dbapi_connection is maker.made[-1] and len(maker.made) == 3
+        mine: Any = fresh.dbapi_connection
+        fine = mine is maker.made[-1] and len(maker.made) == 3
         untouched = not any(each.closed for each in maker.made[:2])
         os._exit(0 if fine and untouched and pool.checkedout() == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
