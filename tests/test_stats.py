@@ -23,7 +23,7 @@ def test_histogram_counts_by_upper_bound() -> None:
     assert frozen.sum_seconds == pytest.approx(99.0003)
 
 
-def test_usual_hold_follows_the_last_dozens() -> None:
+def test_usual_hold_follows_the_last_few() -> None:
     """Long holds of the past do not hide the short ones of a spike."""
     stats = Stats()
     for _ in range(20):
