@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.pool import ConnectionPoolEntry
-
 from .entries import Entry
 from .liveness import Look, guard_silence, limited, socket_of
 from .options import PoolOptions
@@ -35,12 +33,16 @@ class PooledEntry(Entry):
         "pid",
         "record",
         "speaks",
+        "started",
         "suspect",
     )
 
-    def __init__(self, record: ConnectionPoolEntry, now: float) -> None:
+    def __init__(self, record: Any, now: float) -> None:
         super().__init__()
-        self.record: Any = record
+        self.record = record
+        # SQLAlchemy may reconnect a record behind our back, for a checkout listener
+        # that raises DisconnectionError: then what is known here is out of date.
+        self.started: float = self.record.starttime
         self.pid = os.getpid()
         self.look: Look | None = None
         # The quick look, called with (0, 1) on every checkout that need not wait.

@@ -72,6 +72,15 @@ class Connections:
         self._checks.admit(entry, now, self._pool._dialect)
         return entry
 
+    def readmit(self, entry: PooledEntry, now: float) -> None:
+        """Look at what SQLAlchemy has put in the place of an entry's connection."""
+        if entry.look is not None:
+            entry.look.close()
+        entry.look = entry.speaks = None
+        entry.started = entry.record.starttime
+        entry.suspect = False
+        self._checks.admit(entry, now, self._pool._dialect)
+
     def close_record(self, record: Any, reason: str) -> None:
         """Close what is behind a record."""
         with self._lock:

@@ -234,7 +234,12 @@ class ManagedPool(QueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         now = _monotonic()
         entry: PooledEntry = record.dbpool_entry  # type: ignore[attr-defined]
-        if record.dbapi_connection is None or entry.state is not LEASED or now >= entry.expires_at:
+        if (
+            record.dbapi_connection is None
+            or entry.state is not LEASED
+            or now >= entry.expires_at
+            or entry.record.starttime != entry.started
+        ):
             self._return(record, entry, now)
             return
         if not entry.suspect:
@@ -269,6 +274,9 @@ class ManagedPool(QueuePool):
                 self._connections.keep_husk_locked(record)
                 self._line.lost(entry)
             self.replan()
+        elif record.starttime != entry.started:
+            self._connections.readmit(entry, now)
+            self._do_return_conn(record)
         else:
             with self._overflow_lock:
                 self._stats.hold.observe(now - entry.leased_at)
@@ -299,10 +307,10 @@ class ManagedPool(QueuePool):
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
-        for entry in self._line.members:
-            # What was checked out must not be put among this process's idle ones.
+        for entry in list(self._line.members):
+            # What is still checked out must not come back into the new line.
             entry.state = GONE
-        forkmark.inherit(self._line, self._opener, *self._connections.husks)
+        forkmark.inherit((self._line, self._opener, *self._connections.husks))
         self._start()
 
     def warm(self) -> None:

@@ -19,9 +19,9 @@ from .line import Line
 # at the start: most waits and holds of a healthy pool are below a millisecond.
 BOUNDS_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
-# As many holds make up the picture of a usual one: fewer, and one long hold
-# blurs it; more, and it stays what it was when a spike begins.
-RECENT_HOLDS = 16
+# As many holds make up the picture of a usual one.  Fewer, and one hold decides;
+# more, and what was usual before a spike hides how short its holds are.
+RECENT_HOLDS = 4
 
 
 class Histogram:
@@ -135,7 +135,7 @@ class Stats:
         return sum(self.hold.counts)
 
     def hold_time(self) -> float:
-        """Say how long a usual hold is, in seconds: the mean of the last few dozen."""
+        """Say how long a usual hold is, in seconds: the mean of the last few."""
         count, seconds = self.returns, self.hold.sum_seconds
         recent = count - self._mark[0]
         if recent:

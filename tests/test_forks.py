@@ -1,5 +1,6 @@
 """A child never uses or closes a connection of its parent, however it was forked."""
 
+import contextlib
 import json
 import os
 import signal
@@ -85,6 +86,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "FORK_APP_URL": url, "PYTHONPATH": os.getcwd()},
+                start_new_session=True,
             )
 
     def get(self, path: str) -> dict[str, Any]:
@@ -103,12 +105,14 @@ class Server:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
+        # The whole group: uWSGI without a master ends one of its processes only.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @pytest.mark.slow

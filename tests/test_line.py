@@ -126,7 +126,7 @@ def test_beyond_the_size_the_linger_counts() -> None:
     line = Line[Entry](2, 4, lifo=True, linger=True)
     for lease in filled(line, 4):
         line.put(lease, 0.0)
-    limits = {"linger": 30.0, "idle_timeout": 180.0, "min_idle": 1}
+    limits: dict[str, Any] = {"linger": 30.0, "idle_timeout": 180.0, "min_idle": 1}
     assert next_surplus(line, **limits) == 30.0
     assert len(surplus_idle(line, 30.0, **limits)) == 2
     assert len(surplus_idle(line, 180.0, **limits)) == 3

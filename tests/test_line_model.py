@@ -1,5 +1,7 @@
 """The line's promises, proved against random histories on a virtual clock."""
 
+# mypy: ignore-errors
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -237,7 +238,7 @@ def test_no_command_is_a_usage_error(run: Run) -> None:
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `pdbpool settings | head -1`."""
-    command = f"{sys.executable} -m pyramid_dbpool.scripts.pdbpool settings | true"
+    command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.scripts.pdbpool settings | true"
     path = os.pathsep.join(p for p in sys.path if p)
     ran = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],

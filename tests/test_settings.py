@@ -1,9 +1,6 @@
 """Settings: from an ini file's strings, or an app's objects, to what an engine needs."""
 
-import timeit
 from collections.abc import Mapping
-from functools import partial
-from time import thread_time
 from typing import Any
 
 import pytest
@@ -192,15 +189,6 @@ def test_an_app_needs_the_default_pool() -> None:
     with pytest.raises(SettingsError, match=r"sqlalchemy\.url is missing"):
         load_app(settings)
     assert load_pool(settings, "replica").name == "replica"
-
-
-def test_loading_is_quick() -> None:
-    """Under a millisecond, so that even those who never remember a pool are not hurt."""
-    settings = {"sqlalchemy.url": POSTGRES, "sqlalchemy.pool_size": "3", "dbpool.read_only": "no"}
-    load_pool(settings)
-    # The processor's time: other processes are none of our business.
-    times = timeit.repeat(partial(load_pool, settings), timer=thread_time, number=10, repeat=20)
-    assert min(times) / 10 < 0.001
 
 
 def test_every_setting_is_declared_once() -> None:

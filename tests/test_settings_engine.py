@@ -206,8 +206,9 @@ def test_what_engine_from_config_cannot_read_is_read(keyword: str, value: str) -
 def test_what_engine_from_config_lets_pass_is_refused_or_right() -> None:
     """A string that is true because it is not empty, a size below nothing, a nameless typo."""
     ini = {"sqlalchemy.url": FILE, "sqlalchemy.pool_pre_ping": "false"}
-    theirs: Any = engine_from_config(ini).pool
-    assert theirs._pre_ping == "false"
+    theirs: Any = engine_from_config(ini)
+    assert theirs.pool._pre_ping == "false"
+    theirs.dispose()
     assert load_pool(ini).engine_options["pool_pre_ping"] is False
     ini = {"sqlalchemy.url": FILE, "sqlalchemy.pool_size": "-3"}
     engine_from_config(ini).dispose()

@@ -1,0 +1,148 @@
+"""The background thread: it comes when due, ends when done, and survives its tasks."""
+
+import gc
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pyramid_dbpool import housekeeper as module
+from pyramid_dbpool.housekeeper import Housekeeper, WeakCall, housekeeper
+
+SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return when the condition holds."""
+    until = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < until, "not in time"
+        pause.wait(0.002)
+
+
+def test_calls_come_in_order_of_their_time() -> None:
+    """A later call with an earlier time wakes the thread."""
+    keeper, calls = Housekeeper(), list[str]()
+    now = time.monotonic()
+    keeper.call_at(now + 0.06, lambda: calls.append("second"))
+    keeper.call_at(now + 0.02, lambda: calls.append("first"))
+    wait_for(lambda: len(calls) == 2)
+    assert calls == ["first", "second"]
+
+
+def test_no_thread_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs before the first task, and nothing after the last one."""
+    monkeypatch.setattr(module, "LINGER", 0.01)
+    keeper = Housekeeper()
+    assert keeper._thread is None
+    done = threading.Event()
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(5)
+    wait_for(lambda: keeper._thread is None)
+    done.clear()
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(5), "it starts again"
+
+
+def test_cancelled_task_does_not_run() -> None:
+    """Nor does it keep the thread alive."""
+    keeper, calls = Housekeeper(), list[str]()
+    task = keeper.call_at(time.monotonic() + 0.03, lambda: calls.append("cancelled"))
+    keeper.call_at(time.monotonic() + 0.05, lambda: calls.append("kept"))
+    task.cancel()
+    wait_for(lambda: calls)
+    assert calls == ["kept"]
+
+
+def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """One pool's trouble is logged, and does not end the upkeep of the others."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic(), lambda: 1 / 0)
+    keeper.call_at(time.monotonic() + 0.01, done.set)
+    assert done.wait(5)
+    assert "A background task failed" in caplog.text
+
+
+def test_task_keeps_nothing_alive() -> None:
+    """An object that only a task knows can be collected; its task is a no-op."""
+
+    class Owner:
+        calls = 0
+
+        def work(self) -> None:
+            Owner.calls += 1
+
+    owner = Owner()
+    call = WeakCall(owner.work)
+    call()
+    del owner
+    gc.collect()
+    call()
+    assert Owner.calls == 1
+
+
+def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
+    """A fork must not meet a thread of ours; afterwards the work goes on."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic() + 0.1, done.set)
+    thread = keeper._thread
+    assert thread is not None
+    keeper.pause()
+    assert not thread.is_alive()
+    keeper.resume()
+    assert done.wait(5)
+
+
+def test_child_has_a_housekeeper_of_its_own() -> None:
+    """Threads do not survive a fork; the child's first task starts a new one."""
+    mine = housekeeper()
+    mine.call_at(time.monotonic() + 60, lambda: None)
+    child = os.fork()
+    if child == 0:
+        done = threading.Event()
+        own = housekeeper()
+        own.call_at(time.monotonic(), done.set)
+        os._exit(0 if own is not mine and done.wait(5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    wait_for(lambda: mine._thread is not None)
+
+
+@pytest.mark.slow
+def test_no_task_is_lost_or_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that add and cancel at random, while the housekeeper ends and starts."""
+    monkeypatch.setattr(module, "LINGER", 0.0005)
+    keeper = Housekeeper()
+    wanted, ran = [0] * 8, [0] * 8
+    until = time.monotonic() + SECONDS
+
+    def add(me: int) -> None:
+        rng = random.Random(me)
+        pause = threading.Event()
+
+        def count() -> None:
+            ran[me] += 1
+
+        while time.monotonic() < until:
+            task = keeper.call_at(time.monotonic() + rng.random() * 0.002, count)
+            if rng.random() < 0.2:
+                before, run = ran[me], task.run
+                task.cancel()
+                wanted[me] += run is None or ran[me] != before
+            else:
+                wanted[me] += 1
+            if rng.random() < 0.2:
+                pause.wait(rng.random() * 0.003)
+
+    threads = [threading.Thread(target=add, args=(me,)) for me in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    wait_for(lambda: not keeper._heap and not keeper._inbox)
+    wait_for(lambda: all(abs(a - b) <= a * 0.05 for a, b in zip(wanted, ran, strict=True)))
+    # A cancellation in the very moment of the call may count either way; nothing else may.
+    assert sum(ran) > 0

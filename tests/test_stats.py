@@ -1,0 +1,55 @@
+"""What a pool counts."""
+
+import dataclasses
+
+import pytest
+
+from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.stats import BOUNDS_SECONDS, Histogram, Stats
+
+from .test_pool import Connection
+
+
+def test_histogram_counts_by_upper_bound() -> None:
+    """A duration belongs to the first bucket whose bound it does not exceed."""
+    histogram = Histogram()
+    for seconds in (0.0, BOUNDS_SECONDS[0], 0.0002, 99.0):
+        histogram.observe(seconds)
+    frozen = histogram.frozen()
+    assert frozen.counts[0] == 2
+    assert frozen.counts[1] == 1
+    assert frozen.counts[-1] == 1
+    assert frozen.count == 4
+    assert frozen.sum_seconds == pytest.approx(99.0003)
+
+
+def test_usual_hold_follows_the_last_few() -> None:
+    """Long holds of the past do not hide the short ones of a spike."""
+    stats = Stats()
+    for _ in range(20):
+        stats.hold.observe(1.0)
+    assert stats.hold_time() == pytest.approx(1.0)
+    for _ in range(20):
+        stats.hold.observe(0.002)
+    assert stats.hold_time() == pytest.approx(0.002)
+
+
+def test_snapshot_adds_up() -> None:
+    """Every checkout is a wait, and every return a hold; the snapshot cannot be changed."""
+    pool = ManagedPool(Connection, 2, 0, pool_name="main")
+    first, second = pool.connect(), pool.connect()
+    first.close()
+    pool.connect().close()
+    numbers = pool.snapshot()
+    assert (numbers.name, numbers.leased, numbers.idle, numbers.opened) == ("main", 1, 1, 2)
+    assert (numbers.checkouts, numbers.returns, numbers.waited) == (3, 2, 0)
+    assert numbers.wait.count == 3
+    assert numbers.hold.count == 2
+    assert numbers.connect.count == 2
+    assert len(numbers.holders) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        numbers.idle = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        numbers.closed["idle"] = 3  # type: ignore[index]
+    second.close()
+    pool.dispose()
