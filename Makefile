@@ -6,7 +6,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types layers format matrix wheel clean
+.PHONY: help demo test lint style types layers format docs bench pool-suite matrix wheel clean
 
 help:
 	@echo 'make demo     run the example app: PostgreSQL, web app and streamer; Ctrl-C stops it'
@@ -14,6 +14,9 @@ help:
 	@echo '              (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
+	@echo 'make docs     write the settings table of README.rst from the declaration'
+	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
+	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
 	@echo 'make wheel    build the wheel and try it in a clean environment'
 	@echo 'make clean    remove everything that these commands made'
@@ -49,6 +52,18 @@ format:
 	@tools/install lint
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
+
+docs:
+	@tools/install test
+	.venv/bin/python tools/settings_table
+
+bench:
+	@tools/install test
+	.venv/bin/python -m benchmarks $(ARGS)
+
+pool-suite:
+	@tools/install test
+	tools/sa_pool_suite.sh .venv/bin/python pyramid_dbpool.pool:ManagedPool -q $(ARGS)
 
 matrix:
 	@tools/install matrix
