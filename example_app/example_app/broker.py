@@ -14,6 +14,7 @@ from queue import Empty
 from time import monotonic, sleep
 from typing import Any
 
+from amqp.exceptions import AccessRefused, NotAllowed
 from kombu import Connection, Consumer, Exchange, Message, Queue
 from kombu.pools import producers
 from pyramid.config import Configurator
@@ -42,7 +43,7 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     options = {"confirm_publish": True}
     try:
         return Connection(url, transport_options=options, connect_timeout=2)
-    except (KeyError, ValueError) as error:
+    except (ImportError, KeyError, ValueError) as error:
         # Not the URL itself: it can hold a password.
         raise ConfigurationError(f"broker.url: {error.args[0]}") from None
 
@@ -67,19 +68,6 @@ def needed(settings: Mapping[str, Any], key: str) -> str:
     if not value:
         raise ConfigurationError(f"{key} is missing in the ini file, see development.ini")
     return value
-
-
-def folders(folder: Path) -> dict[str, Any]:
-    """Make the folders that `filesystem://` works in."""
-    messages, control = folder / "messages", folder / "control"
-    for part in (messages, control):
-        part.mkdir(parents=True, exist_ok=True)
-    return {
-        "data_folder_in": str(messages),
-        "data_folder_out": str(messages),
-        "control_folder": str(control),
-        "polling_interval": 0.05,
-    }
 
 
 def publish_after_commit(request: Request, event: dict[str, str]) -> None:
@@ -143,9 +131,13 @@ class Inbox:
     def listen(self) -> None:
         """Make the queue, so that it gets what is published from now on."""
         # By itself kombu would sleep for seconds here, deaf to a stop.
-        self.broker.ensure_connection(
-            max_retries=1, interval_start=0, reraise_as_library_errors=False
-        )
+        try:
+            self.broker.ensure_connection(
+                max_retries=1, interval_start=0, reraise_as_library_errors=False
+            )
+        except (AccessRefused, NotAllowed) as error:
+            # A wrong password or virtual host: waiting would not help.
+            raise ConfigurationError(f"broker.url: {error}") from error
         consumer = Consumer(
             self.broker.channel(),
             [self._queue],

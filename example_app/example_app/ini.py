@@ -2,13 +2,19 @@
 
 import argparse
 import configparser
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from plaster.exceptions import PlasterError
+from pyramid.exceptions import ConfigurationError
 from pyramid.paster import get_appsettings, setup_logging
 from pyramid.scripts.common import parse_vars
+from sqlalchemy.exc import SQLAlchemyError
+
+from pyramid_dbpool import PoolError
 
 
 def read_command_line(doc: str | None, argv: Sequence[str] | None) -> dict[str, Any]:
@@ -21,6 +27,25 @@ def read_command_line(doc: str | None, argv: Sequence[str] | None) -> dict[str, 
         return read(args.config_uri, parse_vars(args.config_vars))
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+@contextmanager
+def one_line_errors(prog: str) -> Iterator[None]:
+    """End the script with one line on stderr if the settings, the database or the broker fail."""
+    try:
+        yield
+    except (ConfigurationError, SQLAlchemyError, PoolError) as error:
+        print(f"{prog}: {reason(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def reason(error: Exception) -> str:
+    """Say in one line why the database or the broker cannot be used."""
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, PoolError):
+        # SQLAlchemy adds the statement, its parameters and a link.
+        error = getattr(error, "orig", None) or error
+    text = str(error.args[0]) if error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def read(config_uri: str, variables: dict[str, str]) -> dict[str, Any]:

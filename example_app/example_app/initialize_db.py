@@ -11,7 +11,9 @@ from pyramid_dbpool import get_engine
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""
-    create_tables(ini.read_command_line(__doc__, argv))
+    settings = ini.read_command_line(__doc__, argv)
+    with ini.one_line_errors("initialize_db"):
+        create_tables(settings)
     return 0
 
 

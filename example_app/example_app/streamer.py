@@ -16,7 +16,11 @@ from pyramid_dbpool import consume
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the streamer until SIGTERM or Ctrl-C."""
     settings = ini.read_command_line(__doc__, argv)
-    with suppress(KeyboardInterrupt), broker.Inbox(settings) as inbox:
+    with (
+        ini.one_line_errors("streamer"),
+        suppress(KeyboardInterrupt),
+        broker.Inbox(settings) as inbox,
+    ):
         consume(
             inbox,
             show,
