@@ -6,11 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from kombu import Message
 from processes import StartStreamer, wait_until, write
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 from webtest import TestApp
 
-from example_app.broker import EXCHANGE, connect
+from example_app import ini, streamer
+from example_app.broker import EXCHANGE, Inbox, connect
 from pyramid_dbpool import unit_of_work
 
 
@@ -112,6 +115,26 @@ def test_is_in_no_transaction_between_two_notes(
     streamer = start_streamer()
     streamer.wait_for(write(app, "Hello"))
     wait_until(lambda: transactions_open(settings) == 0)
+
+
+def test_its_transactions_are_serializable_read_only_and_deferrable(
+    app: TestApp, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL itself says so, of the transaction in which a note is shown."""
+    seen = []
+
+    def show(message: Message, session: Session) -> None:
+        for mode in ("isolation", "read_only", "deferrable"):
+            seen.append(session.scalar(text(f"SHOW transaction_{mode}")))
+        raise KeyboardInterrupt
+
+    with Inbox(settings) as inbox:
+        inbox.listen()  # makes the queue, which keeps the note for the streamer
+    write(app, "Hello")
+    monkeypatch.setattr(ini, "read_command_line", lambda doc, argv: settings)
+    monkeypatch.setattr(streamer, "show", show)
+    assert streamer.main([]) == 0
+    assert seen == ["serializable", "on", "on"]
 
 
 def transactions_open(settings: dict[str, Any]) -> int:
