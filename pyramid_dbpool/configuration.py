@@ -102,7 +102,7 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
 
 def close_sessions_with_request(event: NewRequest) -> None:
     """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
-    RequestSessions.of(event.request)
+    RequestSessions.of(event.request).join_begun()
 
 
 def warn_without_retry(config: Configurator) -> None:
@@ -120,8 +120,9 @@ def _warn_without_retry(registry: Registry) -> None:
 def _say_that_retry_is_missing() -> None:
     # Cached: an app that is made in every test says it once.
     log.warning(
-        "pyramid_retry is not included: a request that loses a race or its connection fails,"
-        ' although a second attempt would succeed. Add config.include("pyramid_retry").'
+        "pyramid_retry is not included: a request that loses a race against another transaction"
+        " fails, although a second attempt would succeed. Add"
+        ' config.include("pyramid_retry").'
     )
 
 

@@ -96,6 +96,7 @@ class _Engines:
         for other in self._by_identity.values():
             if other.settings.name == pool.name and other.settings.url == pool.url:
                 _warn_of_a_second_engine(other.settings, pool)
+                break
         made = ProcessEngine(_make_engine(pool), pool)
         hook = pool.options["engine_hook"]
         if hook is not None:
@@ -210,7 +211,8 @@ def _refuse_failed_transaction(connection: Connection) -> None:
 def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
     log.warning(
         "pool %r: a second engine for the same URL, because these settings differ from those of"
-        " the first: %s. The process has two pools now; use the same settings everywhere.",
+        " an earlier one: %s. Each engine has a pool of its own: use the same settings"
+        " everywhere.",
         second.name,
         ", ".join(first.differing(second)),
     )

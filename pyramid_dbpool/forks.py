@@ -28,6 +28,9 @@ from .pool import ManagedPool
 
 __all__ = ["protect"]
 
+# A key of ConnectionPoolEntry.record_info.
+_INHERITED = "pyramid_dbpool.inherited"
+
 
 def protect(engine: Engine) -> None:
     """Make `engine` safe to use on both sides of a fork."""
@@ -70,7 +73,9 @@ class _Guard:
         event.listen(engine, "connect", self._opened)
         event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
         event.listen(engine, "commit", self._before_commit)
-        event.listen(engine, "rollback", self._before_rollback)
+        event.listen(engine, "rollback", _notice_fork)
+        # When a child ends, or disposes of the engine, before it has used it.
+        event.listen(engine, "close", _notice_fork)
         if not isinstance(engine.pool, ManagedPool):
             event.listen(engine, "checkout", self._after_checkout)
 
@@ -89,11 +94,18 @@ class _Guard:
         self._records.add(record)
 
     def _after_checkout(
-        self, _dbapi: object, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+        self, _dbapi: object, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
+        notes = record.record_info
         if not forkmark.here[0]:
             forkmark.leave_parent()
+            if notes is not None:
+                notes[_INHERITED] = True
             raise exc.DisconnectionError("The pool was inherited through a fork.")
+        if notes and notes.pop(_INHERITED, False):
+            # SQLAlchemy has connected anew, in the pool that was inherited: there
+            # the connection would stay open for ever.
+            proxy.detach()
 
     def _before_statement(
         self, connection: Connection, _cursor: Any, statement: Any, parameters: Any, *_: Any
@@ -107,9 +119,10 @@ class _Guard:
             forkmark.leave_parent()
             parents.refuse()
 
-    def _before_rollback(self, _connection: Connection) -> None:
-        if not forkmark.here[0]:
-            forkmark.leave_parent()
+
+def _notice_fork(*_args: object) -> None:
+    if not forkmark.here[0]:
+        forkmark.leave_parent()
 
 
 def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:

@@ -325,6 +325,8 @@ class ManagedPool(QueuePool):
 
     def dispose(self) -> None:
         """Close what is idle."""
+        if not _here[0]:
+            forkmark.leave_parent()
         self._disposed_by = _get_ident()
         with self._overflow_lock:
             doomed = [each for each in list(self._line.idle) if self._line.hold(each)]

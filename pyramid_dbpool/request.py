@@ -31,6 +31,7 @@ SessionMaker: TypeAlias = sessionmaker[Session]
 # Keys of Session.info.
 _OWNER = "pyramid_dbpool.request_sessions"
 _WROTE = "pyramid_dbpool.wrote"
+_WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
 _WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
@@ -65,8 +66,19 @@ class RequestSessions:
         self.refuse_when_over()
         session = self._sessions.get(maker)
         if session is None:
-            session = self._sessions[maker] = maker(info={_OWNER: self, _WROTE: False})
+            session = self._sessions[maker] = maker()
+            session.info.update({_OWNER: self, _WROTE: False})
         return session
+
+    def join_begun(self) -> None:
+        """Join the sessions that an outer tween used before pyramid_tm began.
+
+        They are in a transaction already, so they will not begin another one, at
+        which they would join; what the view does in them would be lost.
+        """
+        for session in self._sessions.values():
+            if session.info[_WRITES] and session.in_transaction():
+                _join(session)
 
     def refuse_when_over(self) -> None:
         """Raise `RequestOver` once the request has ended."""
@@ -106,8 +118,10 @@ class RequestSessions:
         finally:
             self.over = True
             for session in self._sessions.values():
-                _warn_of_lost_changes(session, request)
+                lost = _has_uncommitted_changes(session)
                 close_session(session)
+                if lost:
+                    _warn_of_lost_changes(request)
 
 
 def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
@@ -115,14 +129,19 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
 
     The listeners are on the maker: they cost 30 µs each on every session.
     """
-    maker: SessionMaker = sessionmaker(made.engine, class_=made.settings.options["session_class"])
+    writes = not made.settings.options["read_only"]
+    maker: SessionMaker = sessionmaker(
+        made.engine, class_=made.settings.options["session_class"], info={_WRITES: writes}
+    )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
-    if not made.settings.options["read_only"]:
+    if writes:
         event.listen(maker, "after_begin", _join)
         event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
+    # What was sent in AUTOCOMMIT is stored.
+    if writes and made.settings.engine_options.get("isolation_level") != "AUTOCOMMIT":
         event.listen(maker, "after_flush", _note_flush)
         event.listen(maker, "do_orm_execute", _note_execute)
         event.listen(maker, "after_transaction_end", _forget_writes)
@@ -167,19 +186,24 @@ def _forget_writes(session: Session, ended: SessionTransaction) -> None:
         session.info[_WROTE] = False
 
 
-def _warn_of_lost_changes(session: Session, request: Request) -> None:
+def _has_uncommitted_changes(session: Session) -> bool:
     pending = session.new or session.dirty or session.deleted
-    if session.in_transaction() and (pending or session.info[_WROTE]):
-        log.warning(
-            "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
-            " pyramid_tm's transaction call commit() on the session.",
-            _describe(request),
-        )
+    return session.in_transaction() and bool(pending or session.info[_WROTE])
+
+
+def _warn_of_lost_changes(request: Request) -> None:
+    log.warning(
+        "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
+        " pyramid_tm's transaction call commit() on the session.",
+        _describe(request),
+    )
 
 
 def _describe(request: Request) -> str:
     route = getattr(request, "matched_route", None)
-    where = f"route {route.name!r}" if route is not None else request.path
+    # Not request.path, which raises where the path is not UTF-8.
+    path = request.environ.get("PATH_INFO", "")
+    where = f"route {route.name!r}" if route is not None else repr(path)
     return f"{request.method} {where}"
 
 

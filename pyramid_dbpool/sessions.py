@@ -110,6 +110,11 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
         return session_factory(session_or_settings, name)
     if isinstance(session_or_settings, scoped_session):
         return session_or_settings()
+    if not isinstance(session_or_settings, Session):
+        raise TypeError(
+            "unit_of_work takes a session or the app's settings, not"
+            f" {type(session_or_settings).__name__}."
+        )
     return session_or_settings
 
 

@@ -58,7 +58,10 @@ class Modes:
         if connection.dialect.name == "sqlite":
             with self._applied_on_sqlite(connection):
                 yield
+                # What COMMIT would flush, while the mode still holds.
+                session.flush()
         else:
+            _refuse_autocommit(connection)
             connection.exec_driver_sql(self._statement(connection.dialect.name))
             yield
 
@@ -77,11 +80,12 @@ class Modes:
             yield
             return
         dbapi_connection = connection.connection.dbapi_connection
+        before = _is_query_only(dbapi_connection)
         _set_query_only(dbapi_connection, True)
         try:
             yield
         finally:
-            _set_query_only(dbapi_connection, False)
+            _set_query_only(dbapi_connection, before)
 
 
 def make_read_only(engine: Engine) -> None:
@@ -91,6 +95,27 @@ def make_read_only(engine: Engine) -> None:
     else:
         statement = Modes(read_only=True)._statement(engine.dialect.name)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(statement))
+
+
+def _refuse_autocommit(connection: Connection) -> None:
+    try:
+        dbapi_connection: Any = connection.connection.dbapi_connection
+        autocommit = connection.dialect.detect_autocommit_setting(dbapi_connection)
+    except NotImplementedError:
+        return
+    if autocommit:
+        raise ValueError(
+            "this engine is in AUTOCOMMIT: there is no transaction that could have an isolation"
+            " level or be read-only."
+        )
+
+
+def _is_query_only(dbapi_connection: Any) -> bool:
+    cursor = dbapi_connection.cursor()
+    try:
+        return bool(cursor.execute("PRAGMA query_only").fetchone()[0])
+    finally:
+        cursor.close()
 
 
 def _set_query_only(dbapi_connection: Any, on: bool) -> None:

@@ -1,10 +1,11 @@
 """Fork with one connection idle and one in a transaction; tell what parent and child see.
 
-    python -m tests.fork_script URL HOW [CONNECT_ARGS]
+    python -m tests.fork_script URL HOW FIRST [CONNECT_ARGS [POOL]]
 
 HOW is `fork`, `multiprocessing`, or `without-hooks`: a fork that Python does not notice, as
-uWSGI's. Prints one JSON object: what the child reported, and whether each of the parent's
-connections is still the same and works, after the child has ended.
+uWSGI's. FIRST is what the child does first, a key of `FIRST`. Prints one JSON object: what the
+child reported, and whether each of the parent's connections is still the same and works, after
+the child has ended.
 """
 
 import ctypes
@@ -44,9 +45,21 @@ def error_of(action: Callable[[], Any]) -> str:
     return "no error"
 
 
-def in_child(settings: dict[str, str], held: Session, report: Path) -> None:
+FIRST: dict[str, Callable[[Session], Any]] = {
+    "execute": lambda held: held.execute(text("SELECT 1")),
+    "commit": lambda held: held.commit(),
+    "close": lambda held: held.close(),
+    "dispose": lambda held: held.get_bind().engine.dispose(),
+    "exit": lambda held: sys.exit(),
+    "own": lambda held: held.get_bind().connect().close(),
+}
+
+
+def in_child(settings: dict[str, str], held: Session, report: Path, first: str) -> None:
+    report.write_text("{}")
     own = session_factory(settings)
     seen: dict[str, Any] = {
+        "first": error_of(lambda: FIRST[first](held)),
         "use of the held session": error_of(lambda: held.execute(text("SELECT 1"))),
         "commit of the held session": error_of(held.commit),
         "close of the held session": error_of(held.close),
@@ -73,22 +86,27 @@ def fork(how: str, child: Callable[[], None]) -> None:
     os.waitpid(pid, 0)
 
 
-def main(url: str, how: str, connect_args: str = "{}") -> None:
+def main(
+    url: str, how: str, first: str = "execute", connect_args: str = "{}", pool: str = "ManagedPool"
+) -> None:
     settings = {"sqlalchemy.url": url, "sqlalchemy.connect_args": connect_args}
+    if pool != "ManagedPool":
+        settings["sqlalchemy.poolclass"] = pool
     idle, held = session_factory(settings), session_factory(settings)
     before = [backend(idle), backend(held)]
     idle.close()
     # Not a context manager: the child leaves this function too, and would
     # remove the folder.
     folder = Path(tempfile.mkdtemp())
-    fork(how, lambda: in_child(settings, held, folder / "child"))
+    fork(how, lambda: in_child(settings, held, folder / "child", first))
     child = json.loads((folder / "child").read_text())
     shutil.rmtree(folder)
     again = session_factory(settings)
     after = [backend(again), backend(held)]
     held.commit()
     again.close()
-    child["own backend"] = child.pop("backend") not in before or "sqlite" in url
+    if "backend" in child:
+        child["own backend"] = child.pop("backend") not in before or "sqlite" in url
     print(json.dumps({"child": child, "parent unharmed": before == after}))
 
 

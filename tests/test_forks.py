@@ -20,6 +20,7 @@ from pyramid_dbpool.embedded import PrivatePostgres, free_port
 
 GOOD = {
     "child": {
+        "first": "ForkedConnectionError",
         "use of the held session": "ForkedConnectionError",
         "commit of the held session": "ForkedConnectionError",
         "close of the held session": "no error",
@@ -30,9 +31,9 @@ GOOD = {
 }
 
 
-def run(url: str, how: str, *connect_args: str) -> Any:
+def run(url: str, how: str, first: str = "execute", *connect_args: str) -> Any:
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.fork_script", url, how, *connect_args],
+        [sys.executable, "-W", "error", "-m", "tests.fork_script", url, how, first, *connect_args],
         capture_output=True,
         text=True,
         timeout=60,
@@ -48,13 +49,31 @@ def test_parent_and_child_keep_to_themselves(any_url: str, how: str) -> None:
     assert run(any_url, how) == GOOD
 
 
+@pytest.mark.parametrize("pool", ["ManagedPool", "QueuePool"])
+@pytest.mark.parametrize("how", ["fork", "without-hooks"])
+@pytest.mark.parametrize("first", ["commit", "close", "dispose", "exit", "own"])
+def test_whatever_the_child_does_first(psycopg_url: str, how: str, first: str, pool: str) -> None:
+    """Its first act may be a commit, a close, its end: nothing reaches the parent's sockets.
+
+    A session that the child has closed may begin again there, on a connection of the child's.
+    """
+    seen = run(psycopg_url, how, first, "{}", pool)
+    assert seen["parent unharmed"]
+    if first == "exit":
+        assert seen["child"] == {}
+    else:
+        refused = "ForkedConnectionError" if first == "commit" else "no error"
+        assert seen["child"]["first"] == refused
+        assert seen["child"]["own backend"]
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_fork_over_tls_harms_nobody(
     new_postgres: Callable[..., PrivatePostgres], driver: str
 ) -> None:
     """One byte too many would break the parent's TLS session."""
     server = new_postgres(ssl=True)
-    assert run(server.url(driver), "fork", '{"sslmode": "require"}') == GOOD
+    assert run(server.url(driver), "fork", "execute", '{"sslmode": "require"}') == GOOD
 
 
 SERVERS = {

@@ -256,6 +256,36 @@ def test_an_outer_tween_may_query(settings: dict[str, Any]) -> None:
         assert (outer_tween.seen, web.checked_out()) == ([0, 1], 0)
 
 
+@pytest.mark.parametrize(
+    "write",
+    ["raw", "core", "dirty", "hook"],
+)
+def test_what_is_written_after_an_outer_tween_has_read_is_committed(
+    settings: dict[str, Any], count: Callable[[], int], write: str
+) -> None:
+    """The session was in a transaction already when pyramid_tm began its own."""
+
+    def view(request: Request) -> None:
+        if write == "raw":
+            request.db.execute(text("INSERT INTO rows (id) VALUES (7)"))
+        elif write == "core":
+            request.db.execute(insert(Row).values(id=7))
+        elif write == "dirty":
+            request.db.get(Row, 3).id = 7
+        else:
+            statement = text("INSERT INTO rows (id) VALUES (7)")
+            hook = request.tm.get().addBeforeCommitHook
+            hook(lambda: request.db.execute(statement))
+
+    with app(settings, *TM, include_outer_tween, index=view) as web:
+        with web.engine.begin() as connection:
+            connection.execute(insert(Row).values(id=3))
+        web.get()
+        assert web.checked_out() == 0
+        with web.engine.connect() as connection:
+            assert 7 in connection.scalars(select(Row.id)).all()
+
+
 class outer_tween:
     """A tween around pyramid_tm's that counts rows before and after."""
 
@@ -335,6 +365,34 @@ def test_uncommitted_changes_are_warned_of_once_with_the_route(
         assert record.levelno == logging.WARNING
         assert "GET route 'index'" in record.getMessage()
         assert "uncommitted" in record.getMessage()
+
+
+def test_a_path_that_is_not_utf8_is_warned_of_and_leaks_nothing(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning names what it can."""
+
+    def view(error: Exception, request: Request) -> Response:
+        flushes(request)
+        return Response(status=400)
+
+    with app(settings, "pyramid_dbpool", exception_view(view)) as web:
+        caplog.clear()
+        web.get("/%ff", status=400)
+        assert web.checked_out() == 0
+        assert "uncommitted" in caplog.text
+
+
+def test_what_autocommit_has_stored_is_not_called_lost(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is stored, and nothing is said."""
+    settings["sqlalchemy.isolation_level"] = "AUTOCOMMIT"
+    with app(settings, "pyramid_dbpool", index=executes(insert(Row).values(id=7))) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 1
+        assert not caplog.records
 
 
 def test_reading_is_not_warned_of(

@@ -72,7 +72,7 @@ def test_a_session_is_plain(settings: dict[str, Any]) -> None:
     assert type(session) is Session
     with transaction.manager:
         session.add(Row())
-    session.rollback()
+    assert len(session.new) == 1
     session.close()
 
 
@@ -169,6 +169,37 @@ class TestUnitOfWork:
             pass
         with unit_of_work(settings) as session:
             session.add(Row())
+
+    def test_a_read_only_unit_refuses_what_commit_would_flush(
+        self, settings: dict[str, Any], count: Callable[[], int]
+    ) -> None:
+        """Also where nothing was flushed before the end of the unit."""
+        with pytest.raises(DBAPIError), unit_of_work(settings, read_only=True) as session:
+            session.add(Row())
+        assert count() == 0
+
+    def test_a_read_only_unit_leaves_a_read_only_pool_read_only(self, any_url: str) -> None:
+        """What it found is what it puts back."""
+        settings = {"sqlalchemy.url": any_url, "dbpool.read_only": "true"}
+        with database(any_url):
+            with unit_of_work(settings, read_only=True) as session:
+                session.execute(text("SELECT 1"))
+            with pytest.raises(DBAPIError), unit_of_work(settings) as session:
+                session.add(Row())
+        dispose_engine(settings)
+
+    def test_modes_are_refused_in_autocommit(self, pg_settings: dict[str, Any]) -> None:
+        """There is no transaction that could have them."""
+        settings = {**pg_settings, "sqlalchemy.isolation_level": "AUTOCOMMIT"}
+        with pytest.raises(ValueError, match="AUTOCOMMIT"), unit_of_work(settings, read_only=True):
+            pytest.fail("not reached")
+        dispose_engine(settings)
+
+    def test_what_is_no_session_is_refused_by_name(self) -> None:
+        """A sessionmaker, a path, nothing."""
+        for wrong in (sessionmaker(), "development.ini", None):
+            with pytest.raises(TypeError, match=type(wrong).__name__), unit_of_work(wrong):  # type: ignore[arg-type]
+                pytest.fail("not reached")
 
     def test_isolation_read_only_and_deferrable_reach_postgresql(
         self, pg_settings: dict[str, Any]
