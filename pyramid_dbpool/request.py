@@ -59,11 +59,7 @@ class RequestSessions:
         return found
 
     def get(self, maker: SessionMaker) -> Session:
-        """Return the request's session from `maker`.
-
-        :raises RequestOver: the request has ended.
-        """
-        self.refuse_when_over()
+        """Return the request's session from `maker`."""
         session = self._sessions.get(maker)
         if session is None:
             session = self._sessions[maker] = maker()

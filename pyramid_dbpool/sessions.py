@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import transaction
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session, scoped_session
-from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from .engines import process_engine
 from .errors import CommitUnknown, SessionInUse
@@ -134,6 +133,9 @@ def _unit(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _tm_unit(session: Session, manager: TransactionManager) -> Iterator[None]:
+    # Here, because it imports every driver that is installed.
+    from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction  # noqa: PLC0415
+
     _begin(manager)
     try:
         join_transaction(session, STATUS_CHANGED, manager)

@@ -51,7 +51,7 @@ FIRST: dict[str, Callable[[Session], Any]] = {
     "close": lambda held: held.close(),
     "dispose": lambda held: held.get_bind().engine.dispose(),
     "exit": lambda held: sys.exit(),
-    "own": lambda held: held.get_bind().connect().close(),
+    "own": lambda held: held.get_bind().engine.connect().close(),
 }
 
 

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 
-from pyramid_dbpool import SettingsError, TransactionFailed, dispose_engine, get_engine
+from pyramid_dbpool import (
+    SettingsError,
+    TransactionFailed,
+    dispose_engine,
+    engines,
+    get_engine,
+)
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import live_engines
+from pyramid_dbpool.settings import PoolSettings, load_pool
 
 
 @pytest.fixture
@@ -36,13 +43,26 @@ def test_every_call_gives_the_same_engine(settings: dict[str, Any]) -> None:
     assert get_engine({**settings, "sqlalchemy.pool_size": "5"}) is engine, "5 is the default"
 
 
-def test_threads_that_ask_at_once_get_the_same_engine(settings: dict[str, Any]) -> None:
-    """However the race ends, one engine is made."""
+def test_threads_that_ask_at_once_get_the_same_engine(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them find none, and one is made."""
     barrier = threading.Barrier(8)
     seen: list[Engine] = []
 
-    def ask() -> None:
+    def load_together(*arguments: Any) -> PoolSettings:
+        loaded = load_pool(*arguments)
         barrier.wait()
+        return loaded
+
+    def make_slowly(*arguments: Any, **options: Any) -> Engine:
+        threading.Event().wait(0.05)
+        return create_engine(*arguments, **options)
+
+    monkeypatch.setattr(engines, "load_pool", load_together)
+    monkeypatch.setattr(engines, "create_engine", make_slowly)
+
+    def ask() -> None:
         seen.append(get_engine(dict(settings)))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -50,6 +70,7 @@ def test_threads_that_ask_at_once_get_the_same_engine(settings: dict[str, Any]) 
         thread.start()
     for thread in threads:
         thread.join()
+    monkeypatch.undo()
     assert len(seen) == 8
     assert len({id(engine) for engine in seen}) == 1
 

@@ -67,6 +67,62 @@ def test_whatever_the_child_does_first(psycopg_url: str, how: str, first: str, p
         assert seen["child"]["own backend"]
 
 
+def in_subprocess(program: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def test_a_child_does_not_wait_for_a_lock_of_its_parent() -> None:
+    """Another thread of the parent was making an engine when it forked."""
+    program = """
+import os, threading
+from pyramid_dbpool import engines, get_engine
+held, done = threading.Event(), threading.Event()
+def hold():
+    with engines._engines._lock:
+        held.set()
+        done.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    get_engine({"sqlalchemy.url": "sqlite:///f.db"})
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+"""
+    if sys.version_info >= (3, 12):
+        # Python warns of a fork beside threads, which is what this is about.
+        program = "import warnings; warnings.simplefilter('ignore')\n" + program
+    assert in_subprocess(program) == "7\n"
+
+
+def test_a_child_keeps_its_copy_of_a_database_in_memory() -> None:
+    """There is no socket to share, and an empty pool would lose the tables."""
+    program = """
+import os
+from pyramid_dbpool import session_factory
+settings = {"sqlalchemy.url": "sqlite://"}
+session = session_factory(settings)
+session.connection().exec_driver_sql("CREATE TABLE here (id int)")
+session.commit()
+session.close()
+pid = os.fork()
+if pid == 0:
+    session.connection().exec_driver_sql("SELECT * FROM here")
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert in_subprocess(program) == "7\n"
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_fork_over_tls_harms_nobody(
     new_postgres: Callable[..., PrivatePostgres], driver: str

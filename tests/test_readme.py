@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import transaction
 from docutils.core import publish_doctree
 from docutils.nodes import literal_block, system_message
 from pyramid.config import Configurator
@@ -102,6 +103,29 @@ def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> Non
     code["run_worker"](settings, iter([{"id": 2, "text": "consumed"}]), broker)
     assert [message["id"] for message in acknowledged] == [2]
     assert code["count_notes"](settings) == 2
+
+
+def test_a_test_supplies_its_session(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """As the cookiecutter's tests do."""
+    client = TestApp(code["main"]({}, **settings))
+    manager = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    session = code["session_of_a_test"](client.app, manager)
+    environ = {"app.dbsession": session, "tm.active": True, "tm.manager": manager}
+    client.post_json("/notes", {"text": "in a test"}, extra_environ=environ)
+    assert client.get("/notes", extra_environ=environ).json == ["in a test"]
+    manager.abort()
+    assert client.get("/notes").json == []
+    assert code["engine_of_a_test"](settings) is get_engine(settings)
+
+
+def test_the_pool_can_be_taken_alone(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """With SQLAlchemy's defaults, and with the plugin's."""
+    for make in (code["plain_engine"], code["managed_engine"]):
+        engine = make(settings["sqlalchemy.url"])
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        engine.dispose()
 
 
 def test_the_second_pool_is_read_only(code: dict[str, Any], settings: dict[str, str]) -> None:

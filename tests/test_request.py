@@ -12,6 +12,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.scripting import prepare
 from pyramid.tweens import EXCVIEW, INGRESS
+from pyramid_retry import RetryableException
 from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
@@ -248,6 +249,69 @@ def test_a_finished_callback_may_query(
         assert web.checked_out() == 0
 
 
+def test_a_callback_of_an_outer_tween_that_raises_leaks_nothing(settings: dict[str, Any]) -> None:
+    """It was added before the request had any session, and Pyramid drops those after it."""
+
+    def include(config: Configurator) -> None:
+        config.add_tween(f"{__name__}.CallbackTween", under=INGRESS)
+
+    with app(settings, *TM, include, index=add) as web:
+        with pytest.raises(Broken) as raised:
+            web.get()
+        assert raised.value.__traceback__ and web.checked_out() == 0
+
+
+class CallbackTween:
+    """Adds a finished callback that raises, before anything else happens."""
+
+    def __init__(self, handler: Callable[[Request], Response], registry: object) -> None:
+        self.handler = handler
+
+    def __call__(self, request: Request) -> Response:
+        def fail(request: Request) -> None:
+            raise Broken
+
+        request.add_finished_callback(fail)
+        return self.handler(request)
+
+
+def test_after_an_abort_a_subscriber_writes_on_its_own(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The vetoed transaction is over, although it calls itself active still."""
+
+    def include(config: Configurator) -> None:
+        config.add_subscriber(lambda event: commits(event.request), NewResponse)
+
+    def view(request: Request) -> Response:
+        add(request)
+        return Response(status=400)
+
+    settings["tm.commit_veto"] = "pyramid_tm.default_commit_veto"
+    with app(settings, *TM, include, index=view) as web:
+        web.get(status=400)
+        assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_a_request_is_tried_again_on_a_fresh_session(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """pyramid_retry: what the failed attempts wrote is gone, and so are their connections."""
+    sessions: list[Session] = []
+
+    def view(request: Request) -> None:
+        assert web.checked_out() == 0
+        sessions.append(request.db)
+        flushes(request)
+        if len(sessions) < 3:
+            raise RetryableException
+
+    with app(settings, *TM, "pyramid_retry", index=view) as web:
+        web.get()
+        assert len({id(session) for session in sessions}) == 3
+        assert (count(), web.checked_out()) == (1, 0)
+
+
 def test_an_outer_tween_may_query(settings: dict[str, Any]) -> None:
     """Before the transaction begins and after it has ended."""
     outer_tween.seen.clear()
@@ -477,11 +541,21 @@ def test_late_use_in_a_body_is_a_clear_error_and_leaks_nothing(settings: dict[st
     def first_use(request: Request) -> Response:
         return Response(app_iter=(str(rows(request)).encode() for _ in range(1)))
 
-    with app(settings, *TM, index=view, first=first_use) as web:
-        for path in ("/", "/", "/first"):
+    def again(request: Request) -> Response:
+        add(request)
+
+        def body() -> Iterator[bytes]:
+            with pytest.raises(RequestOver):
+                rows(request)
+            yield str(rows(request)).encode()
+
+        return Response(app_iter=body())
+
+    with app(settings, *TM, index=view, first=first_use, again=again) as web:
+        for path, route in (("/", "index"), ("/first", "first"), ("/again", "again")):
             with pytest.raises(RequestOver, match="stream") as raised:
                 web.get(path)
-            assert f"route '{'first' if path == '/first' else 'index'}'" in str(raised.value)
+            assert f"route '{route}'" in str(raised.value)
             assert web.checked_out() == 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import transaction
 from sqlalchemy import create_engine, event, insert, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -19,6 +19,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
+from pyramid_dbpool.sessions import close_session
 from tests.webapp import Row, database
 
 
@@ -286,6 +287,45 @@ class TestUnitOfWork:
             session.add(Row())
         assert count() == 3
 
+    def test_a_manager_is_free_after_a_failed_commit(self, pg_settings: dict[str, Any]) -> None:
+        """An explicit one would refuse to begin anything else."""
+        manager = transaction.TransactionManager(explicit=True)
+        with unit_of_work(pg_settings) as session:
+            session.execute(text("CREATE TABLE o (i int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+        for _ in range(2):
+            with (
+                pytest.raises(IntegrityError),
+                unit_of_work(pg_settings, transaction_manager=manager) as session,
+            ):
+                session.execute(text("INSERT INTO o VALUES (1), (1)"))
+
+    @pytest.mark.parametrize("managed", [False, True])
+    def test_a_connection_that_is_lost_before_commit_is_no_unknown_outcome(
+        self, pg_settings: dict[str, Any], managed: bool
+    ) -> None:
+        """The flush fails, and nothing is stored: that is known."""
+        manager = transaction.TransactionManager() if managed else None
+        with (
+            pytest.raises(DBAPIError) as raised,
+            unit_of_work(pg_settings, transaction_manager=manager) as session,
+        ):
+            session.execute(text("SELECT 1"))
+            _terminate(pg_settings)
+            session.add(Row())
+        assert not isinstance(raised.value, CommitUnknown)
+
+    def test_a_session_that_cannot_be_closed_gives_its_connection_up(
+        self, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is dropped, and said so."""
+        session = session_factory(settings)
+        session.execute(text("SELECT 1"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session, "close", _broken_close)
+            close_session(session)
+        assert get_engine(settings).pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert "could not be closed" in caplog.text
+
     @pytest.mark.parametrize("explicit", [False, True])
     def test_a_manager_that_is_at_work_is_refused(
         self, settings: dict[str, Any], count: Callable[[], int], explicit: bool
@@ -306,6 +346,10 @@ $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER dies AFTER INSERT ON rows DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION die();
 """
+
+
+def _broken_close() -> None:
+    raise Broken
 
 
 def _terminate(settings: dict[str, Any]) -> None:
