@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from pyramid_dbpool import postgres_messages
+from . import postgres_messages
 
 __all__ = [
     "ConnectFailure",

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -78,7 +79,7 @@ class Stop:
 def stop_signal(stop: Stop, number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
     """Set `stop` on a signal, and give the signal back to its former handler at the end.
 
-    Raises ValueError outside the main thread.
+    :raises ValueError: outside the main thread.
     """
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -89,7 +90,7 @@ def stop_signal(stop: Stop, number: signal.Signals = signal.SIGTERM) -> Iterator
     except ValueError as error:
         raise ValueError(
             "stop_on_sigterm works in the main thread only; elsewhere pass stop=threading.Event()"
-            " and set it from the program's own signal handler"
+            " and set it from the program's own signal handler."
         ) from error
     try:
         yield
@@ -103,12 +104,17 @@ def messages_of(
 ) -> Generator[M, None, None]:
     """Return a generator that asks `source` for a message only when it is asked for one.
 
-    It ends where the source does, or at `stop`. Raises TypeError for what is no source.
+    It ends where the source does, or at `stop`.
+
+    :raises TypeError: `source` is no source of messages.
     """
     if callable(get := getattr(source, "get", None)) and not isinstance(source, Mapping):
         return _from_queue(get, stop or Stop())
     if not isinstance(source, Iterable):
-        raise TypeError(f"messages has no get(timeout=) and is no iterable: {type(source)}")
+        raise TypeError(
+            f"messages is {type(source).__name__}; it has to be iterable, or to have"
+            " get(timeout=)."
+        )
     iterator = iter(source)
     return _from_iterator(iterator) if stop is None else _from_pump(_Pump(iterator), stop)
 
@@ -207,6 +213,11 @@ class MessageName(Generic[M]):
     identify: Callable[[M], object] | None
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        # Once for all log lines: an `identify` that fails warns once a message.
         try:
             found = (self.identify or _find_identity)(self.message)
         except Exception as error:

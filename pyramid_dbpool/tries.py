@@ -1,27 +1,26 @@
 """One message's work in the database, tried again while that can help."""
 
-import itertools
 import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import Engine, select
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool.drivers import (
+from .drivers import (
     ConnectFailure,
     connect_failure,
     is_known_rollback,
     is_missed_disconnect,
 )
-from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
-from pyramid_dbpool.sessions import unit_of_work
-from pyramid_dbpool.sources import MessageName, Stop
-from pyramid_dbpool.transactions import Modes
+from .errors import CommitUnknown, DatabaseUnavailable
+from .sessions import unit_of_work
+from .sources import MessageName, Stop
+from .transactions import Modes
 
 __all__ = ["Unit"]
 
@@ -50,11 +49,13 @@ class Unit(Generic[M]):
     def run(self, message: M, named: MessageName[M]) -> bool:
         """Handle the message; return False if it was time to stop before the database was back.
 
-        Raises the error of the last try.
+        :raises Exception: the error of the last try.
         """
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
-                with unit_of_work(self.session, **vars(self.modes)) as session:
+                with unit_of_work(self.session, **asdict(self.modes)) as session:
                     self.handle(message, session)
                 return True
             except Exception as error:
@@ -65,7 +66,6 @@ class Unit(Generic[M]):
                 if not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False
-        raise AssertionError
 
     def _remedy(self, error: Exception) -> Callable[[int], bool] | None:
         """Return what has to be waited for before another try; None if none is allowed."""
@@ -89,9 +89,9 @@ class Unit(Generic[M]):
         """Wait until the database can be used again; return False if the stop comes first."""
         said = time.monotonic()
         # From `tries` on: a message that itself brings the server down finds it back at once.
-        for number in itertools.count(tries):
-            if self.stop.wait(_pause(number)):
-                return False
+        number = tries
+        while not self.stop.wait(_pause(number)):
+            number += 1
             error = self._probe()
             if error is None:
                 log.info("the database is back")
@@ -99,12 +99,12 @@ class Unit(Generic[M]):
             if time.monotonic() - said >= LOG_EVERY:
                 said = time.monotonic()
                 log.warning("the database is still away: %s", _reason(error))
-        raise AssertionError
+        return False
 
     def _probe(self) -> Exception | None:
         """Return why the database cannot be used, None if it can.
 
-        Raises what waiting does not help against.
+        :raises Exception: what waiting does not help against.
         """
         try:
             with self._engine.connect() as connection:

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool.sessions import session_factory as default_session_factory
-from pyramid_dbpool.sources import (
+from .sessions import session_factory as default_session_factory
+from .sources import (
     Event,
     MessageName,
     Stop,
@@ -16,8 +17,8 @@ from pyramid_dbpool.sources import (
     messages_of,
     stop_signal,
 )
-from pyramid_dbpool.transactions import Modes
-from pyramid_dbpool.tries import Unit
+from .transactions import Modes
+from .tries import Unit
 
 __all__ = ["consume"]
 
@@ -55,7 +56,8 @@ def consume(
         consume(queue, handle, settings, ack=lambda message: message.ack(), stop_on_sigterm=True)
 
     **An error of** `handle` or of its commit is rolled back and logged with the message's
-    identity, never with its content, and given to `on_error(message, error)`, which rejects the
+    identity, never with its content (an SQL error shows no parameters; what the database's own
+    text quotes stays), and given to `on_error(message, error)`, which rejects the
     message, or stores it away; the loop goes on. Without `on_error` the error is raised and
     the message not acknowledged. So is an error of `ack` or `on_error` itself.
 
@@ -90,9 +92,13 @@ def consume(
         outside the main thread.
     :raises SettingsError: a setting is unknown or wrong.
     """
-    _check_callable(handle=handle, session_factory=session_factory)
-    _check_callable(ack=ack, on_error=on_error, identify=identify)
-    _check_the_rest(stop, max_tries)
+    _check_callable("handle", handle)
+    _check_callable("session_factory", session_factory)
+    _check_callable("ack", ack, optional=True)
+    _check_callable("on_error", on_error, optional=True)
+    _check_callable("identify", identify, optional=True)
+    _check_stop(stop)
+    _check_max_tries(max_tries)
     modes = Modes(isolation_level, read_only, deferrable)
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     stopper = Stop(stop)
@@ -108,23 +114,24 @@ def consume(
                 _acknowledge(ack, message, named)
 
 
-def _check_callable(**arguments: object) -> None:
-    for argument, value in arguments.items():
-        optional = argument in ("ack", "on_error", "identify")
-        if not (callable(value) or (optional and value is None)):
-            raise TypeError(f"{argument} is {type(value).__name__}; it has to be callable")
+def _check_callable(name: str, value: object, optional: bool = False) -> None:
+    if not (callable(value) or (optional and value is None)):
+        raise TypeError(f"{name} is {type(value).__name__}; it has to be callable.")
 
 
-def _check_the_rest(stop: object, max_tries: object) -> None:
+def _check_stop(stop: object) -> None:
     if stop is not None and not isinstance(stop, Event):
         raise TypeError(
             f"stop is {type(stop).__name__}; it has to be like threading.Event, with is_set()"
-            " and wait(timeout)"
+            " and wait(timeout)."
         )
+
+
+def _check_max_tries(max_tries: object) -> None:
     if not isinstance(max_tries, int) or isinstance(max_tries, bool):
-        raise TypeError(f"max_tries is {max_tries!r}; it has to be a whole number")
+        raise TypeError(f"max_tries is {max_tries!r}; it has to be a whole number.")
     if max_tries < 1:
-        raise ValueError(f"max_tries is {max_tries}; it has to be at least 1")
+        raise ValueError(f"max_tries is {max_tries}; it has to be at least 1.")
 
 
 def _settle(
@@ -137,6 +144,7 @@ def _settle(
     try:
         return unit.run(message, named)
     except Exception as error:
+        _hide_parameters(error)
         log.exception("%s could not be handled", named)
         if on_error is None:
             raise
@@ -147,6 +155,20 @@ def _settle(
 def _acknowledge(ack: Callable[[M], object], message: M, named: MessageName[M]) -> None:
     try:
         ack(message)
-    except Exception:
+    except Exception as error:
+        _hide_parameters(error)
         log.exception("%s is handled, but could not be acknowledged: it may come again", named)
         raise
+
+
+def _hide_parameters(error: BaseException) -> None:
+    # SQLAlchemy's errors print the statement's parameters: the message's content, in the log.
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            chain += [each.__cause__, each.__context__]
+            if isinstance(each, StatementError):
+                each.hide_parameters = True

@@ -16,11 +16,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import TransactionFailed, get_engine, session_factory
+from pyramid_dbpool import DatabaseUnavailable, TransactionFailed, get_engine, session_factory
 from pyramid_dbpool.worker import consume
 from tests.workers import Worker, outside, store
-
-NewDatabase = Callable[[str], str]
 
 
 class Broken(Exception):
@@ -367,15 +365,52 @@ def test_the_caller_may_name_messages(sqlite_url: str, caplog: pytest.LogCapture
     worker.run(["b"], broken_at("b"), identify=lambda message: message.no_such_thing)
     assert "message 'aaa' could not" in caplog.text
     assert "message #1 could not" in caplog.text
-    assert "message #1 cannot be identified: AttributeError" in caplog.text
+    assert caplog.text.count("message #1 cannot be identified: AttributeError") == 1
     assert [message for message, _ in worker.failed] == ["a", "b"]
+
+
+def test_an_identity_is_found_once(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """However many log lines need it: here, one for each try and one for the end."""
+    worker, asked = Worker(sqlite_url), []
+
+    def identify(message: str) -> str:
+        asked.append(message)
+        raise Broken
+
+    def handle(message: str, session: Session) -> None:
+        raise DatabaseUnavailable("SELECT 1", None, Broken())
+
+    worker.run(["a"], handle, identify=identify, max_tries=2)
+    assert "try 1 of 2" in caplog.text
+    assert asked == ["a"]
+    assert caplog.text.count("cannot be identified") == 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_log_shows_no_parameters(
+    psycopg_url: str, caplog: pytest.LogCaptureFixture, wrapped: bool
+) -> None:
+    """SQLAlchemy prints them with its errors, also with those that caused another one."""
+    insert = text("INSERT INTO nowhere (message) VALUES (:message)")
+
+    def handle(message: str, session: Session) -> None:
+        try:
+            session.execute(insert, {"message": message})
+        except DBAPIError as error:
+            if wrapped:
+                raise Broken from error
+            raise
+
+    Worker(psycopg_url).run(["content"], handle)
+    assert "INSERT INTO nowhere" in caplog.text
+    assert "content" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
         ({"handle": None}, TypeError, "handle is NoneType"),
-        ({"messages": 3}, TypeError, "messages has no get"),
+        ({"messages": 3}, TypeError, "messages is int"),
         ({"ack": "yes"}, TypeError, "ack is str"),
         ({"on_error": 1}, TypeError, "on_error is int"),
         ({"identify": "id"}, TypeError, "identify is str"),

@@ -492,5 +492,5 @@ def test_a_kombu_consumer_is_a_source(broker: kombu.Connection, worker: Worker) 
 
 def test_what_is_no_source_is_refused() -> None:
     """At once, not at the first message."""
-    with pytest.raises(TypeError, match="no iterable"):
+    with pytest.raises(TypeError, match="has to be iterable"):
         messages_of(3, None)  # type: ignore[arg-type]
