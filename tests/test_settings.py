@@ -13,8 +13,6 @@ from pyramid_dbpool.settings.coerce import allowed
 
 FILE = "sqlite:////tmp/never-opened.db"
 POSTGRES = "postgresql+psycopg://web:s3cret@db.example/h"
-ON = [True, 1, "true", "True", " yes ", "on", "1", "t", "y"]
-OFF = [False, 0, "false", "FALSE", "no", "off", "0", "f", "n"]
 
 
 class OwnSession(Session):
@@ -78,7 +76,7 @@ def test_our_own_settings_have_their_types() -> None:
     assert options["session_class"].__name__ == "OwnSession"
     assert options["engine_hook"].__name__ == "some_function"
     assert options["connect_timeout"] == 7
-    assert dict(load().options) == {
+    assert dict(load(poolclass="NullPool").options) == {
         "session_class": Session,
         "engine_hook": None,
         "read_only": False,
@@ -198,7 +196,6 @@ def test_every_setting_is_declared_once() -> None:
     for setting in SETTINGS:
         assert setting.doc.endswith("."), setting.key
         assert allowed(setting)
-        assert setting.source.endswith(f"({setting.keyword})")
 
 
 def test_every_declared_key_of_sqlalchemy_is_one() -> None:

@@ -102,7 +102,9 @@ def test_options_of_a_pool_without_a_url_cite_the_nearest_key() -> None:
         message = refusal(settings, name)
         assert "no pool 'replcia'" in message
         assert message.endswith("sqlalchemy.replica.pool_size.")
-    assert "set sqlalchemy.other.url" in refusal({**TWO, "dbpool.other.read_only": "yes"})
+    assert "either add sqlalchemy.other.url, or write" in refusal(
+        {**TWO, "dbpool.other.read_only": "yes"}
+    )
 
 
 def test_an_unknown_key_of_a_named_pool_cites_the_nearest_one() -> None:
@@ -127,6 +129,7 @@ def test_another_pools_mistake_is_its_own() -> None:
 def test_a_pool_that_is_not_there_is_refused_with_those_that_are() -> None:
     """The name is the caller's, so the message is for him."""
     assert refusal(TWO, "replcia").endswith("or take one of default, replica.")
+    assert refusal({"sqlalchemy.url": FILE}, "replica").endswith("or take default.")
 
 
 @pytest.mark.parametrize(

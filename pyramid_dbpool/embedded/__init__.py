@@ -8,8 +8,8 @@ with the process that started it::
         engine = create_engine(server.url())
 """
 
-from pyramid_dbpool.embedded.cluster import EmbeddedServerError, find_programs
-from pyramid_dbpool.embedded.lifeline import free_port, lifeline
-from pyramid_dbpool.embedded.server import PrivatePostgres
+from .cluster import EmbeddedServerError, find_programs
+from .lifeline import free_port, lifeline
+from .server import PrivatePostgres
 
 __all__ = ["EmbeddedServerError", "PrivatePostgres", "find_programs", "free_port", "lifeline"]

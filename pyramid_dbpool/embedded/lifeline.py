@@ -53,7 +53,7 @@ def free_port() -> int:
     connections, so that no client takes it while a server restarts. Somebody may
     still take it first: whoever listens on it tries again with another one.
 
-    Raises OSError when there is none.
+    :raises OSError: there is none.
     """
     for _ in range(200):
         port = random.randrange(15_000, 32_000)

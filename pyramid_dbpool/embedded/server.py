@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from pyramid_dbpool.embedded.cluster import USER, Cluster, EmbeddedServerError, environment, tail
-from pyramid_dbpool.embedded.lifeline import free_port, lifeline
+from .cluster import USER, Cluster, EmbeddedServerError, environment, tail
+from .lifeline import free_port, lifeline
 
 __all__ = ["PrivatePostgres"]
 
@@ -42,7 +42,7 @@ class PrivatePostgres:
     Start it in a thread that lives as long as the server should: on Linux the
     server stops when that thread ends, however it ends.
 
-    Raises EmbeddedServerError when anything about the server fails.
+    :raises EmbeddedServerError: anything about the server fails.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PrivatePostgres:
     def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
         """Give the SQLAlchemy URL of a database; `driver` is psycopg, psycopg2, …
 
-        Raises EmbeddedServerError before the first start when no port was given.
+        :raises EmbeddedServerError: before the first start, if no port was given.
         """
         if self.port is None:
             raise EmbeddedServerError(f"{self!r} has no port before its first start")

@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = args.command
         code = command(args)
         sys.stdout.flush()
-    except (Misconfigured, SettingsError) as exc:
-        _complain(str(exc))
+    except (Misconfigured, SettingsError) as error:
+        _complain(str(error))
         return MISCONFIGURED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain at exit.
@@ -130,37 +130,37 @@ def _read(config_uri: str, config_vars: Sequence[str]) -> dict[str, Any]:
     path = config_uri.partition("#")[0]
     try:
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)
-    except configparser.InterpolationError as exc:
+    except configparser.InterpolationError as error:
         # Its own message quotes the value, in which a password may stand.
         raise Misconfigured(
-            f"{path}: [{exc.section}] {exc.option}: a % that is not part of %(name)s must be "
+            f"{path}: [{error.section}] {error.option}: a % that is not part of %(name)s must be "
             "written %%."
         ) from None
-    except configparser.MissingSectionHeaderError as exc:
-        raise Misconfigured(f"{path}: line {exc.lineno} stands before any [section].") from None
-    except configparser.ParsingError as exc:
-        lines = ", ".join(str(number) for number, _ in exc.errors)
+    except configparser.MissingSectionHeaderError as error:
+        raise Misconfigured(f"{path}: line {error.lineno} stands before any [section].") from None
+    except configparser.ParsingError as error:
+        lines = ", ".join(str(number) for number, _ in error.errors)
         raise Misconfigured(f"{path}: line {lines} is not of the form name = value.") from None
     except UnicodeDecodeError:
         raise Misconfigured(f"{path}: this is not a text file in UTF-8.") from None
-    except LookupError as exc:
-        raise Misconfigured(f"{path}: {_missing_section(config_uri, exc)}") from None
+    except LookupError as error:
+        raise Misconfigured(f"{path}: {_missing_section(config_uri, error)}") from None
     except PlasterError:
         raise Misconfigured(f"{path}: this is not an ini file.") from None
-    except OSError as exc:
-        raise Misconfigured(f"{path}: {exc.strerror or 'there is no such file'}.") from None
-    except Exception as exc:
-        raise Misconfigured(f"{path}: {_one_line(str(exc) or type(exc).__name__)}") from None
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror or 'there is no such file'}.") from None
+    except Exception as error:
+        raise Misconfigured(f"{path}: {_one_line(str(error) or type(error).__name__)}") from None
     return settings
 
 
-def _missing_section(config_uri: str, exc: LookupError) -> str:
+def _missing_section(config_uri: str, error: LookupError) -> str:
     wanted = config_uri.partition("#")[2] or "main"
-    if str(exc).startswith("No section"):
+    if str(error).startswith("No section"):
         return f"there is no section [app:{wanted}]; name another one as file.ini#name."
-    if str(exc).startswith("No loader"):
+    if str(error).startswith("No loader"):
         return f"[app:{wanted}] does not say which app it configures: add use = egg:NAME."
-    return _one_line(str(exc))
+    return _one_line(str(error))
 
 
 def _try(pool: PoolSettings) -> str | None:
@@ -177,9 +177,9 @@ def _try(pool: PoolSettings) -> str | None:
                 connection.scalar(select(1))
         finally:
             engine.dispose()
-    except Exception as exc:
+    except Exception as error:
         # Drivers, hooks and creators raise whatever they like.
-        cause = getattr(exc, "orig", None) or exc
+        cause = getattr(error, "orig", None) or error
         return _one_line(scrub(str(cause) or type(cause).__name__, pool.url))
     return None
 

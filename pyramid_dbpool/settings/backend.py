@@ -135,7 +135,7 @@ def parse_url(value: Any, key: str) -> URL:
 
 def _ambiguous(raw: str, url: URL) -> bool:
     """Tell whether a bare @ in the password has cut the URL at the wrong place."""
-    if url.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite" and url.password is None:
         return False
     match = _USERINFO.match(raw)
     path, _, query = (match[1] if match else raw).partition("?")
@@ -148,9 +148,9 @@ def dialect_class(url: URL, key: str) -> type[Dialect]:
         found = url.get_dialect()
     except sa_exc.NoSuchModuleError:
         raise SettingsError(f"{key} = {mask_url(url)}: {_unknown(url)}") from None
-    except ImportError as exc:
+    except ImportError as error:
         raise SettingsError(
-            f"{key} = {mask_url(url)}: the dialect cannot be imported ({exc})."
+            f"{key} = {mask_url(url)}: the dialect cannot be imported ({error})."
         ) from None
     if found.is_async:
         sync = _SYNC.get(url.get_backend_name(), "a driver that is not asyncio")
@@ -165,6 +165,9 @@ def _unknown(url: URL) -> str:
     name, _, driver = url.drivername.partition("+")
     if name in _DRIVERS:
         near = get_close_matches(driver.lower(), _DRIVERS[name], 1, 0.0)
+        if not _DRIVERS[name][1:]:
+            only = f"{name}+{_DRIVERS[name][0]}"
+            return f"SQLAlchemy knows no driver {url.drivername}; there is only {only}."
         known = ", ".join(f"{name}+{each}" for each in _DRIVERS[name])
         hint = f" the nearest is {name}+{near[0]};" if near else ""
         return f"SQLAlchemy knows no driver {url.drivername};{hint} there are {known}."
@@ -180,21 +183,23 @@ def open_backend(
 ) -> Backend:
     """Import the driver and make the dialect, as `create_engine` would, without connecting.
 
-    `given` are the keyword arguments for `create_engine`; raises SettingsError.
+    `given` are the keyword arguments for `create_engine`.
+
+    :raises SettingsError: the driver is not there, or refuses the URL or an argument.
     """
     made: Any = dialect_class(url, key)
     arguments = {name: given[name] for name in keywords(made) & given.keys()}
     try:
         dbapi = given.get("module") or made.import_dbapi()
-    except ImportError as exc:
+    except ImportError as error:
         raise SettingsError(
-            f"{key} = {mask_url(url)}: {_no_driver(url, made.driver, exc)}"
+            f"{key} = {mask_url(url)}: {_no_driver(url, made.driver, error)}"
         ) from None
     try:
         dialect = made(dbapi=dbapi, **arguments)
         dialect.create_connect_args(url.difference_update_query(["plugin", "plugins"]))
-    except Exception as exc:
-        reason = scrub(str(exc), url).split("\n", 1)[0]
+    except Exception as error:
+        reason = scrub(str(error), url).split("\n", 1)[0]
         if "://" in reason:
             # It quotes the URL, and knows less than we do about what to hide.
             reason = "it has parts that this dialect has no use for"
@@ -233,10 +238,10 @@ def pool_keywords(cls: type[Pool]) -> frozenset[str]:
     return frozenset(_POOL_NAMES.get(keyword, keyword) for keyword in keywords(cls))
 
 
-def _no_driver(url: URL, driver: str, exc: ImportError) -> str:
+def _no_driver(url: URL, driver: str, error: ImportError) -> str:
     extra, module = _EXTRAS.get(driver, ("", ""))
-    if not isinstance(exc, ModuleNotFoundError) or (module and _installed(module)):
-        return f"the driver {driver} cannot be imported: {scrub(str(exc), url)}"
+    if not isinstance(error, ModuleNotFoundError) or (module and _installed(module)):
+        return f"the driver {driver} cannot be imported: {scrub(str(error), url)}"
     package = _PACKAGES.get(driver) or driver
     wanted = f'"pyramid_dbpool[{extra}]"' if extra else package
     text = f"the driver {driver} is not installed: run pip install {wanted}"

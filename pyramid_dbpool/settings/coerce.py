@@ -46,12 +46,11 @@ def coerce(setting: Setting, value: Any, key: str) -> Any:
         return setting.off
     try:
         return _bounded(setting, READERS[setting.kind](setting, value))
-    except (ValueError, TypeError) as exc:
-        reason = f" ({exc})" if str(exc) else ""
-        cited = "" if setting.kind == "json" else f" = {shown(value)}"
-        raise SettingsError(
-            f"{key}{cited} is not allowed{reason}: give {allowed(setting)}."
-        ) from None
+    except (ValueError, TypeError) as error:
+        reason = f" ({error})" if str(error) else ""
+        # JSON is not cited: in what cannot be parsed, no secret can be found and hidden.
+        cited = f"the value of {key}" if setting.kind == "json" else f"{key} = {shown(value)}"
+        raise SettingsError(f"{cited} is not allowed{reason}: give {allowed(setting)}.") from None
 
 
 def allowed(setting: Setting) -> str:
@@ -78,7 +77,9 @@ def infer(keyword: str, value: Any, takers: tuple[type, ...], key: str) -> Any:
     """Return the value of a keyword that we do not declare, as its taker's signature has it.
 
     `takers` are the classes one of which takes the keyword: the dialect first, with
-    its `engine_config_types`, then whatever else. Raises SettingsError.
+    its `engine_config_types`, then whatever else.
+
+    :raises SettingsError: the value is not what the signature has.
     """
     if not isinstance(value, str):
         return value

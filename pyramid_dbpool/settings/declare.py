@@ -42,7 +42,7 @@ class Setting:
 
     - `prefix`, `keyword`: together the ini key. A `sqlalchemy.` keyword is an
       argument of `sqlalchemy.create_engine`.
-    - `kind`: how a value is read; see `coerce.READERS`.
+    - `kind`: how a value is read; see `readers.READERS`.
     - `default`: in the setting's own type; None where SQLAlchemy, the dialect or
       the driver decides.
     - `doc`: one sentence.
@@ -83,12 +83,6 @@ class Setting:
     def unit(self) -> str:
         """The unit of a bare number."""
         return "seconds" if self.kind == "duration" else ""
-
-    @property
-    def source(self) -> str:
-        """Where the meaning of this setting is defined."""
-        owner = "sqlalchemy.create_engine" if self.prefix == "sqlalchemy." else "pyramid_dbpool"
-        return f"{owner}({self.keyword})"
 
     def key_for(self, pool: str) -> str:
         """Return the ini key of this setting for a named pool."""

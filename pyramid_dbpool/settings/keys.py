@@ -39,8 +39,7 @@ class Keys:
 def sort_keys(settings: Mapping[str, Any]) -> Keys:
     """Give each `sqlalchemy.*` and `dbpool.*` key to its pool.
 
-    Raises SettingsError for a name that no pool can have, and for a key that
-    belongs to no pool.
+    :raises SettingsError: a name that no pool can have, or a key that belongs to no pool.
     """
     ours = sorted(k for k in settings if isinstance(k, str) and k.startswith(_PREFIXES))
     keys = Keys({"default": "sqlalchemy.url"})
@@ -89,15 +88,11 @@ def _split(key: str, keys: Keys) -> tuple[str, str]:
     if name in keys.url_keys and name != "default":
         return name, f"{prefix}.{keyword}"
     candidates = {s.key_for(n) for s in SETTINGS for n in keys.url_keys if s.scope == "pool"}
-    hint = (
-        f"set sqlalchemy.{name}.url if there is one, else the nearest known key is "
-        if _NAME.fullmatch(name) and name not in KEYWORDS and name != "default"
-        else "the nearest known key is "
-    )
-    raise SettingsError(
-        f"{key} belongs to no pool, there is no pool {name!r}: "
-        f"{hint}{nearest(key, candidates | {s.key for s in SETTINGS})}."
-    )
+    near = nearest(key, candidates | {s.key for s in SETTINGS})
+    remedy = f"write {near}"
+    if _NAME.fullmatch(name) and name not in KEYWORDS and name != "default":
+        remedy = f"either add sqlalchemy.{name}.url, or write {near}"
+    raise SettingsError(f"{key} belongs to no pool, there is no pool {name!r}: {remedy}.")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -133,9 +128,10 @@ def _cited(given: Given) -> str:
 
 def missing_pool(name: str, keys: Keys) -> SettingsError:
     """Return the error for a pool that the settings do not have."""
-    known = ", ".join(sorted(keys.url_keys, key=lambda n: (n != "default", n)))
+    known = sorted(keys.url_keys, key=lambda n: (n != "default", n))
+    others = f"one of {', '.join(known)}" if known[1:] else known[0]
     return SettingsError(
-        f"There is no pool {name!r}: set sqlalchemy.{name}.url, or take one of {known}."
+        f"There is no pool {name!r}: set sqlalchemy.{name}.url, or take {others}."
     )
 
 
@@ -152,7 +148,10 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
     if likely:
         found = nearest(url_key, likely)
         hint = f" There is {found}; if that is the URL, set {setting} = {found}."
+    missing = f"{url_key} is missing"
+    if url_key != BY_KEY["sqlalchemy.url"].key_for(name):
+        missing = f"{setting} says {url_key}, and there is no {url_key}"
     return SettingsError(
-        f"{url_key} is missing: set it to the database URL of the pool {name!r}, such as "
+        f"{missing}: set it to the database URL of the pool {name!r}, such as "
         f"postgresql+psycopg://user:password@host/database.{hint}"
     )

@@ -39,7 +39,9 @@ def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSetting
 
     `settings` is an app's plain settings dict, ini strings included. Only this
     pool's keys are looked at, and those that belong to no pool at all, because one
-    of them may be a misspelt key of this one. Raises SettingsError.
+    of them may be a misspelt key of this one.
+
+    :raises SettingsError: a setting is unknown or wrong.
 
     >>> load_pool({"sqlalchemy.url": "sqlite:///h.db", "sqlalchemy.pool_size": "3"}).capacity
     13
@@ -53,7 +55,9 @@ def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSetting
 def load_app(settings: Mapping[str, Any]) -> AppSettings:
     """Check and coerce the settings of an app with all its pools.
 
-    The default pool must be there. Raises SettingsError.
+    The default pool must be there.
+
+    :raises SettingsError: a setting is unknown or wrong.
     """
     keys = sort_keys(settings)
     given = keys.given.get("default", {})

@@ -183,12 +183,10 @@ class PoolSettings:
         return hash(self.identity())
 
     def __repr__(self) -> str:
-        given = {k: HIDDEN if is_secret(k) else mask_value(v) for k, v in self._given().items()}
+        values = {**self.engine_options, **self.options}
+        given = {k: HIDDEN if is_secret(k) else mask_value(v) for k, v in values.items()}
         listed = "".join(f" {name}={value!r}" for name, value in given.items())
         return f"<PoolSettings {self.name!r} {self.masked_url}{listed}>"
-
-    def _given(self) -> dict[str, Any]:
-        return {**self.engine_options, **self.options}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _FALSE = frozenset({"false", "no", "off", "n", "f", "0"})
 def parse_duration(value: Any) -> float:
     """Return the seconds that a duration means: a number, or one with ms, s, m or h.
 
-    Raises ValueError.
+    :raises ValueError: the value is no duration; says why.
 
     >>> parse_duration("500ms"), parse_duration("3m"), parse_duration(2.5)
     (0.5, 180.0, 2.5)
@@ -117,10 +117,10 @@ def _json(setting: Setting, value: Any) -> dict[str, Any]:
         raise ValueError("it is neither text nor a dict")
     try:
         parsed = json.loads(value)
-    except json.JSONDecodeError as exc:
+    except json.JSONDecodeError as error:
         raise ValueError(
-            f"not valid JSON at line {exc.lineno}, column {exc.colno}; names and text stand in "
-            "double quotes"
+            f"not valid JSON at line {error.lineno}, column {error.colno}; names and text "
+            "stand in double quotes"
         ) from None
     if not isinstance(parsed, dict):
         raise ValueError("it is JSON, but not an object")
@@ -156,9 +156,11 @@ def _plugins(setting: Setting, value: Any) -> list[str]:
 def _import(dotted: str) -> Any:
     try:
         return pkgutil.resolve_name(dotted)
-    except Exception as exc:
+    except Exception as error:
         # An import may fail in any way: a typo, a syntax error, a missing dependency.
-        what = str(exc) if isinstance(exc, ImportError | AttributeError) else type(exc).__name__
+        what = (
+            str(error) if isinstance(error, ImportError | AttributeError) else type(error).__name__
+        )
         raise ValueError(f"cannot import it: {mask_text(what)}") from None
 
 
@@ -196,8 +198,8 @@ def _module(setting: Setting, value: Any) -> Any:
         return value
     try:
         return importlib.import_module(_text(setting, value))
-    except ImportError as exc:
-        raise ValueError(f"cannot import it: {mask_text(str(exc))}") from None
+    except ImportError as error:
+        raise ValueError(f"cannot import it: {mask_text(str(error))}") from None
 
 
 READERS: dict[str, Callable[[Setting, Any], Any]] = {
