@@ -421,6 +421,7 @@ def test_elsewhere_a_failed_statement_fails_no_transaction(
         assert not transaction_failed(connection.connection.dbapi_connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", POSTGRES)
 def test_looking_for_a_failed_transaction_is_cheap(backend: str, new_database: Databases) -> None:
     """It stands on every commit's path: no round trip, about a microsecond at most."""

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -252,5 +252,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 def test_the_command_is_installed() -> None:
     """Under the name that the documentation gives it."""
-    entry = EntryPoint("pdbpool", "pyramid_dbpool.scripts.pdbpool:main", "console_scripts")
-    assert entry.load() is main
+    found = entry_points(group="console_scripts", name="pdbpool")
+    if not found:
+        pytest.skip("the distribution is not installed")
+    assert {entry.value for entry in found} == {f"{main.__module__}:main"}

@@ -129,6 +129,7 @@ def test_a_full_server_is_waited_for(new_postgres: NewPostgres) -> None:
     assert worker.acked == ["a"]
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_wait_for_the_database(caplog: pytest.LogCaptureFixture) -> None:
     """Within a second; the message is not acknowledged, nor handed on, and the log says so."""
     worker = away()
@@ -316,6 +317,7 @@ def test_an_unknown_commit_of_a_reader_is_tried_again(cut: tuple[Worker, Cutting
     assert (seen, worker.acked, worker.failed) == ([1, 1], ["a"], [])
 
 
+@pytest.mark.slow
 def test_the_wait_probes_the_database_and_not_the_message(
     pg_of_its_own: tuple[PrivatePostgres, Worker],
 ) -> None:

@@ -55,6 +55,7 @@ QUEUES: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", QUEUES)
 def test_a_stop_ends_the_wait_for_a_queue(worker: Worker, kind: str) -> None:
     """Within a second, with nothing in the queue; what was in it is done."""
@@ -70,6 +71,7 @@ def test_a_stop_ends_the_wait_for_a_queue(worker: Worker, kind: str) -> None:
         watched.real.join_thread()
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_wait_for_an_iterator_that_blocks(worker: Worker) -> None:
     """What it delivers afterwards is not handled, so not acknowledged."""
     asked, deliver, delivered = threading.Event(), threading.Event(), threading.Event()
@@ -102,6 +104,7 @@ def pump_ends() -> None:
     assert not pumps()
 
 
+@pytest.mark.slow
 def test_a_stop_ends_an_idle_iterator(worker: Worker) -> None:
     """None means that there is nothing yet."""
     stop, idle = threading.Event(), threading.Event()
@@ -159,13 +162,13 @@ def test_a_message_that_comes_with_the_stop_is_handled() -> None:
         assert pump.next(Stop(StopWithMessage())) == "a"
 
 
-@pytest.mark.parametrize("stop", [None, threading.Event()])
+@pytest.mark.parametrize("make_stop", [lambda: None, threading.Event])
 @pytest.mark.parametrize("several", [list, iter, lambda text: (each for each in text)])
 def test_an_iterable_is_handled_to_its_end(
-    worker: Worker, several: Callable[[str], Any], stop: threading.Event | None
+    worker: Worker, several: Callable[[str], Any], make_stop: Callable[[], threading.Event | None]
 ) -> None:
     """Then `consume` returns, and no thread of it is left."""
-    worker.run(several("abc"), stop=stop)
+    worker.run(several("abc"), stop=make_stop())
     assert worker.acked == ["a", "b", "c"]
     assert not pumps()
 
@@ -204,10 +207,10 @@ def test_a_queue_that_is_shut_down_ends_the_loop(worker: Worker) -> None:
     assert worker.acked == ["a"]
 
 
-@pytest.mark.parametrize("stop", [None, threading.Event()])
+@pytest.mark.parametrize("make_stop", [lambda: None, threading.Event])
 @pytest.mark.parametrize("kind", [ConnectionResetError, queue.Empty])
 def test_an_error_of_the_source_is_raised(
-    worker: Worker, kind: type[Exception], stop: threading.Event | None
+    worker: Worker, kind: type[Exception], make_stop: Callable[[], threading.Event | None]
 ) -> None:
     """It concerns no message. An iterator's queue.Empty is one too: it is at its end."""
 
@@ -216,7 +219,7 @@ def test_an_error_of_the_source_is_raised(
         raise kind
 
     with pytest.raises(kind):
-        worker.run(failing(), stop=stop)
+        worker.run(failing(), stop=make_stop())
     assert (worker.acked, worker.failed) == (["a"], [])
     assert not pumps()
 
@@ -378,6 +381,7 @@ class Process:
         self.process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["queue", "iterator", "gevent-queue", "gevent-iterator", "gevent-iterator-event"]
 )

@@ -93,6 +93,7 @@ def test_failed_commit_publishes_nothing(request_with_tm: DummyRequest, inbox: I
     assert received(inbox) is None
 
 
+@pytest.mark.slow
 def test_stored_note_is_answered_without_broker(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
