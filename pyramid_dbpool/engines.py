@@ -42,8 +42,9 @@ class ProcessEngine:
     def run_hook(self, hook: EngineHook) -> None:
         """Call `hook(engine)`, once however many apps of this process ask for it."""
         if hook not in self.hooks:
-            self.hooks.append(hook)
             hook(self.engine)
+            # Afterwards: one that failed is called again by the next who asks.
+            self.hooks.append(hook)
 
 
 class _Engines:
@@ -67,12 +68,16 @@ class _Engines:
         remembered = self._remembered.get((id(settings), name))
         if remembered is not None and remembered[0] == settings:
             return remembered[1]
-        pool = load_pool(settings, name)
+        # What is remembered is what was read, even if the dict changes meanwhile.
+        copy = dict(settings)
+        pool = load_pool(copy, name)
         with self._lock:
             found = self._by_identity.get(pool.identity())
             if found is None:
                 found = self._make_locked(pool)
-            self._remember_locked(settings, name, found)
+            if len(self._remembered) >= self.REMEMBERED:
+                self._remembered.clear()
+            self._remembered[id(settings), name] = (copy, found)
         return found
 
     def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
@@ -103,13 +108,6 @@ class _Engines:
             made.run_hook(hook)
         self._by_identity[pool.identity()] = made
         return made
-
-    def _remember_locked(
-        self, settings: Mapping[str, Any], name: str, found: ProcessEngine
-    ) -> None:
-        if len(self._remembered) >= self.REMEMBERED:
-            self._remembered.clear()
-        self._remembered[id(settings), name] = (dict(settings), found)
 
 
 _engines = _Engines()

@@ -11,6 +11,7 @@ statement or commit.
 """
 
 import os
+import socket
 import weakref
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from sqlalchemy.pool import (
 
 from . import forkmark
 from .errors import ForkedConnectionError
+from .liveness import socket_of
 from .pool import ManagedPool
 
 __all__ = ["protect"]
@@ -97,7 +99,9 @@ class _Guard:
         self, _dbapi: object, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
         notes = record.record_info
-        if not forkmark.here[0]:
+        inherited = isinstance(record.dbapi_connection, _ParentsConnection)
+        # The second, where another thread has just left the parent.
+        if not forkmark.here[0] or inherited:
             forkmark.leave_parent()
             if notes is not None:
                 notes[_INHERITED] = True
@@ -130,6 +134,7 @@ def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
     if record.dbapi_connection is None:
         return
     forkmark.inherit(record.dbapi_connection)
+    _cut(record.dbapi_connection)
     record.dbapi_connection = stand_in  # type: ignore[assignment,misc]
     # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
     # session holds, and what would run SQL when it is given back.
@@ -137,3 +142,17 @@ def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
     proxy = record.fairy_ref and record.fairy_ref()  # type: ignore[attr-defined]
     if proxy is not None:
         proxy.dbapi_connection = stand_in
+
+
+def _cut(dbapi_connection: Any) -> None:
+    """Put a dead socket under the number of the inherited one, in this process.
+
+    A cursor that is still open has the real connection; read, closed or only
+    freed here, it would take the parent's answers, or wait for them for ever.
+    """
+    inherited = socket_of(dbapi_connection)
+    if inherited is not None:
+        dead, other = socket.socketpair()
+        other.close()
+        os.dup2(dead.fileno(), inherited, inheritable=False)
+        dead.close()

@@ -7,6 +7,7 @@ the request's finished callbacks. From then on it refuses to work, because
 nobody would give its connection back.
 """
 
+import contextlib
 import logging
 from typing import Any, TypeAlias
 
@@ -16,10 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 from transaction.interfaces import NoTransaction
-from zope.sqlalchemy import ZopeTransactionEvents
 
 from .engines import ProcessEngine
-from .errors import RequestOver
+from .errors import RequestOver, SessionInUse
+from .joining import join
 from .sessions import close_session
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 
 SessionMaker: TypeAlias = sessionmaker[Session]
 
-# Keys of Session.info.
+# A key of Session.info, and of the WSGI environ.
 _OWNER = "pyramid_dbpool.request_sessions"
+# Keys of Session.info.
+_JOINED = "pyramid_dbpool.joined"
 _WROTE = "pyramid_dbpool.wrote"
 _WRITES = "pyramid_dbpool.writes"
 
@@ -45,6 +48,11 @@ class RequestSessions:
         self._request = request
         self._sessions: dict[SessionMaker, Session] = {}
         self._transaction: transaction.Transaction | None = None
+        # A subrequest may share its request's environ, and its transaction.
+        parent = request.environ.get(_OWNER)
+        self._parent: RequestSessions | None = parent if parent and not parent.over else None
+        self._adopted: list[Session] = []
+        request.environ[_OWNER] = self
         self._note_transaction()
         # First in line, because Pyramid drops the callbacks that are left when
         # one of them raises.
@@ -86,19 +94,18 @@ class RequestSessions:
                 " pyramid_dbpool.unit_of_work(settings)."
             )
 
-    def zope_events(self) -> ZopeTransactionEvents | None:
-        """Return how to join a session to `request.tm`, or None while that is not due.
+    def manager_to_join(self) -> Any:
+        """Return `request.tm` while sessions have to join it, else None.
 
-        It is due while ``tm.active`` is set, and also in before-commit hooks:
-        pyramid_tm takes ``tm.active`` away before they run, and what they
-        write outside of the transaction would be lost.
+        They have to while ``tm.active`` is set, and also in before-commit hooks:
+        pyramid_tm takes ``tm.active`` away before they run, and what they write
+        outside of the transaction would be lost.
         """
         if not self._note_transaction():
             seen = self._transaction
             if seen is None or seen.status != "Active" or _current(self._request.tm) is not seen:
                 return None
-        # "changed", because raw and Core DML are rolled back otherwise.
-        return ZopeTransactionEvents("changed", self._request.tm)
+        return self._request.tm
 
     def _note_transaction(self) -> bool:
         active = bool(self._request.environ.get("tm.active"))
@@ -113,11 +120,30 @@ class RequestSessions:
                 request.finished_callbacks.popleft()(request)
         finally:
             self.over = True
-            for session in self._sessions.values():
-                lost = _has_uncommitted_changes(session)
-                close_session(session)
-                if lost:
-                    _warn_of_lost_changes(request)
+            request.environ[_OWNER] = self._parent
+            # A session that cannot be closed must not keep the others from it.
+            with contextlib.ExitStack() as stack:
+                for session in (*self._sessions.values(), *self._adopted):
+                    stack.callback(self._give_back, session)
+
+    def _give_back(self, session: Session) -> None:
+        if self._parent is not None and self._is_in_open_transaction(session):
+            # The parent's transaction goes on: it will commit this session.
+            session.info[_OWNER] = self._parent
+            self._parent._adopted.append(session)
+            return
+        lost = _has_uncommitted_changes(session)
+        close_session(session)
+        if lost:
+            _warn_of_lost_changes(self._request)
+
+    def _is_in_open_transaction(self, session: Session) -> bool:
+        joined = session.info.get(_JOINED)
+        return (
+            joined is not None
+            and joined.status in ("Active", "Doomed")
+            and _current(self._request.tm) is joined
+        )
 
 
 def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
@@ -153,15 +179,21 @@ def _refuse_when_over(session: Session, _begun: SessionTransaction) -> None:
 
 
 def _join(session: Session, *_args: object) -> None:
-    zope = session.info[_OWNER].zope_events()
-    if zope is not None:
-        zope.join_transaction(session)
+    manager = session.info[_OWNER].manager_to_join()
+    if manager is not None:
+        join(session, manager)
+        session.info[_JOINED] = manager.get()
 
 
 def _refuse_commit_by_hand(session: Session) -> None:
-    zope = session.info[_OWNER].zope_events()
-    if zope is not None:
-        zope.before_commit(session)
+    manager = session.info[_OWNER].manager_to_join()
+    if manager is None or session.in_nested_transaction():
+        return
+    if manager.get().status != "Committing":
+        raise SessionInUse(
+            "This session has joined request.tm, which commits it with everything else at the end"
+            " of the request: do not call commit() on it."
+        )
 
 
 def _note_flush(session: Session, _context: object) -> None:

@@ -84,9 +84,10 @@ def unit_of_work(
             "This session is already in a transaction: commit or close it first, or give"
             " unit_of_work the settings to get a session of its own."
         )
-    unit = (
-        _unit(session) if transaction_manager is None else _tm_unit(session, transaction_manager)
-    )
+    if transaction_manager is None:
+        unit = _unit(session, read_only)
+    else:
+        unit = _tm_unit(session, read_only, transaction_manager)
     try:
         with unit, modes.applied(session):
             yield session
@@ -97,11 +98,13 @@ def unit_of_work(
 def close_session(session: Session) -> None:
     """Close `session` and give its connections back, whatever state they are in."""
     try:
-        session.close()
+        session.rollback()
     except Exception:
-        # A rollback that fails would leave the connection checked out.
-        log.warning("A session could not be closed; its connection is dropped.", exc_info=True)
-        session.invalidate()
+        # In close() it would leave the connection checked out; after it, close()
+        # has nothing more to roll back.
+        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
+    finally:
+        session.close()
 
 
 def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
@@ -118,43 +121,44 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 
 
 @contextmanager
-def _unit(session: Session) -> Iterator[None]:
-    try:
-        yield
-        # Here, so that a connection that is lost in a flush is not taken for
-        # one that is lost in COMMIT.
-        session.flush()
-    except BaseException:
-        _rollback(session)
-        raise
-    with _commit_outcome():
+def _unit(session: Session, read_only: bool) -> Iterator[None]:
+    # Around the body too: it may commit by hand.
+    with _commit_outcome(read_only):
+        try:
+            yield
+            # Here, so that a connection that is lost in a flush is not taken for
+            # one that is lost in COMMIT.
+            session.flush()
+        except BaseException:
+            _rollback(session)
+            raise
         session.commit()
 
 
 @contextmanager
-def _tm_unit(session: Session, manager: TransactionManager) -> Iterator[None]:
-    # Here, because it imports every driver that is installed.
-    from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction  # noqa: PLC0415
+def _tm_unit(session: Session, read_only: bool, manager: TransactionManager) -> Iterator[None]:
+    # Here, because zope.sqlalchemy imports every driver that is installed.
+    from .joining import is_joined, join  # noqa: PLC0415
 
+    if is_joined(session):
+        raise SessionInUse("The session is joined to another transaction manager already.")
     _begin(manager)
-    try:
-        join_transaction(session, STATUS_CHANGED, manager)
-        yield
-    except BaseException:
-        manager.abort()
-        raise
-    try:
-        with _commit_outcome():
+    with _commit_outcome(read_only):
+        try:
+            join(session, manager)
+            yield
+            session.flush()
             manager.commit()
-    except BaseException:
-        # Until then the manager refuses to begin anything else.
-        manager.abort()
-        raise
+        except BaseException:
+            # Also after a failed commit: until then the manager refuses to begin
+            # anything else.
+            manager.abort()
+            raise
 
 
 def _begin(manager: TransactionManager) -> None:
     """Begin `manager`, unless that would abort what somebody else has begun on it."""
-    if not manager.explicit and manager.get()._resources:
+    if not manager.explicit and _has_work(manager.get()):
         raise SessionInUse(
             "The transaction manager is already in a transaction with work in it: commit or abort"
             " it first, or give unit_of_work a manager of its own."
@@ -163,6 +167,12 @@ def _begin(manager: TransactionManager) -> None:
         manager.begin()
     except transaction.interfaces.AlreadyInTransaction as error:
         raise SessionInUse("The transaction manager is already in a transaction.") from error
+
+
+def _has_work(begun: transaction.Transaction) -> bool:
+    hooks = (begun.getBeforeCommitHooks, begun.getAfterCommitHooks)
+    # There is no public way to ask for what has joined.
+    return bool(begun._resources) or begun.isDoomed() or any(list(get()) for get in hooks)
 
 
 def _rollback(session: Session) -> None:
@@ -174,12 +184,14 @@ def _rollback(session: Session) -> None:
 
 
 @contextmanager
-def _commit_outcome() -> Iterator[None]:
+def _commit_outcome(read_only: bool) -> Iterator[None]:
     """Tell a COMMIT whose answer was lost from one that failed."""
     try:
         yield
     except sa_exc.DBAPIError as error:
-        # Without a statement it was COMMIT itself; a flush has one.
-        if error.connection_invalidated and error.statement is None:
+        # Without a statement it was COMMIT itself; a flush has one. A read-only
+        # unit has nothing that could be stored.
+        lost = error.connection_invalidated and error.statement is None and not read_only
+        if lost and not isinstance(error, CommitUnknown):
             raise CommitUnknown(error.orig) from error
         raise

@@ -5,12 +5,14 @@ transaction ends, so that nothing outlives a checkout on a pooled connection.
 SQLite has no such statement; there a pragma is set and taken back.
 """
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 
 __all__ = ["Modes", "make_read_only"]
@@ -85,7 +87,9 @@ class Modes:
         try:
             yield
         finally:
-            _set_query_only(dbapi_connection, before)
+            # A connection that the body has invalidated is closed, and has no mode.
+            with suppress(sqlite3.ProgrammingError):
+                _set_query_only(dbapi_connection, before)
 
 
 def make_read_only(engine: Engine) -> None:
@@ -95,6 +99,12 @@ def make_read_only(engine: Engine) -> None:
     else:
         statement = Modes(read_only=True)._statement(engine.dialect.name)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(statement))
+        event.listen(engine, "begin_twophase", _refuse_twophase)
+
+
+def _refuse_twophase(_connection: Connection, _xid: Any) -> None:
+    # PREPARE could not be told to be read-only with the same statement.
+    raise sa_exc.InvalidRequestError("A read-only pool has no two-phase transactions.")
 
 
 def _refuse_autocommit(connection: Connection) -> None:

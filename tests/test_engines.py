@@ -167,6 +167,23 @@ def test_a_hook_runs_once_before_the_first_connect(settings: dict[str, Any]) -> 
     dispose_engine(settings)
 
 
+def test_a_hook_that_failed_is_called_again(settings: dict[str, Any]) -> None:
+    """An app that starts at the second attempt has what its hook listens to."""
+    calls: list[Engine] = []
+
+    def hook(engine: Engine) -> None:
+        calls.append(engine)
+        if len(calls) == 1:
+            raise RuntimeError
+
+    made = engines.process_engine(settings)
+    with pytest.raises(RuntimeError):
+        made.run_hook(hook)
+    made.run_hook(hook)
+    made.run_hook(hook)
+    assert len(calls) == 2
+
+
 def test_a_bad_setting_is_refused_with_its_key(settings: dict[str, Any]) -> None:
     """Also where SQLAlchemy alone notices it."""
     with pytest.raises(SettingsError, match=r"sqlalchemy\.pool_sise"):

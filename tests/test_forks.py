@@ -79,6 +79,30 @@ def in_subprocess(program: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.parametrize("driver", ["psycopg_url", "psycopg2_url", "pymysql_url"])
+def test_a_result_that_is_being_read_is_read_to_its_end(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    """The child inherits its cursor, and ends; the cursor's end must not read a byte."""
+    url = request.getfixturevalue(driver)
+    program = f"""
+import os, sys
+from sqlalchemy import text
+from pyramid_dbpool import session_factory
+session = session_factory({{"sqlalchemy.url": {url!r}}})
+numbers = " UNION ALL ".join(["SELECT 1 AS n"] * 500)
+result = session.execute(text(numbers), execution_options={{"yield_per": 10}})
+read = len(result.fetchmany(10))
+pid = os.fork()
+if pid == 0:
+    sys.exit()
+os.waitpid(pid, 0)
+print(read + len(result.all()))
+session.close()
+"""
+    assert in_subprocess(program) == "500\n"
+
+
 def test_a_child_does_not_wait_for_a_lock_of_its_parent() -> None:
     """Another thread of the parent was making an engine when it forked."""
     program = """

@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import RequestOver, TransactionFailed, stream
+from pyramid_dbpool import RequestOver, SessionInUse, TransactionFailed, stream
 from pyramid_dbpool.request import RequestSessions
 from tests.webapp import Row, app, database
 
@@ -480,10 +480,52 @@ def test_a_manager_that_is_not_active_is_not_joined(
         assert (count(), web.checked_out()) == (1, 0)
 
 
+@pytest.mark.parametrize("give_back", ["rollback", "close"])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["ends", "goes-on"])
+def test_a_view_may_give_its_connection_back_early(
+    settings: dict[str, Any], count: Callable[[], int], give_back: str, goes_on: bool
+) -> None:
+    """Before it goes on to something slow; what it writes later is committed."""
+
+    def view(request: Request) -> None:
+        rows(request)
+        getattr(request.db, give_back)()
+        assert web.checked_out() == 0
+        if goes_on:
+            add(request)
+
+    with app(settings, *TM, index=view) as web:
+        web.get()
+        assert (count(), web.checked_out()) == (int(goes_on), 0)
+
+
+@pytest.mark.parametrize("tweens", [False, True])
+def test_a_subrequest_that_shares_the_environ_shares_the_transaction(
+    settings: dict[str, Any], count: Callable[[], int], tweens: bool
+) -> None:
+    """What it writes is committed with the request's own work, or rolled back with it."""
+
+    def outer(request: Request) -> None:
+        add(request)
+        inner = request.copy_get()
+        inner.path_info = "/inner"
+        request.invoke_subrequest(inner, use_tweens=tweens)
+        flushes(request)
+        if request.params:
+            raise Broken
+
+    with app(settings, *TM, index=outer, inner=add) as web:
+        web.get()
+        assert (count(), web.checked_out()) == (3, 0)
+        with pytest.raises(Broken):
+            web.get("/?fail=1")
+        assert (count(), web.checked_out()) == (3, 0)
+
+
 def test_committing_by_hand_inside_the_transaction_is_refused(settings: dict[str, Any]) -> None:
     """pyramid_tm commits; a view that does fails at once."""
     with app(settings, *TM, index=commits) as web:
-        with pytest.raises(AssertionError, match="transaction manager"):
+        with pytest.raises(SessionInUse, match=r"request\.tm"):
             web.get()
         assert web.checked_out() == 0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import transaction
 from sqlalchemy import create_engine, event, insert, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -189,6 +189,29 @@ class TestUnitOfWork:
                 session.add(Row())
         dispose_engine(settings)
 
+    def test_a_read_only_pool_has_no_two_phase_transactions(self, postgres_url: str) -> None:
+        """They would not be read-only."""
+        settings = {"sqlalchemy.url": postgres_url, "dbpool.read_only": "true"}
+        with (
+            pytest.raises(InvalidRequestError, match="two-phase"),
+            get_engine(settings).connect() as connection,
+        ):
+            connection.begin_twophase()
+        dispose_engine(settings)
+
+    def test_a_manager_with_hooks_or_doom_is_refused(self, settings: dict[str, Any]) -> None:
+        """To begin it again would drop them."""
+        hooked, doomed = transaction.TransactionManager(), transaction.TransactionManager()
+        hooked.get().addAfterCommitHook(lambda ok: None)
+        doomed.get().doom()
+        for manager in (hooked, doomed):
+            with (
+                pytest.raises(SessionInUse),
+                unit_of_work(settings, transaction_manager=manager),
+            ):
+                pytest.fail("not reached")
+            manager.abort()
+
     def test_modes_are_refused_in_autocommit(self, pg_settings: dict[str, Any]) -> None:
         """There is no transaction that could have them."""
         settings = {**pg_settings, "sqlalchemy.isolation_level": "AUTOCOMMIT"}
@@ -320,11 +343,12 @@ class TestUnitOfWork:
         """It is dropped, and said so."""
         session = session_factory(settings)
         session.execute(text("SELECT 1"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "close", _broken_close)
-            close_session(session)
-        assert get_engine(settings).pool.checkedout() == 0  # type: ignore[attr-defined]
-        assert "could not be closed" in caplog.text
+        engine = get_engine(settings)
+        event.listen(engine, "rollback", _fail)
+        close_session(session)
+        event.remove(engine, "rollback", _fail)
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert "rollback of a session failed" in caplog.text
 
     @pytest.mark.parametrize("explicit", [False, True])
     def test_a_manager_that_is_at_work_is_refused(
@@ -348,7 +372,7 @@ FOR EACH ROW EXECUTE FUNCTION die();
 """
 
 
-def _broken_close() -> None:
+def _fail(_connection: object) -> None:
     raise Broken
 
 
