@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from .drivers import (
     ConnectFailure,
+    classify_connect_failure,
     connect_failure,
     is_known_rollback,
     is_missed_disconnect,
@@ -117,7 +118,8 @@ class Unit(Generic[M]):
 
     def _is_away(self, error: Exception) -> bool:
         if isinstance(error, DatabaseUnavailable):
-            return True
+            # The pool says so of a wrong password too, which no wait mends.
+            return classify_connect_failure(self._engine.dialect, error) in WORTH_WAITING
         if not isinstance(error, sa_exc.DBAPIError):
             return False
         if error.connection_invalidated or is_missed_disconnect(error):
