@@ -158,3 +158,10 @@ def test_a_sqlite_file_is_pooled() -> None:
     """Like the database of any server."""
     for url in ("sqlite:///h.db", "sqlite:////srv/h@home.db", "sqlite:///file:h.db?uri=true"):
         assert load_pool({"sqlalchemy.url": url}).uses_queue_pool
+
+
+def test_a_password_with_an_at_sign_in_an_sqlite_url_is_not_shown() -> None:
+    """SQLite takes no password; what was meant for another dialect is hidden all the same."""
+    with pytest.raises(SettingsError, match="more than one @") as caught:
+        load_pool({"sqlalchemy.url": "sqlite://web:one@QxSecret?@db/h"})
+    assert "QxSecret" not in str(caught.value)
