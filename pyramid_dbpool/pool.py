@@ -153,7 +153,7 @@ class ManagedPool(QueuePool):
             slots_to_waiters=not options.background,
             max_waiting=options.max_waiting,
         )
-        self._connections = Connections(self, Checks(options, self._pre_ping))
+        self._connections = Connections(self, Checks(options, self._pre_ping, self._stats, lock))
         self._refusals = Refusals(self)
         self._opener = Opener(
             self._connections,
@@ -192,9 +192,10 @@ class ManagedPool(QueuePool):
         if entry is not None:
             entry.holder = _get_ident()
             entry.label = current_label()
-            record, speaks = entry.record, entry.speaks
+            record, speaks, closed = entry.record, entry.speaks, entry.closed
             if (
                 now < entry.check_at
+                and (closed is None or not closed())
                 and (speaks is None or not speaks(0, 1))
                 and record.dbapi_connection is not None
                 and record.starttime >= self._invalidate_time
@@ -359,6 +360,7 @@ class ManagedPool(QueuePool):
         """Serve those who still wait with fresh connections, and keep none."""
         self._retired = self._opener.retired = True
         with self._overflow_lock:
+            self._stats.disowned += self._line.leased
             self._line.disown()
             if self.opens_in_background:
                 self._line.linger, self._line.keep = False, 0

@@ -315,6 +315,11 @@ while time.monotonic() < until + 0.5:
             pool.connect().close()
     except KeyboardInterrupt:
         caught += 1
+while thread.is_alive():  # on a busy machine its last interrupt comes late
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        pass
 gc.collect()
 assert caught > 10, caught
 upkeep.STRAY_AFTER = 0.0
