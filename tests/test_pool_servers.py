@@ -95,7 +95,7 @@ def test_restart_between_units_fails_none(
     unit(engine)
     numbers = managed(engine).snapshot()
     assert numbers.opened - opened <= 3
-    until(lambda: managed(engine).snapshot().closed["dead"] == 8, "all eight are closed")
+    until(lambda: managed(engine).snapshot().closed.get("dead") == 8, "all eight are closed")
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
