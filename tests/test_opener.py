@@ -84,7 +84,7 @@ class InlineOpener(Opener):
 class Callers:
     """Ask for connections as `Checkout` does."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, min_idle: int = 0) -> None:
         self.clock = clock
         self.server = Server(clock)
         self.line: Line[Entry] = Line(2, 4, slots_to_waiters=False)
@@ -97,6 +97,7 @@ class Callers:
             Stats(),
             clock=lambda: self.clock.now,
             grace=GRACE,
+            min_idle=min_idle,
         )
         self.served: list[float] = []
         self.refused: list[float] = []
@@ -165,11 +166,13 @@ def test_first_connect_follows_the_servers_return(
 
 
 def test_long_outage_is_probed_at_a_steady_pace(callers: Callers) -> None:
-    """Two probes a second at most, however many ask."""
+    """Never more than a second apart, twice a second at most, however many are refused."""
     start = callers.clock.now
     callers.ask_every(0.05, start + 130)
     callers.clock.run_until(start + 130)
-    assert len(callers.server.asked) <= 2 * 130 + 5
+    asked = callers.server.asked
+    assert len(asked) <= 2 * 130 + 5
+    assert max(later - sooner for sooner, later in itertools.pairwise(asked)) < 1.1
 
 
 def test_one_long_lease_does_not_hide_an_outage(callers: Callers) -> None:
@@ -205,4 +208,23 @@ def test_first_caller_after_a_quiet_time_is_not_refused_on_old_news(callers: Cal
     callers.ask()
     callers.clock.run_until(start + 3601)
     assert len(callers.refused) == refused
+    assert len(callers.served) == 1
+
+
+def test_caller_during_the_slow_pace_has_the_server_asked_at_once(callers: Callers) -> None:
+    """With a minimum to fill the prober goes on slowly; who comes does not wait for it."""
+    callers = Callers(callers.clock, min_idle=1)
+    start = callers.clock.now
+    callers.ask_every(1.0, start + 20)
+    callers.clock.run_until(start + 600)
+    asked = callers.server.asked
+    count = len(asked)
+    assert asked[-1] - asked[-2] > 2
+    while len(asked) == count:
+        callers.clock.run_until(callers.clock.now + 0.01)
+    callers.clock.run_until(callers.clock.now + 3)
+    assert len(asked) == count + 1
+    callers.server.down = False
+    callers.ask()
+    callers.clock.run_until(callers.clock.now + 0.1)
     assert len(callers.served) == 1
