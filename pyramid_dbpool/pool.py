@@ -6,7 +6,7 @@ on, the same in 2.0 and 2.1: `_do_get` and `_do_return_conn` are all that a
 checkout and a return call; `_ConnectionRecord.get_connection` reconnects a
 record whose connection is gone or outdated, *after* `_do_get` has returned and
 so outside every limit of ours.  So `_do_get` returns only records that need no
-reconnect.
+reconnect, and `records` sees to those that a listener refuses.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
 from .entries import GONE, LEASED
-from .limits import current_label
+from .limits import current_label, deadline
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions, plugin_defaults
+from .records import PooledRecord
 from .refusals import Refusals
 from .stats import BOUNDS_SECONDS, PoolSnapshot, Stats
 from .upkeep import Upkeep
@@ -173,7 +174,7 @@ class ManagedPool(QueuePool):
         """Check a connection out."""
         try:
             if self._pre_ping or self.dispatch.checkout:
-                return _ConnectionFairy._checkout(self)
+                return self._connect_with_listeners()
             # What `_checkout` does where nobody listens, without its loop.
             fairy = _ConnectionRecord.checkout(self)
             fairy._counter = 1
@@ -183,6 +184,17 @@ class ManagedPool(QueuePool):
         except BaseException:
             self._reclaim_from_killed()
             raise
+
+    def _connect_with_listeners(self) -> PoolProxiedConnection:
+        # A listener may refuse what it is shown: the wait for another one counts too.
+        timeout = self._timeout if self.opens_in_background else None
+        if timeout is None:
+            return _ConnectionFairy._checkout(self)
+        with deadline(timeout):
+            return _ConnectionFairy._checkout(self)
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        return PooledRecord(self)
 
     def _do_get(self) -> ConnectionPoolEntry:
         if not _here[0]:
