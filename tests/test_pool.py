@@ -254,15 +254,19 @@ def test_what_a_listener_refuses_is_replaced_through_the_line(maker: Maker) -> N
 @pytest.mark.slow
 def test_replacement_counts_against_the_deadline(maker: Maker) -> None:
     """A listener refuses a connection, and the server does not answer: the time is bounded."""
-    pool = ManagedPool(maker, 1, 0, timeout=0.5, liveness=True, background=True)
-    pool.connect().close()
+    pool = ManagedPool(maker, 1, 0, timeout=2.0, liveness=True, background=True)
+    lease = pool.connect()
     event.listen(pool, "checkout", refuse_the_first(maker))
     answer = threading.Event()
     maker.before = lambda: answer.wait(20)
+    # The wait in the line and the one for the replacement are one.
+    timer = threading.Timer(1.5, lease.close)
+    timer.start()
     began = time.monotonic()
     with pytest.raises(PoolTimeout):
         pool.connect()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 3
+    timer.join()
     answer.set()
     wait_for(lambda: len(maker.made) == 2)
     pool.connect().close()
