@@ -33,13 +33,24 @@ class PooledRecord(_ConnectionRecord):
         self._owner = pool
         super().__init__(pool, connect)
 
-    def get_connection(self) -> DBAPIConnection:
-        """Return the driver's connection, a new one if need be."""
-        if self.dbapi_connection is None and self._owner.opens_in_background:
-            entry = self.dbpool_entry
-            if entry is not None and entry.state is LEASED and entry.pid == os.getpid():
-                self._obtain_again(entry)
-        return super().get_connection()
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Close the connection; if SQLAlchemy then asks for another, it comes from the line."""
+        super().invalidate(e, soft)
+        if self.dbapi_connection is None and self.fairy_ref is not None:
+            # Only now, and only here: an override would cost every checkout a call.
+            self.__dict__["get_connection"] = self._reconnect
+
+    def _reconnect(self) -> DBAPIConnection:
+        del self.__dict__["get_connection"]
+        entry = self.dbpool_entry
+        if (
+            self._owner.opens_in_background
+            and entry is not None
+            and entry.state is LEASED
+            and entry.pid == os.getpid()
+        ):
+            self._obtain_again(entry)
+        return self.get_connection()
 
     def _obtain_again(self, gone: PooledEntry) -> None:
         pool = self._owner
