@@ -42,7 +42,13 @@ class Checkout:
     )
 
     def __init__(
-        self, pool: ManagedPool, entry: PooledEntry | None, began: float, *, slot: bool = False
+        self,
+        pool: ManagedPool,
+        entry: PooledEntry | None,
+        began: float,
+        *,
+        slot: bool = False,
+        again: bool = False,
     ) -> None:
         self._pool = pool
         self._line = pool._line
@@ -54,7 +60,7 @@ class Checkout:
         self._waiter: Waiter | None = None
         self._gate: Any = None
         # Whether this caller has had its turn: then it waits at the head.
-        self._served = False
+        self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
         self.waited = False

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .entries import Entry
-from .liveness import Look, guard_silence, limited, socket_of
+from .liveness import Look, closed_by, guard_silence, limited, socket_of
 from .options import PoolOptions
+from .stats import Stats
 
 # Where a driver shows no socket, a connection returned so lately (seconds) is taken
 # to be alive without a ping: HikariCP's "alive bypass window".
@@ -27,6 +28,7 @@ class PooledEntry(Entry):
     __slots__ = (
         "check_at",
         "checked_at",
+        "closed",
         "expires_at",
         "look",
         "patience",
@@ -47,6 +49,9 @@ class PooledEntry(Entry):
         self.look: Look | None = None
         # The quick look, called with (0, 1) on every checkout that need not wait.
         self.speaks: Callable[[int, int], object] | None = None
+        # Whether the driver has closed it on its side: then its socket tells nothing,
+        # and may be another file's by now.
+        self.closed: Callable[[], object] | None = None
         self.suspect = False
         self.expires_at = math.inf
         self.check_at = math.inf
@@ -58,8 +63,10 @@ class PooledEntry(Entry):
 class Checks:
     """Judge a pool's connections; does I/O, so never with the pool's lock held."""
 
-    def __init__(self, options: PoolOptions, pre_ping: bool) -> None:
+    def __init__(self, options: PoolOptions, pre_ping: bool, stats: Stats, lock: Any) -> None:
         self._options = options
+        self._stats = stats
+        self._lock = lock
         self._pre_ping = pre_ping
         self._eager = pre_ping or options.liveness
 
@@ -71,6 +78,7 @@ class Checks:
             entry.patience = 0.0
         elif options.liveness and getattr(dialect, "name", "") != "sqlite":
             entry.patience = options.ping_after
+            entry.closed = closed_by(entry.record.dbapi_connection)
             fd = socket_of(entry.record.dbapi_connection)
             if fd is None:
                 entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
@@ -96,6 +104,8 @@ class Checks:
             return "invalidated"
         if now >= entry.expires_at:
             return "lifetime"
+        if entry.closed is not None and entry.closed():
+            return "closed"
         look = entry.look
         speaks = look is not None and look.speaks()
         if look is not None and speaks and look.ended():
@@ -110,6 +120,9 @@ class Checks:
         connection = record.dbapi_connection
         limit = min(self._options.ping_timeout, max(seconds, 0.05))
         fd = socket_of(connection) if self._options.liveness else None
+        with self._lock:
+            self._stats.pings += 1
+            self._stats.fallback_pings += self._options.liveness and fd is None
         try:
             with limited(fd, limit) as was_cut:
                 alive = bool(pool._dialect._do_ping_w_event(connection))

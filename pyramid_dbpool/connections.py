@@ -76,7 +76,7 @@ class Connections:
         """Look at what SQLAlchemy has put in the place of an entry's connection."""
         if entry.look is not None:
             entry.look.close()
-        entry.look = entry.speaks = None
+        entry.look = entry.speaks = entry.closed = None
         entry.started = entry.record.starttime
         entry.suspect = False
         self._checks.admit(entry, now, self._pool._dialect)
@@ -107,7 +107,6 @@ class Connections:
         """Ping a connection that is held; put it back, or close it if it is dead."""
         alive = self._checks.ping(entry, self._pool, self._pool._options.ping_timeout)
         with self._lock:
-            self._stats.pings += 1
             if alive and not self._pool._retired:
                 self._line.unhold(entry, time.monotonic())
                 return

@@ -109,6 +109,19 @@ def socket_of(connection: Any) -> int | None:
     return fd if isinstance(fd, int) and fd >= 0 else None
 
 
+def closed_by(connection: Any) -> Callable[[], object] | None:
+    """Return what tells, without I/O, whether the driver has closed a connection.
+
+    psycopg and psycopg2 have `closed`; PyMySQL and mysqlclient have `open`.  None for
+    a driver that has neither.
+    """
+    if isinstance(getattr(connection, "closed", None), int):
+        return functools.partial(getattr, connection, "closed")
+    if isinstance(getattr(connection, "open", None), int):
+        return lambda: not connection.open
+    return None
+
+
 def _poll_class() -> Any:
     # gevent's own poll goes through its hub, at fifty times the cost; ours never waits.
     monkey = sys.modules.get("gevent.monkey")

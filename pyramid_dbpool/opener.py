@@ -29,17 +29,24 @@ LAST_PAUSE = 1.0
 # in view, at the slow pace, or rests.
 ASKED_LATELY = 60.0
 SLOW_PAUSE = 10.0
+# What a failed opening tells is held for true until the next one is over, but not for
+# longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
+LONGEST_PROBE = 30.0
 NEVER = float("-inf")
 
 
 @dataclass
 class Trouble:
-    """Openings fail: since when, why, and when the prober tries again."""
+    """Openings fail: since when, why, and when the prober tries again.
+
+    `known_until`: up to when nobody need ask the server to know that it is away.
+    """
 
     kind: ConnectFailure
     since: float
     error: BaseException
     retry_at: float
+    known_until: float = NEVER
     tries: int = 1
 
 
@@ -100,8 +107,24 @@ class Opener:
 
     def asked_locked(self, now: float) -> list[Context]:
         """Plan openings for a caller who has just joined the line; `launch` the result."""
-        self._asked_at = now
+        self._ask_locked(now)
         return self.plan_locked(now)
+
+    def refused_locked(self, now: float) -> Trouble | None:
+        """Note that a caller has asked; return the outage for which it has to be refused."""
+        trouble = self.trouble
+        if trouble is None or not self.refuses_locked(now):
+            return None
+        # Refused or not, somebody asks: were the prober to rest now, those who come
+        # next would be refused long after the server is back.
+        self._ask_locked(now)
+        self._watch_locked(now)
+        return trouble
+
+    def _ask_locked(self, now: float) -> None:
+        self._asked_at = now
+        if self.trouble is not None and self.trouble.retry_at > now + LAST_PAUSE:
+            self.trouble.retry_at = now
 
     def plan_locked(self, now: float) -> list[Context]:
         """Reserve slots for the openings that are wanted now; `launch` the result."""
@@ -111,6 +134,7 @@ class Opener:
         contexts: list[Context] = []
         while len(contexts) < wanted and self._line.reserve_for_line():
             contexts.append(self._next_context())
+        self._note_probe_locked(now, contexts)
         self._watch_locked(now)
         return contexts
 
@@ -135,6 +159,10 @@ class Opener:
     def _probes_allowed(self, now: float) -> int:
         trouble = self.trouble
         return int(trouble is not None and now >= trouble.retry_at and not self._line.opening)
+
+    def _note_probe_locked(self, now: float, contexts: list[Context]) -> None:
+        if contexts and self.trouble is not None and now < self.trouble.known_until:
+            self.trouble.known_until = now + LONGEST_PROBE
 
     def _next_context(self) -> Context:
         # Connect listeners see the context of someone who waits, each copy once:
@@ -174,6 +202,7 @@ class Opener:
             if self.trouble is not None and not self._line.waiting and self._probes_on(now):
                 probe = self._probes_allowed(now) and self._line.reserve_for_line()
                 contexts = [Context()] if probe else []
+                self._note_probe_locked(now, contexts)
                 self._watch_locked(now)
             else:
                 contexts = self.plan_locked(now)
@@ -256,13 +285,15 @@ class Opener:
             pause = SLOW_PAUSE
         trouble.error = error
         trouble.retry_at = now + pause * random.uniform(0.5, 1.0)
+        trouble.known_until = now + 2 * LAST_PAUSE
         if self.refuses_locked(now):
             self._line.refuse(lambda: self._refusals.refusal(error, kind))
 
     def refuses_locked(self, now: float) -> bool:
         """Tell whether an outage has lasted so long that waiting is pointless.
 
-        Not while connections of ours are out: they may well be alive, and come back.
+        Also while connections of ours are out: one that is leaked, or held for long,
+        would have everybody wait for their whole timeout.
         """
         trouble = self.trouble
         return (
@@ -270,6 +301,5 @@ class Opener:
             and self._grace is not None
             and trouble.kind is ConnectFailure.UNREACHABLE
             and now - trouble.since >= self._grace
-            and now < trouble.retry_at + LAST_PAUSE
-            and not self._line.leased
+            and now < trouble.known_until
         )

@@ -6,7 +6,7 @@ on, the same in 2.0 and 2.1: `_do_get` and `_do_return_conn` are all that a
 checkout and a return call; `_ConnectionRecord.get_connection` reconnects a
 record whose connection is gone or outdated, *after* `_do_get` has returned and
 so outside every limit of ours.  So `_do_get` returns only records that need no
-reconnect.
+reconnect, and `records` sees to those that a listener refuses.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
 from .entries import GONE, LEASED
-from .limits import current_label
+from .limits import current_label, deadline
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions, plugin_defaults
+from .records import PooledRecord
 from .refusals import Refusals
 from .stats import BOUNDS_SECONDS, PoolSnapshot, Stats
 from .upkeep import Upkeep
@@ -153,7 +154,7 @@ class ManagedPool(QueuePool):
             slots_to_waiters=not options.background,
             max_waiting=options.max_waiting,
         )
-        self._connections = Connections(self, Checks(options, self._pre_ping))
+        self._connections = Connections(self, Checks(options, self._pre_ping, self._stats, lock))
         self._refusals = Refusals(self)
         self._opener = Opener(
             self._connections,
@@ -173,7 +174,7 @@ class ManagedPool(QueuePool):
         """Check a connection out."""
         try:
             if self._pre_ping or self.dispatch.checkout:
-                return _ConnectionFairy._checkout(self)
+                return self._connect_with_listeners()
             # What `_checkout` does where nobody listens, without its loop.
             fairy = _ConnectionRecord.checkout(self)
             fairy._counter = 1
@@ -184,6 +185,17 @@ class ManagedPool(QueuePool):
             self._reclaim_from_killed()
             raise
 
+    def _connect_with_listeners(self) -> PoolProxiedConnection:
+        # A listener may refuse what it is shown: the wait for another one counts too.
+        timeout = self._timeout if self.opens_in_background else None
+        if timeout is None:
+            return _ConnectionFairy._checkout(self)
+        with deadline(timeout):
+            return _ConnectionFairy._checkout(self)
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        return PooledRecord(self)
+
     def _do_get(self) -> ConnectionPoolEntry:
         if not _here[0]:
             forkmark.leave_parent()
@@ -192,9 +204,10 @@ class ManagedPool(QueuePool):
         if entry is not None:
             entry.holder = _get_ident()
             entry.label = current_label()
-            record, speaks = entry.record, entry.speaks
+            record, speaks, closed = entry.record, entry.speaks, entry.closed
             if (
                 now < entry.check_at
+                and (closed is None or not closed())
                 and (speaks is None or not speaks(0, 1))
                 and record.dbapi_connection is not None
                 and record.starttime >= self._invalidate_time
@@ -361,6 +374,7 @@ class ManagedPool(QueuePool):
         """Serve those who still wait with fresh connections, and keep none."""
         self._retired = self._opener.retired = True
         with self._overflow_lock:
+            self._stats.disowned += self._line.leased
             self._line.disown()
             if self.opens_in_background:
                 self._line.linger, self._line.keep = False, 0

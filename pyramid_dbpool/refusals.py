@@ -48,8 +48,8 @@ class Refusals:
 
     def check_admission_locked(self, now: float) -> None:
         """Refuse a caller whose wait would be pointless."""
-        trouble = self._pool._opener.trouble
-        if trouble is not None and self._pool._opener.refuses_locked(now):
+        trouble = self._pool._opener.refused_locked(now)
+        if trouble is not None:
             self._pool._stats.refused["outage"] += 1
             raise self.refusal(trouble.error, trouble.kind)
 

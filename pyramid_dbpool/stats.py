@@ -66,7 +66,10 @@ class Holder:
 class PoolSnapshot:
     """A pool at one moment; counters only ever grow.
 
-    `closed`, `refused` and `open_failed` map a reason to a count.
+    `closed`, `refused` and `open_failed` map a reason to a count.  `fallback_pings`
+    are those pings that a look at the socket would have saved, had the driver shown
+    it.  `strays` and `disowned` are leases that the pool has given up: nobody ever
+    received the one, the other were out when the pool was disposed of.
     """
 
     name: str
@@ -82,8 +85,10 @@ class PoolSnapshot:
     returns: int
     opened: int
     pings: int
+    fallback_pings: int
     suspicions: int
     strays: int
+    disowned: int
     open_failed: Mapping[str, int]
     refused: Mapping[str, int]
     closed: Mapping[str, int]
@@ -103,6 +108,8 @@ class Stats:
         "closed",
         "connect",
         "connect_time",
+        "disowned",
+        "fallback_pings",
         "hold",
         "open_failed",
         "opened",
@@ -116,7 +123,8 @@ class Stats:
 
     def __init__(self) -> None:
         self.waited = self.opened = 0
-        self.pings = self.suspicions = self.strays = 0
+        self.pings = self.fallback_pings = self.suspicions = 0
+        self.strays = self.disowned = 0
         self.open_failed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
@@ -167,8 +175,8 @@ class Stats:
         holders: tuple[Holder, ...],
     ) -> PoolSnapshot:
         """Copy everything, with the state of the line; the caller holds the pool's lock."""
-        # Every checkout ends in a return, sooner or later.
-        checkouts = self.returns + line.leased
+        # Every checkout ends in a return, sooner or later, or is given up.
+        checkouts = self.returns + line.leased + self.strays + self.disowned
         return PoolSnapshot(
             name=name,
             size=size,
@@ -183,8 +191,10 @@ class Stats:
             returns=self.returns,
             opened=self.opened,
             pings=self.pings,
+            fallback_pings=self.fallback_pings,
             suspicions=self.suspicions,
             strays=self.strays,
+            disowned=self.disowned,
             open_failed=MappingProxyType(dict(self.open_failed)),
             refused=MappingProxyType(dict(self.refused)),
             closed=MappingProxyType(dict(self.closed)),

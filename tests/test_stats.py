@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from pyramid_dbpool import upkeep
 from pyramid_dbpool.pool import ManagedPool
 from pyramid_dbpool.stats import BOUNDS_SECONDS, Histogram, Stats
 
@@ -53,3 +54,23 @@ def test_snapshot_adds_up() -> None:
         numbers.closed["idle"] = 3  # type: ignore[index]
     second.close()
     pool.dispose()
+
+
+def test_checkouts_include_leases_that_were_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter never goes back: not for a lost lease, nor for those out at a dispose."""
+    monkeypatch.setattr(upkeep, "STRAY_AFTER", 0.0)
+    pool = ManagedPool(Connection, 2, 0, timeout=0.0)
+    lease = pool.connect()
+    stray = pool._do_get()  # and nobody takes it on
+    assert pool.snapshot().checkouts == 2
+    other = pool.connect()
+    numbers = pool.snapshot()
+    assert (numbers.strays, numbers.checkouts, numbers.wait.count) == (1, 3, 3)
+    pool.dispose()
+    pool.recreate()
+    numbers = pool.snapshot()
+    assert (numbers.leased, numbers.disowned, numbers.checkouts) == (0, 2, 3)
+    lease.close()
+    other.close()
+    stray.close()
+    assert pool.snapshot().checkouts == 3

@@ -1,0 +1,81 @@
+"""SQLAlchemy's record of a connection, taught to reconnect through the line.
+
+SQLAlchemy reconnects a record by itself when a checkout listener (or its own
+pre-ping) raises `DisconnectionError`: there and then, outside every deadline, and
+in an outage each caller for himself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool.base import _ConnectionRecord
+
+from .checkout import Checkout
+from .checks import PooledEntry
+from .entries import LEASED
+from .limits import current_label
+
+if TYPE_CHECKING:
+    from .pool import ManagedPool
+
+
+class PooledRecord(_ConnectionRecord):
+    """A record whose second connection comes from the line, as its first one did."""
+
+    dbpool_entry: PooledEntry | None = None
+
+    def __init__(self, pool: ManagedPool, connect: bool = True) -> None:
+        self._owner = pool
+        super().__init__(pool, connect)
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Close the connection; if SQLAlchemy then asks for another, it comes from the line."""
+        super().invalidate(e, soft)
+        if self.dbapi_connection is None and self.fairy_ref is not None:
+            # Only now, and only here: an override would cost every checkout a call.
+            self.__dict__["get_connection"] = self._reconnect
+
+    def _reconnect(self) -> DBAPIConnection:
+        del self.__dict__["get_connection"]
+        entry = self.dbpool_entry
+        if (
+            self._owner.opens_in_background
+            and entry is not None
+            and entry.state is LEASED
+            and entry.pid == os.getpid()
+        ):
+            self._obtain_again(entry)
+        return self.get_connection()
+
+    def _obtain_again(self, gone: PooledEntry) -> None:
+        pool = self._owner
+        if gone.look is not None:
+            gone.look.close()
+        with pool._overflow_lock:
+            pool._stats.closed["invalidated"] += 1
+            # Before the wait: in a pool of one it is the only slot there is.
+            pool._line.lost(gone)
+        pool.replan()
+        entry = Checkout(pool, None, time.monotonic(), again=True).run()
+        entry.holder = threading.get_ident()
+        entry.label = current_label()
+        self._take_over(entry)
+
+    def _take_over(self, entry: PooledEntry) -> None:
+        """Become the record of a connection that was opened for another one."""
+        other: Any = entry.record
+        self.info.clear()
+        self.info.update(other.info)
+        self.finalize_callback, other.finalize_callback = (
+            other.finalize_callback,
+            self.finalize_callback,
+        )
+        self.starttime, self.fresh = other.starttime, other.fresh
+        entry.record, self.dbpool_entry = self, entry
+        self.dbapi_connection = cast("DBAPIConnection", other.dbapi_connection)
+        other.dbapi_connection = other.dbpool_entry = None
