@@ -200,7 +200,7 @@ def _refuse_failed_transaction(connection: Connection) -> None:
         # transaction; SQLAlchemy takes it for ended and sends nothing more.
         proxy.rollback()
         raise TransactionFailed(
-            "A statement of this transaction failed and the error was not raised, so the server"
+            "A statement of this transaction failed and its error was swallowed, so the server"
             " would roll everything back. Nothing was committed: let the error propagate, or run"
             " the statement that may fail inside session.begin_nested()."
         )
@@ -219,4 +219,5 @@ def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
 @atexit.register
 def _close_all() -> None:
     for made in reversed(_engines.all()):
-        made.engine.dispose()
+        # Not the engine's dispose(): it makes a new pool, and says so in the log.
+        made.engine.pool.dispose()

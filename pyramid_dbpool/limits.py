@@ -26,7 +26,10 @@ def deadline(seconds: float) -> Iterator[None]:
             session.execute(...)    # PoolTimeout after 2 s at the latest
 
     :param seconds: the time for everything inside the block, in seconds.
+    :raises ValueError: no number, or below 0.
     """
+    if not isinstance(seconds, int | float) or seconds < 0:
+        raise ValueError(f"deadline takes seconds, 0 or more, not {seconds!r}.")
     until = time.monotonic() + seconds
     outer = _deadline.get()
     token = _deadline.set(until if outer is None else min(outer, until))

@@ -121,6 +121,10 @@ class Opener:
         self._watch_locked(now)
         return trouble
 
+    def rest_locked(self) -> None:
+        """Keep no minimum open until somebody asks again: the pool is being disposed of."""
+        self._asked_at = NEVER
+
     def _ask_locked(self, now: float) -> None:
         self._asked_at = now
         if self.trouble is not None and self.trouble.retry_at > now + LAST_PAUSE:

@@ -344,6 +344,8 @@ class ManagedPool(QueuePool):
         with self._overflow_lock:
             doomed = [each for each in list(self._line.idle) if self._line.hold(each)]
             self._connections.husks.clear()
+            # Else each one that is closed would be replaced at once.
+            self._opener.rest_locked()
         for entry in doomed:
             self._connections.close_entry(entry, "disposed")
         self._upkeep.cancel()

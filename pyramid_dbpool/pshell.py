@@ -6,6 +6,8 @@ from typing import Any
 
 from transaction.interfaces import NoTransaction
 
+from .settings import load_app
+
 __all__ = ["setup"]
 
 
@@ -18,15 +20,16 @@ def setup(env: dict[str, Any]) -> Iterator[None]:
     back.
     """
     request = env["request"]
+    attribute = load_app(request.registry.settings).request_attr
     manager = getattr(request, "tm", None)
     if manager is None:
-        env["db"] = request.db
+        env["db"] = getattr(request, attribute)
         yield
         return
     request.environ["tm.active"] = True
     manager.begin()
     env["tm"] = manager
-    env["db"] = request.db
+    env["db"] = getattr(request, attribute)
     try:
         yield
     finally:

@@ -154,6 +154,7 @@ class TestShell:
 [app:main]
 use = call:{__name__}:make_app
 sqlalchemy.url = {sqlite_url}
+dbpool.request_attr = dbsession
 tm.manager_hook = pyramid_tm.explicit_manager
 with_tm = {"yes" if tm else ""}
 [pshell]

@@ -14,7 +14,6 @@ import transaction
 from docutils.core import publish_doctree
 from docutils.nodes import literal_block, system_message
 from pyramid.config import Configurator
-from sqlalchemy import create_engine
 from webtest import TestApp
 
 from pyramid_dbpool import dispose_engine, get_engine, session_factory
@@ -63,9 +62,7 @@ def code(
     names["log"] = logging.getLogger("readme")
     for block in blocks(document, "python"):
         exec(compile(block, str(README), "exec"), names)
-    engine = create_engine(settings["sqlalchemy.url"])
-    names["Base"].metadata.create_all(engine)
-    engine.dispose()
+    names["create_tables"](settings)
     return names
 
 
