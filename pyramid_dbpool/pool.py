@@ -386,8 +386,13 @@ class ManagedPool(QueuePool):
     # Numbers
 
     def checkedout(self) -> int:
-        """Count the connections that are checked out; one that is being opened is not."""
-        return self._line.leased
+        """Count the connections that are checked out.
+
+        Not one that is being opened, or that was just opened in the background and
+        has had no holder yet.
+        """
+        with self._overflow_lock:
+            return sum(each.state is LEASED and each.holder != 0 for each in self._line.members)
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]
