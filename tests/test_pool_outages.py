@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
 from pyramid_dbpool.embedded import PrivatePostgres

@@ -323,6 +323,8 @@ def test_the_wait_probes_the_database_and_not_the_message(
 ) -> None:
     """However long an outage lasts, it costs the message one try."""
     server, worker = pg_of_its_own
+    # Else the pool itself waits until the server is back.
+    worker.settings["sqlalchemy.pool_timeout"] = "100ms"
     seen: list[str] = []
 
     def handle(message: str, session: Session) -> None:
