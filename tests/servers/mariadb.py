@@ -33,7 +33,11 @@ class MariaDB(ServerProcess):
     def prepare(self) -> None:
         """Make the system tables and the user."""
         as_root = ["--user=root", "--auth-root-authentication-method=normal"]
-        run(self.install, "--no-defaults", *as_root, f"--datadir={self.data}", "--skip-test-db")
+        # In a folder of its own: two installations at a time remove each other's tables.
+        temporary = self.folder / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        folders = [f"--datadir={self.data}", f"--tmpdir={temporary}"]
+        run(self.install, "--no-defaults", *as_root, *folders, "--skip-test-db")
         lines = [
             "CREATE USER IF NOT EXISTS test@'%' IDENTIFIED BY 'test';",
             "GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION;",
