@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
 from .entries import SLOT, Refusal, Waiter
-from .limits import current_deadline
+from .limits import current_deadline, is_callers
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
@@ -27,6 +27,7 @@ class Checkout:
 
     __slots__ = (
         "_began",
+        "_cut",
         "_entry",
         "_gate",
         "_limit",
@@ -67,6 +68,8 @@ class Checkout:
         timeout, until = pool._timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
+        # Whether the caller gave itself less time than the pool would have.
+        self._cut = until is not None and until == self._limit and is_callers(until)
 
     def run(self) -> PooledEntry:
         """Return a connection that may be handed out, or raise."""
@@ -104,7 +107,7 @@ class Checkout:
             with self._lock:
                 granted = self._line.leave(waiter)
         if granted is None:
-            raise self._pool._refusals.timed_out(time.monotonic() - self._began)
+            raise self._pool._refusals.timed_out(time.monotonic() - self._began, self._cut)
         if isinstance(granted, Refusal):
             raise granted.error
         self._slot = granted is SLOT

@@ -12,13 +12,13 @@ import random
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
 from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
+from .outages import NEVER, OutageLog, Trouble
 from .stats import Stats
 
 # The prober's pauses, in seconds: doubling from the first to the last, each one
@@ -32,22 +32,6 @@ SLOW_PAUSE = 10.0
 # What a failed opening tells is held for true until the next one is over, but not for
 # longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
 LONGEST_PROBE = 30.0
-NEVER = float("-inf")
-
-
-@dataclass
-class Trouble:
-    """Openings fail: since when, why, and when the prober tries again.
-
-    `known_until`: up to when nobody need ask the server to know that it is away.
-    """
-
-    kind: ConnectFailure
-    since: float
-    error: BaseException
-    retry_at: float
-    known_until: float = NEVER
-    tries: int = 1
 
 
 class Connections(Protocol):
@@ -88,6 +72,7 @@ class Opener:
         clock: Callable[[], float],
         min_idle: int = 0,
         grace: float | None = None,
+        outages: OutageLog | None = None,
     ) -> None:
         self._connections = connections
         self._refusals = refusals
@@ -98,6 +83,7 @@ class Opener:
         self._min_idle = min_idle
         self._grace = grace
         self.trouble: Trouble | None = None
+        self.outages = outages or OutageLog(None, grace)
         self.retired = False
         self._asked_at = NEVER
         self._task: Task | None = None
@@ -258,7 +244,9 @@ class Opener:
             self._line.opened(entry, now)
             kept = self._line.put(entry, now)
             contexts = self.plan_locked(now)
+            self.outages.note_locked(None, now)
         self.launch(contexts)
+        self.outages.write()
         if not kept:
             self._connections.close_entry(entry, "surplus")
 
@@ -276,7 +264,9 @@ class Opener:
             else:
                 self._in_trouble_locked(kind, error, now)
             contexts = self.plan_locked(now)
+            self.outages.note_locked(self.trouble, now)
         self.launch(contexts)
+        self.outages.write()
 
     def _in_trouble_locked(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
         trouble = self.trouble
@@ -291,7 +281,9 @@ class Opener:
         trouble.retry_at = now + pause * random.uniform(0.5, 1.0)
         trouble.known_until = now + 2 * LAST_PAUSE
         if self.refuses_locked(now):
-            self._line.refuse(lambda: self._refusals.refusal(error, kind))
+            count = self._line.refuse(lambda: self._refusals.refusal(error, kind))
+            self._stats.refused["outage"] += count
+            self.outages.refused_locked(count)
 
     def refuses_locked(self, now: float) -> bool:
         """Tell whether an outage has lasted so long that waiting is pointless.

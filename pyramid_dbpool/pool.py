@@ -27,10 +27,12 @@ from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
 from .entries import GONE, LEASED
-from .limits import current_label, deadline
+from .holders import named
+from .limits import current_label, pool_limit
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions, plugin_defaults
+from .outages import OutageLog
 from .records import PooledRecord
 from .refusals import Refusals
 from .stats import BOUNDS_SECONDS, PoolSnapshot, Stats
@@ -165,6 +167,7 @@ class ManagedPool(QueuePool):
             clock=_monotonic,
             min_idle=options.min_idle,
             grace=options.outage_grace,
+            outages=OutageLog(options.pool_name, options.outage_grace),
         )
         self._upkeep = Upkeep(self._connections, line, lock, options, _monotonic)
 
@@ -190,7 +193,7 @@ class ManagedPool(QueuePool):
         timeout = self._timeout if self.opens_in_background else None
         if timeout is None:
             return _ConnectionFairy._checkout(self)
-        with deadline(timeout):
+        with pool_limit(timeout):
             return _ConnectionFairy._checkout(self)
 
     def _create_connection(self) -> ConnectionPoolEntry:
@@ -402,11 +405,12 @@ class ManagedPool(QueuePool):
         """Return what the pool has counted, and who holds what, as of now."""
         with self._overflow_lock:
             trouble = self._opener.trouble
-            return self._stats.frozen(
+            leases = self._refusals.leases_locked()
+            numbers = self._stats.frozen(
                 name=self._options.pool_name or "default",
                 size=self._pool.maxsize,
                 line=self._line,
                 outage_since=None if trouble is None else trouble.since,
                 now=_monotonic(),
-                holders=self._refusals.holders_locked(),
             )
+        return dataclasses.replace(numbers, holders=named(leases))

@@ -21,6 +21,8 @@ from transaction.interfaces import NoTransaction
 from .engines import ProcessEngine
 from .errors import RequestOver, SessionInUse
 from .joining import join
+from .labels import request_label, request_name
+from .limits import current_label, name_holder
 from .sessions import close_session
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
@@ -54,6 +56,10 @@ class RequestSessions:
         self._adopted: list[Session] = []
         request.environ[_OWNER] = self
         self._note_transaction()
+        self._label = request_label(request)
+        self._outer_label = current_label()
+        if _is_served(request):
+            name_holder(self._label)
         # First in line, because Pyramid drops the callbacks that are left when
         # one of them raises.
         request.finished_callbacks.appendleft(self._finish)
@@ -88,7 +94,7 @@ class RequestSessions:
         """Raise `RequestOver` once the request has ended."""
         if self.over:
             raise RequestOver(
-                f"The session of {_describe(self._request)} was used after the request had"
+                f"The session of {request_name(self._request)} was used after the request had"
                 " ended, when nobody would give its connection back. Stream rows with"
                 " pyramid_dbpool.stream(request, produce); anywhere else use"
                 " pyramid_dbpool.unit_of_work(settings)."
@@ -121,10 +127,17 @@ class RequestSessions:
         finally:
             self.over = True
             request.environ[_OWNER] = self._parent
+            self._drop_label()
             # A session that cannot be closed must not keep the others from it.
             with contextlib.ExitStack() as stack:
                 for session in (*self._sessions.values(), *self._adopted):
                     stack.callback(self._give_back, session)
+
+    def _drop_label(self) -> None:
+        """Leave the thread's next checkouts to whoever makes them."""
+        self._label.settle(f"{request_name(self._request)} (over)")
+        if current_label() is self._label:
+            name_holder(self._outer_label)
 
     def _give_back(self, session: Session) -> None:
         if self._parent is not None and self._is_in_open_transaction(session):
@@ -223,16 +236,14 @@ def _warn_of_lost_changes(request: Request) -> None:
     log.warning(
         "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
         " pyramid_tm's transaction call commit() on the session.",
-        _describe(request),
+        request_name(request),
     )
 
 
-def _describe(request: Request) -> str:
-    route = getattr(request, "matched_route", None)
-    # Not request.path, which raises where the path is not UTF-8.
-    path = request.environ.get("PATH_INFO", "")
-    where = f"route {route.name!r}" if route is not None else repr(path)
-    return f"{request.method} {where}"
+def _is_served(request: Request) -> bool:
+    # The router says this of every request; a script's is there for its registry, and
+    # its path means nothing.
+    return "invoke_subrequest" in vars(request)
 
 
 def _current(manager: Any) -> transaction.Transaction | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from .labels import labelled_by
 from .sessions import session_factory as default_session_factory
 from .sources import (
     Event,
@@ -142,7 +143,8 @@ def _settle(
 ) -> bool:
     """Handle a message or hand it on; return whether it was handled."""
     try:
-        return unit.run(message, named)
+        with labelled_by(named):
+            return unit.run(message, named)
     except Exception as error:
         _hide_parameters(error)
         log.exception("%s could not be handled", named)
