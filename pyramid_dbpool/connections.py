@@ -70,6 +70,7 @@ class Connections:
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
         self._checks.admit(entry, now, self._pool._dialect)
+        self._pool._holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:

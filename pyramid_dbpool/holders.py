@@ -61,12 +61,15 @@ def _thread_text(ident: int, threads: dict[int | None, str]) -> str:
 def place_of(ident: int) -> str:
     """Say where in the app's code a thread or greenlet is now."""
     found = sys._current_frames().get(ident) or _greenlet_frame(ident)
-    if found is None:
-        return "its thread has ended without giving it back"
-    named_frames = [_described(each) for each in _app_frames(found)][:NAMED_FRAMES]
-    if not named_frames:
+    return "its thread has ended without giving it back" if found is None else place(found)
+
+
+def place(frame: FrameType) -> str:
+    """Say where in the app's code a frame is, the innermost of its functions first."""
+    app_frames = [_described(each) for each in _app_frames(frame)][:NAMED_FRAMES]
+    if not app_frames:
         return "its thread is not in the app's code any more"
-    return "now in " + ", called by ".join(named_frames)
+    return "now in " + ", called by ".join(app_frames)
 
 
 def _app_frames(frame: FrameType | None) -> Iterator[FrameType]:

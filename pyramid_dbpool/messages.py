@@ -118,3 +118,22 @@ def back_text(pool_name: str | None, lasted: float, refused: int) -> str:
         f"{_pool(pool_name)}: the database server is back after {lasted:.1f} s;"
         f" {callers} got no connection meanwhile."
     )
+
+
+def held_text(pool_name: str | None, holder: Holder, where: str) -> str:
+    """Say in the log that a connection is held for long."""
+    return (
+        f"{_pool(pool_name)}: {holder.label} has held a connection for"
+        f" {holder.held_seconds:.1f} s, {where}."
+        f" ({ini_key(pool_name, 'hold_warning', 'dbpool.')} says after how long to warn.)"
+    )
+
+
+def second_text(pool_name: str | None, holder: Holder, where: str) -> str:
+    """Say in the log that a holder takes another connection."""
+    return (
+        f"{_pool(pool_name)}: {holder.label} takes a second connection and has held one for"
+        f" {holder.held_seconds:.1f} s, {where}. When every connection is the first of such a"
+        " pair, all wait for each other until their time is over: use one session, or give the"
+        " first connection back before."
+    )

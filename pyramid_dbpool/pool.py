@@ -28,6 +28,7 @@ from .checks import Checks, PooledEntry
 from .connections import Connections
 from .entries import GONE, LEASED
 from .holders import named
+from .holds import Holds
 from .limits import current_label, pool_limit
 from .line import Line
 from .opener import Opener
@@ -72,6 +73,8 @@ class ManagedPool(QueuePool):
     :param max_waiting: refuse a caller when so many wait already.
     :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
     :param ping_timeout: how long a ping may take.
+    :param hold_warning: warn in the log when a connection is held for so long, and when a
+        holder of one takes another.
     :param pool_name: the name in errors and statistics.
     """
 
@@ -83,6 +86,7 @@ class ManagedPool(QueuePool):
     _refusals: Refusals = cast("Refusals", None)
     _opener: Opener = cast("Opener", None)
     _upkeep: Upkeep = cast("Upkeep", None)
+    _holds: Holds = cast("Holds", None)
     _retired = False
     _disposed_by: int | None = None
 
@@ -109,6 +113,7 @@ class ManagedPool(QueuePool):
         max_waiting: int | None = None,
         outage_grace: float | None = None,
         ping_timeout: float = 2.0,
+        hold_warning: float | None = None,
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
@@ -127,6 +132,7 @@ class ManagedPool(QueuePool):
             background=background,
             max_waiting=max_waiting,
             outage_grace=outage_grace,
+            hold_warning=hold_warning,
             pool_name=pool_name,
         )
         self.opens_in_background = background
@@ -170,6 +176,13 @@ class ManagedPool(QueuePool):
             outages=OutageLog(options.pool_name, options.outage_grace),
         )
         self._upkeep = Upkeep(self._connections, line, lock, options, _monotonic)
+        self._holds = Holds(
+            line,
+            lock,
+            clock=_monotonic,
+            limit=options.hold_warning,
+            pool_name=options.pool_name,
+        )
 
     # Checkout
 
@@ -221,6 +234,8 @@ class ManagedPool(QueuePool):
         return self._get_slowly(entry, now)
 
     def _get_slowly(self, taken: PooledEntry | None, began: float) -> ConnectionPoolEntry:
+        if self._options.hold_warning is not None:
+            self._holds.see_second(_get_ident(), current_label(), taken)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
         entry.holder = _get_ident()
@@ -352,6 +367,7 @@ class ManagedPool(QueuePool):
         for entry in doomed:
             self._connections.close_entry(entry, "disposed")
         self._upkeep.cancel()
+        self._holds.cancel()
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:

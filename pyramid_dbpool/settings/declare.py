@@ -314,6 +314,14 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
+    _managed(
+        "hold_warning",
+        "duration",
+        "Warn in the log when a connection is held for so long, and when one holder takes two.",
+        low=0.1,
+        high=YEAR,
+        off=None,
+    ),
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}
