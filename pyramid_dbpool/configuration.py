@@ -22,6 +22,7 @@ __all__ = [
     "PyramidSettingsError",
     "add_engine_hook",
     "add_pool",
+    "add_release",
     "close_sessions_with_request",
     "load",
     "warn_without_retry",
@@ -98,6 +99,28 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
         process_engine(config.get_settings(), name).run_hook(resolved)
 
     config.action(None, run)
+
+
+def add_release(config: Configurator, app: AppSettings) -> None:
+    """Register `request.release_db()`."""
+    known = tuple(app.pools)
+
+    def release_db(request: Request, name: str | None = None) -> None:
+        """Give the request's connections back, before something slow that needs none.
+
+        The sessions can be used again; what they have loaded is loaded anew then. A
+        session that a test supplied is left alone.
+
+        :param name: the pool; every pool if not given.
+        :raises SessionInUse: a session has uncommitted changes, which would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        :raises ValueError: there is no such pool.
+        """
+        if name is not None and name not in known:
+            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
+        RequestSessions.of(request).release(name)
+
+    config.add_request_method(release_db)
 
 
 def close_sessions_with_request(event: NewRequest) -> None:

@@ -53,6 +53,7 @@ class Holds:
         self._limit = limit
         self._name = pool_name
         self._task: Task | None = None
+        self._watching = False
         # The leases that were warned of, by entry: when each of them began.
         self._said: dict[PooledEntry, float] = {}
         self._places: set[str] = set()
@@ -63,15 +64,18 @@ class Holds:
 
     def watch(self) -> None:
         """Have the housekeeper look from time to time, for as long as connections are open."""
-        if self._limit is None or self._task is not None:
+        if self._limit is None or self._watching:
             return
         with self._lock:
-            if self._task is None:
-                self._look_at(self._clock() + self._limit)
+            if self._watching:
+                return
+            self._watching = True
+        self._look_at(self._clock() + self._limit)
 
     def cancel(self) -> None:
         """Call the housekeeper off, until the next connection is opened."""
         with self._lock:
+            self._watching = False
             task, self._task = self._task, None
         if task is not None:
             housekeeper().call_off(task)
@@ -93,9 +97,10 @@ class Holds:
             due = min((at for each, at in rest.items() if each not in overdue), default=now)
             for each in list(self._line.idle):
                 each.check_at = 0.0
-            self._task = None
-            if self._line.total:
-                self._look_at(due + self._limit)
+            self._watching = self._line.total > 0
+            watching = self._watching
+        if watching:
+            self._look_at(due + self._limit)
         for entry, since in overdue.items():
             self._warn(entry, since)
 

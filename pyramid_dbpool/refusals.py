@@ -43,6 +43,8 @@ class Refusals:
         text = messages.unavailable_text(self._name, kind, lasted, error)
         refusal = DatabaseUnavailable(None, None, error)
         refusal.args = (text,)
+        # SQLAlchemy's link would be a second line, about operational errors in general.
+        refusal.code = ""
         refusal.__cause__ = error
         return refusal
 

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 
 import transaction
 from pyramid.request import Request
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 from transaction.interfaces import NoTransaction
 
+from .drivers import transaction_failed
 from .engines import ProcessEngine
-from .errors import RequestOver, SessionInUse
+from .errors import RequestOver, SessionInUse, TransactionFailed
 from .joining import join
 from .labels import request_label, request_name
 from .limits import current_label, name_holder
@@ -35,6 +36,7 @@ SessionMaker: TypeAlias = sessionmaker[Session]
 _OWNER = "pyramid_dbpool.request_sessions"
 # Keys of Session.info.
 _JOINED = "pyramid_dbpool.joined"
+_POOL = "pyramid_dbpool.pool"
 _WROTE = "pyramid_dbpool.wrote"
 _WRITES = "pyramid_dbpool.writes"
 
@@ -79,6 +81,21 @@ class RequestSessions:
             session = self._sessions[maker] = maker()
             session.info.update({_OWNER: self, _WROTE: False})
         return session
+
+    def release(self, pool: str | None) -> None:
+        """Give the connections of these sessions back; they take another at their next use.
+
+        :param pool: the name of a pool; None: all of them.
+        :raises SessionInUse: one of the sessions has changes that would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        """
+        sessions = [each for each in self._sessions.values() if pool in (None, each.info[_POOL])]
+        # All of them first: a refusal leaves everything as it was.
+        for session in sessions:
+            if session.in_transaction():
+                _refuse_to_lose_changes(session, request_name(self._request))
+        for session in sessions:
+            _end_transaction(session)
 
     def join_begun(self) -> None:
         """Join the sessions that an outer tween used before pyramid_tm began.
@@ -165,8 +182,9 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
     The listeners are on the maker: they cost 30 µs each on every session.
     """
     writes = not made.settings.options["read_only"]
+    info = {_WRITES: writes, _POOL: made.settings.name}
     maker: SessionMaker = sessionmaker(
-        made.engine, class_=made.settings.options["session_class"], info={_WRITES: writes}
+        made.engine, class_=made.settings.options["session_class"], info=info
     )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
@@ -230,6 +248,55 @@ def _forget_writes(session: Session, ended: SessionTransaction) -> None:
 def _has_uncommitted_changes(session: Session) -> bool:
     pending = session.new or session.dirty or session.deleted
     return session.in_transaction() and bool(pending or session.info[_WROTE])
+
+
+def _refuse_to_lose_changes(session: Session, request: str) -> None:
+    """Raise if ending the transaction of `session` would lose what somebody counts on."""
+    if session.in_nested_transaction():
+        raise SessionInUse(
+            f"{request} cannot give its connection back inside of begin_nested(): call"
+            " release_db() outside of it."
+        )
+    if _has_uncommitted_changes(session):
+        raise _changes_would_be_lost(request)
+    if not session.is_active or transaction_failed(_driver_connection(session)):
+        raise TransactionFailed(
+            f"{request} cannot give its connection back: a statement of its transaction failed"
+            " and its error was swallowed. Let the error propagate, or run the statement that may"
+            " fail inside session.begin_nested()."
+        )
+    if session.info[_WRITES] and _has_written(session):
+        raise _changes_would_be_lost(request)
+
+
+def _changes_would_be_lost(request: str) -> SessionInUse:
+    return SessionInUse(
+        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
+        " locks), which would be lost. Call release_db() before the first change; outside of"
+        " pyramid_tm's transaction you may also commit() first."
+    )
+
+
+def _driver_connection(session: Session) -> Any:
+    return session.connection().connection.dbapi_connection
+
+
+def _has_written(session: Session) -> bool:
+    """Ask the server for what we cannot see: Core statements, and functions that write."""
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        return False
+    # Only a transaction that has written or locked something has a number.
+    return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
+
+
+def _end_transaction(session: Session) -> None:
+    try:
+        # Not close(): a change to an object that it has detached would be lost unseen.
+        session.rollback()
+    except Exception:
+        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
+        session.close()
 
 
 def _warn_of_lost_changes(request: Request) -> None:

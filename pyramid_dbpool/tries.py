@@ -102,7 +102,7 @@ class Unit(Generic[M]):
                 return True
             if time.monotonic() - said >= LOG_EVERY:
                 said = time.monotonic()
-                log.warning("still waiting for the database: %s", _reason(error))
+                log.warning("waiting: the database is still away: %s", _reason(error))
         return False
 
     def _probe(self) -> Exception | None:
