@@ -151,7 +151,7 @@ def test_a_body_that_streams_is_warned_of(
         def rows(session: Session) -> Iterator[bytes]:
             session.execute(select(1))
             yield b"first"
-            log.wait("has held")
+            wait_for(lambda: warnings(caplog))
             yield b"second"
 
         return Response(app_iter=stream(request, rows))
