@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
+from .identity import name_app
 from .request import RequestSessions, SessionMaker, request_sessionmaker
 from .settings import AppSettings, PoolSettings, load_app
 from .streaming import environ_key
@@ -43,6 +44,7 @@ def load(config: Configurator) -> AppSettings:
 
     :raises PyramidSettingsError: a setting is unknown or wrong.
     """
+    name_app(config.root_package.__name__)
     try:
         app = load_app(config.get_settings())
     except SettingsError as error:

@@ -21,6 +21,7 @@ from transaction.interfaces import NoTransaction
 from .drivers import transaction_failed
 from .engines import ProcessEngine
 from .errors import RequestOver, SessionInUse, TransactionFailed
+from .identity import take_role
 from .joining import join
 from .labels import request_label, request_name
 from .limits import current_label, name_holder
@@ -62,6 +63,7 @@ class RequestSessions:
         self._outer_label = current_label()
         if _is_served(request):
             name_holder(self._label)
+            take_role("web")
         # First in line, because Pyramid drops the callbacks that are left when
         # one of them raises.
         request.finished_callbacks.appendleft(self._finish)

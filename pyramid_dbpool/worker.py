@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from .identity import take_role
 from .labels import labelled_by
 from .sessions import session_factory as default_session_factory
 from .sources import (
@@ -101,6 +102,7 @@ def consume(
     _check_stop(stop)
     _check_max_tries(max_tries)
     modes = Modes(isolation_level, read_only, deferrable)
+    take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     stopper = Stop(stop)
     unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
