@@ -91,14 +91,18 @@ def unavailable_text(
     pool_name: str | None, kind: ConnectFailure, lasted: float, error: BaseException
 ) -> str:
     """Explain that no connection can be opened."""
+    said = driver_text(error)
     if kind is ConnectFailure.CONFIGURATION:
+        suspect = ini_key(pool_name, "url")
+        if "unsupported startup parameter" in said:
+            key = ini_key(pool_name, "statement_timeout", "dbpool.")
+            suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
         return (
-            f"{_pool(pool_name)}: the database refuses this configuration; check"
-            f" {ini_key(pool_name, 'url')} ({driver_text(error)})"
+            f"{_pool(pool_name)}: the database refuses this configuration; check {suspect}"
+            f" ({said})"
         )
     return (
-        f"{_pool(pool_name)}: the database server has been unreachable for {lasted:.1f} s"
-        f" ({driver_text(error)})"
+        f"{_pool(pool_name)}: the database server has been unreachable for {lasted:.1f} s ({said})"
     )
 
 

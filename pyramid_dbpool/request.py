@@ -13,19 +13,24 @@ from typing import Any, TypeAlias
 
 import transaction
 from pyramid.request import Request
-from sqlalchemy import event, text
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from transaction.interfaces import NoTransaction
 
-from .drivers import transaction_failed
 from .engines import ProcessEngine
-from .errors import RequestOver, SessionInUse, TransactionFailed
+from .errors import RequestOver, SessionInUse
 from .identity import take_role
 from .joining import join
 from .labels import request_label, request_name
 from .limits import current_label, name_holder
 from .sessions import close_session
+from .writes import (
+    WROTE,
+    end_transaction,
+    has_uncommitted_changes,
+    note_writes,
+    refuse_to_lose_changes,
+)
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
 
@@ -38,11 +43,9 @@ _OWNER = "pyramid_dbpool.request_sessions"
 # Keys of Session.info.
 _JOINED = "pyramid_dbpool.joined"
 _POOL = "pyramid_dbpool.pool"
-_WROTE = "pyramid_dbpool.wrote"
 _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
-_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
 
 
 class RequestSessions:
@@ -81,7 +84,7 @@ class RequestSessions:
         session = self._sessions.get(maker)
         if session is None:
             session = self._sessions[maker] = maker()
-            session.info.update({_OWNER: self, _WROTE: False})
+            session.info.update({_OWNER: self, WROTE: False})
         return session
 
     def release(self, pool: str | None) -> None:
@@ -95,9 +98,9 @@ class RequestSessions:
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
-                _refuse_to_lose_changes(session, request_name(self._request))
+                refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
         for session in sessions:
-            _end_transaction(session)
+            end_transaction(session)
 
     def join_begun(self) -> None:
         """Join the sessions that an outer tween used before pyramid_tm began.
@@ -164,7 +167,7 @@ class RequestSessions:
             session.info[_OWNER] = self._parent
             self._parent._adopted.append(session)
             return
-        lost = _has_uncommitted_changes(session)
+        lost = has_uncommitted_changes(session)
         close_session(session)
         if lost:
             _warn_of_lost_changes(self._request)
@@ -197,9 +200,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     # What was sent in AUTOCOMMIT is stored.
     if writes and made.settings.engine_options.get("isolation_level") != "AUTOCOMMIT":
-        event.listen(maker, "after_flush", _note_flush)
-        event.listen(maker, "do_orm_execute", _note_execute)
-        event.listen(maker, "after_transaction_end", _forget_writes)
+        note_writes(maker)
     return maker
 
 
@@ -227,78 +228,6 @@ def _refuse_commit_by_hand(session: Session) -> None:
             "This session has joined request.tm, which commits it with everything else at the end"
             " of the request: do not call commit() on it."
         )
-
-
-def _note_flush(session: Session, _context: object) -> None:
-    session.info[_WROTE] = True
-
-
-def _note_execute(state: ORMExecuteState) -> None:
-    statement = state.statement
-    if state.is_insert or state.is_update or state.is_delete:
-        state.session.info[_WROTE] = True
-    elif isinstance(statement, TextClause):
-        first_word = statement.text.lstrip().partition(" ")[0].upper()
-        state.session.info[_WROTE] |= first_word in _WRITING_WORDS
-
-
-def _forget_writes(session: Session, ended: SessionTransaction) -> None:
-    if ended.parent is None:
-        session.info[_WROTE] = False
-
-
-def _has_uncommitted_changes(session: Session) -> bool:
-    pending = session.new or session.dirty or session.deleted
-    return session.in_transaction() and bool(pending or session.info[_WROTE])
-
-
-def _refuse_to_lose_changes(session: Session, request: str) -> None:
-    """Raise if ending the transaction of `session` would lose what somebody counts on."""
-    if session.in_nested_transaction():
-        raise SessionInUse(
-            f"{request} cannot give its connection back inside of begin_nested(): call"
-            " release_db() outside of it."
-        )
-    if _has_uncommitted_changes(session):
-        raise _changes_would_be_lost(request)
-    if not session.is_active or transaction_failed(_driver_connection(session)):
-        raise TransactionFailed(
-            f"{request} cannot give its connection back: a statement of its transaction failed"
-            " and its error was swallowed. Let the error propagate, or run the statement that may"
-            " fail inside session.begin_nested()."
-        )
-    if session.info[_WRITES] and _has_written(session):
-        raise _changes_would_be_lost(request)
-
-
-def _changes_would_be_lost(request: str) -> SessionInUse:
-    return SessionInUse(
-        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
-        " locks), which would be lost. Call release_db() before the first change; outside of"
-        " pyramid_tm's transaction you may also commit() first."
-    )
-
-
-def _driver_connection(session: Session) -> Any:
-    return session.connection().connection.dbapi_connection
-
-
-def _has_written(session: Session) -> bool:
-    """Ask the server for what we cannot see: Core statements, and functions that write."""
-    connection = session.connection()
-    if connection.dialect.name != "postgresql":
-        return False
-    # Only a transaction that has written or locked something has a number.
-    return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
-
-
-def _end_transaction(session: Session) -> None:
-    try:
-        # Not close(): a change to an object that it has detached would be lost unseen.
-        session.rollback()
-    except Exception:
-        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
-        session.close()
 
 
 def _warn_of_lost_changes(request: Request) -> None:
