@@ -97,6 +97,16 @@ def test_an_idle_connection_keeps_no_request_alive(settings: dict[str, Any]) -> 
         assert seen[0]() is None
 
 
+def test_a_label_keeps_no_request_alive() -> None:
+    """One that never ends, as in a program that forgets to, is forgotten all the same."""
+    request = Request.blank("/")
+    label = request_label(request)
+    assert str(label) == "GET '/'"
+    del request
+    gc.collect()
+    assert str(label) == ""
+
+
 def test_what_a_request_leaves_checked_out_is_still_named(settings: dict[str, Any]) -> None:
     """A leak is the case for which the name is wanted most."""
     leaked: list[Any] = []
