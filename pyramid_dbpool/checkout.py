@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
-from .entries import SLOT, Refusal, Waiter
+from .entries import SLOT, Grant, Refusal, Waiter
 from .limits import current_deadline, is_callers
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Checkout:
         "_slot",
         "_touched",
         "_waiter",
-        "waited",
+        "waited_seconds",
     )
 
     def __init__(
@@ -64,7 +64,8 @@ class Checkout:
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
-        self.waited = False
+        # How long the caller has stood in the line; None: not at all.
+        self.waited_seconds: float | None = None
         timeout, until = pool._timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
@@ -80,6 +81,8 @@ class Checkout:
                 if self._slot:
                     return self._open()
                 entry = cast("PooledEntry", self._entry)
+                if self.waited_seconds is not None and entry.passes(entry.leased_at):
+                    return entry
                 self._touched = True
                 reason = self._pool._connections.reason_against(entry, self._seconds_left())
                 if reason is None:
@@ -93,21 +96,12 @@ class Checkout:
         return _FOREVER if self._limit is None else self._limit - time.monotonic()
 
     def _obtain(self) -> None:
-        """Take what there is, or wait for it."""
-        if self._take_or_join():
-            return
-        self.waited = True
-        seconds = min(self._seconds_left(), _FOREVER)
-        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
-            self._pool.before_giving_up()
-        waiter = cast("Waiter", self._waiter)
+        """Take a place in the line, and wait for what comes."""
+        began = time.monotonic()
+        waiter = self._join(began)
         granted = waiter.granted
         if granted is None:
-            # Too late, unless something has been handed over in this very moment.
-            with self._lock:
-                granted = self._line.leave(waiter)
-        if granted is None:
-            raise self._pool._refusals.timed_out(time.monotonic() - self._began, self._cut)
+            granted = self._wait(waiter, began)
         if isinstance(granted, Refusal):
             raise granted.error
         self._slot = granted is SLOT
@@ -115,31 +109,41 @@ class Checkout:
         self._waiter = None
         self._served = True
 
-    def _take_or_join(self) -> bool:
+    def _join(self, now: float) -> Waiter:
         pool, line = self._pool, self._line
-        now = time.monotonic()
         self._gate = gate = threading.Lock()
         gate.acquire()
-        waiter = Waiter(gate.release, self._began if self._served else now)
+        self._waiter = waiter = Waiter(gate.release, self._began if self._served else now)
+        contexts: list[Context] = []
         if pool.opens_in_background:
             waiter.context = copy_context()
         with self._lock:
-            self._entry = line.take(now)
-            if self._entry is not None:
-                return True
-            if line.slots_to_waiters and line.reserve():
-                self._slot = True
-                return True
-            pool._refusals.check_admission_locked(now)
-            self._waiter = waiter
+            if pool._opener.trouble is not None and not line.idle:
+                pool._refusals.check_admission_locked(now)
             if self._served:
-                line.rejoin(waiter)
+                line.rejoin(waiter, now)
             elif not line.join(waiter):
-                self._waiter = None
                 raise pool._refusals.line_full_locked()
-            contexts = pool.plan_for_caller_locked(now)
-        pool.launch(contexts)
-        return False
+            if waiter.granted is None and pool.opens_in_background:
+                contexts = pool._opener.asked_locked(now)
+        if contexts:
+            pool._opener.launch(contexts)
+        return waiter
+
+    def _wait(self, waiter: Waiter, began: float) -> Grant:
+        seconds = _FOREVER if self._limit is None else min(self._limit - began, _FOREVER)
+        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
+            self._pool.before_giving_up()
+        granted = waiter.granted
+        if granted is None:
+            # Too late, unless something has been handed over in this very moment.
+            with self._lock:
+                granted = self._line.leave(waiter)
+        ended = time.monotonic()
+        if granted is None:
+            raise self._pool._refusals.timed_out(ended - self._began, self._cut)
+        self.waited_seconds = ended - self._began
+        return granted
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""

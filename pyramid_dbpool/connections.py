@@ -42,8 +42,7 @@ class Connections:
             self._stats.suspicions += 1
             for each in self._line.members:
                 if each is not dead:
-                    each.suspect = True
-                    each.check_at = 0.0
+                    each.doubt()
         if self._pool.opens_in_background:
             self._pool._upkeep.examine_suspects()
 
@@ -62,14 +61,14 @@ class Connections:
             record = self._pool._create_connection()
         else:
             try:
-                record.get_connection()
+                record.renew()
             except BaseException:
                 with self._lock:
                     self.keep_husk_locked(record)
                 raise
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._pool._dialect)
+        self._checks.admit(entry, now, self._pool)
         self._pool._holds.watch()
         return entry
 
@@ -77,10 +76,10 @@ class Connections:
         """Look at what SQLAlchemy has put in the place of an entry's connection."""
         if entry.look is not None:
             entry.look.close()
-        entry.look = entry.speaks = entry.closed = None
+        entry.look = entry.glance = entry.closed = None
         entry.started = entry.record.starttime
         entry.suspect = False
-        self._checks.admit(entry, now, self._pool._dialect)
+        self._checks.admit(entry, now, self._pool)
 
     def close_record(self, record: Any, reason: str) -> None:
         """Close what is behind a record."""

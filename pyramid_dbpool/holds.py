@@ -10,6 +10,7 @@ enough idle ones too.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,9 @@ from .line import Line
 
 log = logging.getLogger(__name__)
 
-# How many slow checkouts in a window of so many seconds are searched for a first
-# connection: a crowd that waits must not pay for it.
-SEARCHES, WINDOW = 20, 0.1
+# After so many slow checkouts the next ones, for so many seconds, are not searched for
+# a first connection: a crowd that waits must not pay for it.
+SEARCHES, REST = 20, 0.1
 # How many places are remembered, each of which is warned of once.
 PLACES = 200
 
@@ -57,8 +58,9 @@ class Holds:
         # The leases that were warned of, by entry: when each of them began.
         self._said: dict[PooledEntry, float] = {}
         self._places: set[str] = set()
-        self._window = float("-inf")
         self._searches = 0
+        # From when on a slow checkout is to call `see_second`; the pool reads it.
+        self.search_at = math.inf if limit is None else -math.inf
 
     # Too long
 
@@ -114,13 +116,16 @@ class Holds:
 
     # Second ones
 
-    def see_second(self, ident: int, label: object | None, taken: PooledEntry | None) -> None:
+    def see_second(
+        self, ident: int, label: object | None, taken: PooledEntry | None, now: float
+    ) -> None:
         """Warn, once for each place in the code, if this caller holds a connection already.
 
         :param taken: what the caller has just been given, if anything.
         """
-        if self._limit is None or not self._may_search():
-            return
+        self._searches += 1
+        if self._searches >= SEARCHES:
+            self._searches, self.search_at = 0, now + REST
         with self._lock:
             first = next(
                 (
@@ -137,13 +142,6 @@ class Holds:
             self._places.add(where)
             (holder,) = named([Lease(label, ident, self._clock() - first.leased_at)])
             log.warning("%s", messages.second_text(self._name, holder, where))
-
-    def _may_search(self) -> bool:
-        now = self._clock()
-        if now - self._window >= WINDOW:
-            self._window, self._searches = now, 0
-        self._searches += 1
-        return self._searches <= SEARCHES
 
 
 def _is_held(entry: PooledEntry) -> bool:

@@ -29,6 +29,9 @@ from typing import Generic, cast
 from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
 from .reentry import whole
 
+# Seconds after the last waiter came during which a line counts as crowded.
+CROWDED_FOR = 1.0
+
 
 class Line(Generic[E]):
     """Decide who gets which connection or slot.
@@ -69,6 +72,8 @@ class Line(Generic[E]):
         # Every connection there is; those neither idle nor held are leased.
         self.members: set[E] = set()
         self._pop = self.idle.pop if lifo else self.idle.popleft
+        # Somebody had to wait lately, up to this time.
+        self.crowded_until = 0.0
         self.held = 0
         self.opening = 0
         self._busy = False
@@ -94,6 +99,11 @@ class Line(Generic[E]):
     def free(self) -> int | None:
         """Count the slots in which a connection may be opened; None: no limit."""
         return None if self.capacity is None else self.capacity - self.total
+
+    @property
+    def full(self) -> bool:
+        """Whether no further connection may be opened."""
+        return self.capacity is not None and len(self.members) + self.opening >= self.capacity
 
     @property
     def waiting(self) -> int:
@@ -124,26 +134,44 @@ class Line(Generic[E]):
     @whole
     def reserve_for_line(self) -> bool:
         """Reserve a slot for an opening on behalf of those who wait, if one is free."""
-        if self.capacity is not None and self.total >= self.capacity:
+        if self.full:
             return False
         self.opening += 1
         return True
 
-    @whole
     def join(self, waiter: Waiter) -> bool:
-        """Put a newcomer at the end of the line; False if the line is full."""
-        if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
+        """Put a newcomer at the end of the line; False if the line is full.
+
+        If something has become free since he asked, it is granted at once.
+        """
+        bound = self.max_waiting
+        if bound is not None and len(self.waiters) >= bound and not self._at_hand:
             return False
         self.waiters[waiter] = None
+        self.crowded_until = waiter.since + CROWDED_FOR
+        if self._at_hand:
+            self._serve(waiter.since)
         return True
 
     @whole
-    def rejoin(self, waiter: Waiter) -> None:
+    def rejoin(self, waiter: Waiter, now: float) -> None:
         """Put back, at the head, a caller whose connection turned out to be dead."""
         self.waiters[waiter] = None
         self.waiters.move_to_end(waiter, last=False)
-        if self.slots_to_waiters:
-            self._slot_freed()
+        self._serve(now)
+
+    @property
+    def _at_hand(self) -> bool:
+        return bool(self.idle) or (self.slots_to_waiters and not self.full)
+
+    @whole
+    def _serve(self, now: float) -> None:
+        """Grant what is idle or free to those who wait."""
+        while self.idle and self.waiters:
+            entry = self.take(now)
+            if entry is not None:
+                self._hand(entry, now)
+        self._slot_freed()
 
     @whole
     def leave(self, waiter: Waiter) -> Grant | None:
@@ -198,19 +226,30 @@ class Line(Generic[E]):
             entry.state = IDLE
             self.idle.append(entry)
 
-    @whole
     def _hand(self, entry: E, now: float) -> bool:
-        for waiter in self.waiters:
-            entry.since = now
-            entry.leased_at = now
-            # Not the last one's any more: should that caller be killed in another
-            # checkout just now, it must not take this connection back.
-            entry.holder = 0
-            waiter.granted = entry
-            del self.waiters[waiter]
-            waiter.wake()
-            return True
-        return False
+        """Grant a connection to the first waiter; False if nobody waits any more."""
+        # `whole`, written out: most of what a contended pool does is this.
+        outer, self._busy = self._busy, True
+        try:
+            for waiter in self.waiters:
+                entry.since = now
+                entry.leased_at = now
+                # Not the last one's any more: should that caller be killed in another
+                # checkout just now, it must not take this connection back.
+                entry.holder = 0
+                waiter.granted = entry
+                del self.waiters[waiter]
+                waiter.wake()
+                return True
+            return False
+        finally:
+            self._busy = outer
+            if self._late and not outer:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self._late.popleft()()
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""

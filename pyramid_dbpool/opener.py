@@ -94,6 +94,9 @@ class Opener:
     def asked_locked(self, now: float) -> list[Context]:
         """Plan openings for a caller who has just joined the line; `launch` the result."""
         self._ask_locked(now)
+        # A pool that is full has nothing to plan, which is most of its work when contended.
+        if self._line.full and self.trouble is None:
+            return []
         return self.plan_locked(now)
 
     def refused_locked(self, now: float) -> Trouble | None:

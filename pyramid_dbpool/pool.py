@@ -16,7 +16,6 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from contextvars import Context
 from typing import Any, cast
 
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
@@ -184,6 +183,23 @@ class ManagedPool(QueuePool):
             pool_name=options.pool_name,
         )
 
+    def _invalidate(
+        self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        """Note that a connection was found dead: the others are suspects."""
+        record = getattr(connection, "_connection_record", None)
+        if self._options.liveness and _checkin and record is not None:
+            # To be looked at, not to be closed: whoever ended one session, as
+            # pg_terminate_backend does, has not ended all of them.
+            self._connections.suspect_others(record.dbpool_entry)
+            if getattr(connection, "is_valid", False):
+                connection.invalidate(exception)
+            return
+        super()._invalidate(connection, exception, _checkin)
+        with self._overflow_lock:
+            for each in self._line.members:
+                each.doubt()
+
     # Checkout
 
     def connect(self) -> PoolProxiedConnection:
@@ -220,32 +236,31 @@ class ManagedPool(QueuePool):
         if entry is not None:
             entry.holder = _get_ident()
             entry.label = current_label()
-            record, speaks, closed = entry.record, entry.speaks, entry.closed
-            if (
-                now < entry.check_at
-                and (closed is None or not closed())
-                and (speaks is None or not speaks(0, 1))
-                and record.dbapi_connection is not None
-                and record.starttime >= self._invalidate_time
-                and record.starttime >= record._soft_invalidate_time
-                and self._recycle < 0
-            ):
-                return record  # type: ignore[no-any-return]
+            glance, closed = entry.glance, entry.closed
+            if now >= self._line.crowded_until:
+                if (
+                    now < entry.check_at
+                    and (closed is None or not closed())
+                    and (glance is None or not glance(0, 1))
+                ):
+                    return entry.record  # type: ignore[no-any-return]
+            elif entry.passes(now):
+                return entry.record  # type: ignore[no-any-return]
         return self._get_slowly(entry, now)
 
     def _get_slowly(self, taken: PooledEntry | None, began: float) -> ConnectionPoolEntry:
-        if self._options.hold_warning is not None:
-            self._holds.see_second(_get_ident(), current_label(), taken)
+        if began >= self._holds.search_at:
+            self._holds.see_second(_get_ident(), current_label(), taken, began)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
         entry.holder = _get_ident()
         entry.label = current_label()
-        if self._retired and checkout.waited:
-            # Nobody would ever close it if it stayed: the engine has a new pool.
-            entry.expires_at = 0.0
-        if checkout.waited:
+        if checkout.waited_seconds is not None:
+            if self._retired:
+                # Nobody would ever close it if it stayed: the engine has a new pool.
+                entry.expires_at = 0.0
             with self._overflow_lock:
-                self._stats.waited_for(_monotonic() - began)
+                self._stats.waited_for(checkout.waited_seconds)
         return cast("ConnectionPoolEntry", entry.record)
 
     def _reclaim_from_killed(self) -> None:
@@ -318,15 +333,6 @@ class ManagedPool(QueuePool):
         if self.opens_in_background:
             with self._overflow_lock:
                 contexts = self._opener.plan_locked(_monotonic())
-            self._opener.launch(contexts)
-
-    def plan_for_caller_locked(self, now: float) -> list[Context]:
-        """Plan openings for a caller who has just joined the line; `launch` the result."""
-        return self._opener.asked_locked(now) if self.opens_in_background else []
-
-    def launch(self, contexts: list[Context]) -> None:
-        """Start the openings that were planned."""
-        if contexts:
             self._opener.launch(contexts)
 
     def before_giving_up(self) -> None:

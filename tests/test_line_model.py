@@ -143,7 +143,7 @@ class LineModel(RuleBasedStateMachine):
             self.line.lost(entry)
             waiter = self.make_waiter()
             self.queue.insert(0, waiter)
-            self.line.rejoin(waiter)
+            self.line.rejoin(waiter, self.now)
 
     @precondition(lambda self: self.woken)
     @rule(n=picks)
