@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
@@ -123,6 +123,17 @@ def test_the_pools_own_timeout_is_named(maker: Maker) -> None:
     with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"), deadline(9):
         pool.connect()
     lease.close()
+    listening = ManagedPool(maker, 1, 0, timeout=0.02, background=True)
+    event.listen(listening, "checkout", lambda *_: None)
+    lease = listening.connect()
+    with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"):
+        listening.connect()
+    lease.close()
+    listening.dispose()
+
+
+def test_whose_deadline_it_is_is_known_at_every_depth() -> None:
+    """The one that comes first counts."""
     with pool_limit(1.0):
         until = current_deadline()
         assert until is not None
