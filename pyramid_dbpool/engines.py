@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
 
-from . import forks, identity, transactions
+from . import connecting, forks, transactions
 from .drivers import is_missed_disconnect, transaction_failed
 from .errors import SettingsError, TransactionFailed
 from .pool import ManagedPool
-from .settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings, load_pool, scrub
+from .settings import PoolSettings, load_pool, scrub
 
 __all__ = [
     "ProcessEngine",
@@ -182,28 +182,8 @@ def _make_engine(pool: PoolSettings) -> Engine:
         transactions.make_read_only(engine)
     event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
-    if _may_be_named(engine, pool):
-        event.listen(engine, "do_connect", _name_of_connections(pool))
+    connecting.prepare(engine, pool)
     return engine
-
-
-def _may_be_named(engine: Engine, pool: PoolSettings) -> bool:
-    arguments = {**pool.url.query, **(pool.engine_options.get("connect_args") or {})}
-    return (
-        engine.dialect.driver in NAMED_DRIVERS
-        and pool.options["application_name"] != ""
-        and FALLBACK_NAME not in arguments
-    )
-
-
-def _name_of_connections(pool: PoolSettings) -> Callable[..., None]:
-    """Return what tells PostgreSQL whose connection is opened."""
-
-    def tell(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
-        # Each time: the arguments are the same dict for all connections, in a child too.
-        arguments[FALLBACK_NAME] = identity.application_name(pool.options["application_name"])
-
-    return tell
 
 
 def _see_lost_connection(context: ExceptionContext) -> None:

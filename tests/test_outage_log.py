@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
+from pyramid_dbpool.drivers import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import current_deadline, is_callers, pool_limit
+from pyramid_dbpool.outages import OutageLog, Trouble
 from pyramid_dbpool.pool import ManagedPool
 from tests.test_pool import Connection, Maker
 
@@ -165,3 +167,30 @@ def test_a_slow_server_is_no_reason_to_change_what_does_not_hold(maker: Maker) -
 def test_an_unknown_commit_is_one_line_too() -> None:
     """Its driver's error as well."""
     assert "\n" not in str(CommitUnknown(OSError("gone\nbefore the answer")))
+
+
+def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """What goes on failing, or working, is not said again; the next outage is."""
+    outages = OutageLog("jobs", None)
+    for begin in (10.0, 20.0):
+        trouble = Trouble(ConnectFailure.UNREACHABLE, begin, OSError("away"), begin)
+        outages.note_locked(trouble, begin)
+        outages.refused_locked()
+        outages.note_locked(trouble, begin + 1)
+        outages.note_locked(None, begin + 2)
+        outages.note_locked(None, begin + 3)
+    outages.write()
+    away = (
+        "pool 'jobs': the database server is unreachable (away)."
+        " Callers wait until it is back or their time is over."
+    )
+    back = "pool 'jobs': the database server is back after 2.0 s; 1 caller got no connection meanwhile."
+    assert lines(caplog) == [away, back] * 2
+
+
+def test_a_server_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
+    """It answers: the end of an outage, and not the beginning of one."""
+    outages = OutageLog("jobs", None)
+    outages.note_locked(Trouble(ConnectFailure.SATURATED, 1.0, OSError("full"), 1.0), 1.0)
+    outages.write()
+    assert lines(caplog) == []
