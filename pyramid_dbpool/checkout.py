@@ -167,21 +167,18 @@ class Checkout:
 
     def _give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""
-        now = time.monotonic()
+        now, line = time.monotonic(), self._line
         entry, waiter = self._entry, self._waiter
         with self._lock:
             if self._slot:
                 self._slot = False
-                self._line.open_failed()
-            if waiter is not None:
-                granted = self._line.leave(waiter)
-                if granted is SLOT:
-                    self._line.open_failed()
-                elif isinstance(granted, PooledEntry):
-                    entry = granted
-            self._entry = self._waiter = None
-            if entry is not None and not self._touched and self._line.put(entry, now):
+                line.open_failed()
+            granted = None if waiter is None else line.leave(waiter)
+            if not line.give_back(granted, now):
+                entry = cast("PooledEntry", granted)
+            elif entry is not None and not self._touched and line.put(entry, now):
                 entry = None
+            self._entry = self._waiter = None
         if entry is not None:
             self._pool._connections.close_entry(entry, "interrupted")
         self._pool.replan()

@@ -21,12 +21,12 @@ any other method, in the same thread: it is put off until that method is done.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, cast
 
 from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .idle import Idle
 from .reentry import whole
 
 
@@ -56,19 +56,13 @@ class Line(Generic[E]):
     ) -> None:
         self.keep = keep
         self.capacity = capacity
-        self.lifo = lifo
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
-        self.idle: deque[E] = deque()
-        # With FIFO each connection is used in turn, so its own `since` says nothing
-        # about how many are surplus.  Times kept as a stack do: the n-th from the
-        # bottom is the time since when at least n connections have been idle.
-        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
+        self.idle = Idle[E](lifo=lifo, stamped=stamped)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # Every connection there is; those neither idle nor held are leased.
         self.members: set[E] = set()
-        self._pop = self.idle.pop if lifo else self.idle.popleft
         self.held = 0
         self.opening = 0
         self._busy = False
@@ -110,7 +104,7 @@ class Line(Generic[E]):
         if not self.idle:
             return None
         try:
-            entry = self._pop()
+            entry = self.idle.take()
         except IndexError:  # another caller was quicker
             return None
         entry.state = LEASED
@@ -152,10 +146,8 @@ class Line(Generic[E]):
         What is returned belongs to the caller: it is used, or given back
         with `give_back`.
         """
-        if waiter in self.waiters:
-            del self.waiters[waiter]
-        granted = waiter.granted
-        waiter.granted = None
+        self.waiters.pop(waiter, None)
+        granted, waiter.granted = waiter.granted, None
         return granted
 
     def give_back(self, granted: Grant | None, now: float) -> bool:
@@ -179,24 +171,18 @@ class Line(Generic[E]):
             return True
         if self.waiters and self._hand(entry, now):
             return True
-        idle = self.idle
-        if not self.linger and self.keep is not None and len(idle) >= self.keep:
+        if not self.linger and self.keep is not None and len(self.idle) >= self.keep:
             return False
-        if self.stamps is not None:
-            self._put_stamped(entry, now)
-            return True
-        # The place last, and no call before it: `take` may take it at once.
-        entry.since = now
-        entry.state = IDLE
-        idle.append(entry)
+        if self.idle.stamps is None:
+            self.idle.add(entry, now)
+        else:
+            self._add_whole(entry, now)
         return True
 
     def _put_late(self, entry: E, now: float) -> None:
         if entry.state is LEASED and not self.put(entry, now):
             # Nobody is left who would close it: one too many stays until it is used.
-            entry.since = now
-            entry.state = IDLE
-            self.idle.append(entry)
+            self.idle.add(entry, now)
 
     @whole
     def _hand(self, entry: E, now: float) -> bool:
@@ -270,33 +256,22 @@ class Line(Generic[E]):
     @whole
     def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
         """Send the first `limit` waiters (None: all) away, each with an error of its own."""
-        count = 0
-        for waiter in list(self.waiters)[:limit]:
-            refusal = Refusal(make_error())
-            if waiter.granted is None:
-                waiter.granted = refusal
-                del self.waiters[waiter]
-                waiter.wake()
-                count += 1
-        return count
+        refused = list(self.waiters)[:limit]
+        for waiter in refused:
+            waiter.granted = Refusal(make_error())
+            del self.waiters[waiter]
+            waiter.wake()
+        return len(refused)
 
     # Housekeeping
 
     @whole
     def hold(self, entry: E) -> bool:
         """Take an idle connection aside, to check or close it; False if it is not idle."""
-        if entry.state is not IDLE:
-            return False
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-        try:
-            self.idle.remove(entry)
-        except ValueError:  # a caller has just taken it
+        if entry.state is not IDLE or not self.idle.take_out(entry):
             return False
         entry.state = HELD
         self.held += 1
-        if self.stamps and len(self.stamps) > len(self.idle):
-            self.stamps.popleft()
         return True
 
     @whole
@@ -308,29 +283,11 @@ class Line(Generic[E]):
         self.held -= 1
         if self.waiters and self._hand(entry, now):
             return
-        entry.state = IDLE
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
-            self.idle.appendleft(entry)
-        else:
-            place = bisect_left([each.since for each in self.idle], entry.since)
-            self.idle.insert(place if self.lifo else 0, entry)
+        self.idle.put_back(entry)
 
     @whole
-    def _put_stamped(self, entry: E, now: float) -> None:
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.append(now)
-        entry.since = now
-        entry.state = IDLE
-        self.idle.append(entry)
-
-    def _trim_stamps(self, stamps: deque[float]) -> None:
-        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
-        # ones of those who were taken go now.
-        while len(stamps) > len(self.idle):
-            stamps.pop()
+    def _add_whole(self, entry: E, now: float) -> None:
+        self.idle.add(entry, now)
 
     @whole
     def disown(self) -> None:
@@ -341,7 +298,4 @@ class Line(Generic[E]):
     @whole
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
-        if self.stamps is None:
-            return sorted(each.since for each in list(self.idle))
-        self._trim_stamps(self.stamps)
-        return list(self.stamps)
+        return self.idle.times()
