@@ -16,7 +16,7 @@ from .entries import SLOT, Refusal, Waiter
 from .limits import current_deadline
 
 if TYPE_CHECKING:
-    from .pool import ManagedPool
+    from .service import Service
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
@@ -32,9 +32,9 @@ class Checkout:
         "_limit",
         "_line",
         "_lock",
-        "_pool",
         "_record",
         "_served",
+        "_service",
         "_slot",
         "_touched",
         "_waiter",
@@ -43,16 +43,16 @@ class Checkout:
 
     def __init__(
         self,
-        pool: ManagedPool,
+        service: Service,
         entry: PooledEntry | None,
         began: float,
         *,
         slot: bool = False,
         again: bool = False,
     ) -> None:
-        self._pool = pool
-        self._line = pool._line
-        self._lock = pool._overflow_lock
+        self._service = service
+        self._line = service.line
+        self._lock = service.lock
         self._began = began
         self._entry = entry
         self._slot = slot
@@ -64,7 +64,7 @@ class Checkout:
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
         self.waited = False
-        timeout, until = pool._timeout, current_deadline()
+        timeout, until = service.timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
 
@@ -78,7 +78,7 @@ class Checkout:
                     return self._open()
                 entry = cast("PooledEntry", self._entry)
                 self._touched = True
-                reason = self._pool._connections.reason_against(entry, self._seconds_left())
+                reason = self._service.connections.reason_against(entry, self._seconds_left())
                 if reason is None:
                     return entry
                 self._discard(entry, reason)
@@ -96,7 +96,7 @@ class Checkout:
         self.waited = True
         seconds = min(self._seconds_left(), _FOREVER)
         if seconds <= 0 or not self._gate.acquire(timeout=seconds):
-            self._pool.before_giving_up()
+            self._service.before_giving_up()
         waiter = cast("Waiter", self._waiter)
         granted = waiter.granted
         if granted is None:
@@ -104,7 +104,7 @@ class Checkout:
             with self._lock:
                 granted = self._line.leave(waiter)
         if granted is None:
-            raise self._pool._refusals.timed_out(time.monotonic() - self._began)
+            raise self._service.refusals.timed_out(time.monotonic() - self._began)
         if isinstance(granted, Refusal):
             raise granted.error
         self._slot = granted is SLOT
@@ -113,12 +113,12 @@ class Checkout:
         self._served = True
 
     def _take_or_join(self) -> bool:
-        pool, line = self._pool, self._line
+        service, line = self._service, self._line
         now = time.monotonic()
         self._gate = gate = threading.Lock()
         gate.acquire()
         waiter = Waiter(gate.release, self._began if self._served else now)
-        if pool.opens_in_background:
+        if service.options.background:
             waiter.context = copy_context()
         with self._lock:
             self._entry = line.take(now)
@@ -127,42 +127,42 @@ class Checkout:
             if line.slots_to_waiters and line.reserve():
                 self._slot = True
                 return True
-            pool._refusals.check_admission_locked(now)
+            service.refusals.check_admission_locked(now)
             self._waiter = waiter
             if self._served:
                 line.rejoin(waiter)
             elif not line.join(waiter):
                 self._waiter = None
-                raise pool._refusals.line_full_locked()
-            contexts = pool.plan_for_caller_locked(now)
-        pool.launch(contexts)
+                raise service.refusals.line_full_locked()
+            contexts = service.plan_for_caller_locked(now)
+        service.opener.launch(contexts)
         return False
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""
         self._touched = False
         self._served = True
-        if self._pool.opens_in_background:
+        if self._service.options.background:
             self._entry = None
-            self._pool._connections.close_entry(entry, reason)
+            self._service.connections.close_entry(entry, reason)
             return
         with self._lock:
             self._line.reopening(entry)
             self._entry = None
             self._slot = True
         self._record = entry.record
-        self._pool._connections.close_record(entry.record, reason)
+        self._service.connections.close_record(entry.record, reason)
 
     def _open(self) -> PooledEntry:
         """Open in the slot in hand, here and now."""
         began = time.monotonic()
-        entry = self._pool._connections.open_entry(self._record)
+        entry = self._service.connections.open_entry(self._record)
         now = time.monotonic()
         with self._lock:
             self._line.opened(entry, now)
             self._entry = entry
             self._slot = False
-            self._pool._stats.connected(now - began)
+            self._service.stats.connected(now - began)
         return entry
 
     def _give_back(self) -> None:
@@ -180,5 +180,5 @@ class Checkout:
                 entry = None
             self._entry = self._waiter = None
         if entry is not None:
-            self._pool._connections.close_entry(entry, "interrupted")
-        self._pool.replan()
+            self._service.connections.close_entry(entry, "interrupted")
+        self._service.replan()

@@ -1,10 +1,9 @@
 """Who gets what: idle connections, free slots and those who wait for them.
 
-A pure state machine.  It starts no thread, takes no lock, does no I/O and
-reads no clock: whoever owns a `Line` calls it with its own lock held and
-passes the time in.  Only `take` needs no lock: it is one atomic `pop`, and while
-anything is idle nobody waits.  What the line decides comes back as a return value, or is put
-into `Waiter.granted` just before that waiter's `wake` is called.
+A pure state machine: no thread, no lock, no I/O, no clock.  Whoever owns a `Line` calls
+it with its own lock held and passes the time in; only `take` needs none, for it is one
+atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
+put into `Waiter.granted` just before its `wake`.
 
 The promises (`tests/test_line_model.py` proves them):
 

@@ -388,7 +388,7 @@ thread.join()
 gc.collect()
 upkeep.STRAY_AFTER = 0.0
 for _ in range(2):
-    pool.before_giving_up()
+    pool._service.before_giving_up()
 leases = [pool.connect() for _ in range(3)]
 assert pool.checkedout() == 3, pool.status()
 print("whole after", caught, pool.snapshot().strays)
