@@ -129,6 +129,34 @@ def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
     lease.close()
 
 
+class Unanswering:
+    """A dialect whose ping raises."""
+
+    name = "stub"
+
+    def _do_ping_w_event(self, connection: object) -> bool:
+        raise ConnectionResetError("gone")
+
+    def do_rollback(self, connection: object) -> None:
+        """Do nothing."""
+
+    def do_close(self, connection: Connection) -> None:
+        """Close it."""
+        connection.close()
+
+    do_terminate = do_close
+
+
+def test_keepalive_that_raises_frees_the_slot(maker: Maker) -> None:
+    """Also without liveness, where a checkout's own ping would raise to its caller."""
+    dialect: Any = Unanswering()
+    pool = ManagedPool(maker, 1, 0, keepalive=0.01, timeout=5.0, dialect=dialect)
+    pool.connect().close()
+    wait_for(lambda: pool.snapshot().closed.get("dead") == 1)
+    pool.connect().close()
+    assert pool.snapshot().held == 0
+
+
 def test_full_line_is_said_so(maker: Maker) -> None:
     """One caller too many is refused at once, with the key that allows more."""
     pool = ManagedPool(maker, 1, 0, max_waiting=0)
@@ -388,7 +416,7 @@ thread.join()
 gc.collect()
 upkeep.STRAY_AFTER = 0.0
 for _ in range(2):
-    pool.before_giving_up()
+    pool._service.before_giving_up()
 leases = [pool.connect() for _ in range(3)]
 assert pool.checkedout() == 3, pool.status()
 print("whole after", caught, pool.snapshot().strays)
