@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, exc
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import QueuePool
 
 from pyramid_dbpool import upkeep
@@ -129,28 +130,17 @@ def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
     lease.close()
 
 
-class Unanswering:
+class Unanswering(DefaultDialect):
     """A dialect whose ping raises."""
 
-    name = "stub"
-
-    def _do_ping_w_event(self, connection: object) -> bool:
+    def do_ping(self, dbapi_connection: object) -> bool:
+        """Raise."""
         raise ConnectionResetError("gone")
-
-    def do_rollback(self, connection: object) -> None:
-        """Do nothing."""
-
-    def do_close(self, connection: Connection) -> None:
-        """Close it."""
-        connection.close()
-
-    do_terminate = do_close
 
 
 def test_keepalive_that_raises_frees_the_slot(maker: Maker) -> None:
     """Also without liveness, where a checkout's own ping would raise to its caller."""
-    dialect: Any = Unanswering()
-    pool = ManagedPool(maker, 1, 0, keepalive=0.01, timeout=5.0, dialect=dialect)
+    pool = ManagedPool(maker, 1, 0, keepalive=0.01, timeout=5.0, dialect=Unanswering())
     pool.connect().close()
     wait_for(lambda: pool.snapshot().closed.get("dead") == 1)
     pool.connect().close()
