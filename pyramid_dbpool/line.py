@@ -1,10 +1,9 @@
 """Who gets what: idle connections, free slots and those who wait for them.
 
-A pure state machine.  It starts no thread, takes no lock, does no I/O and
-reads no clock: whoever owns a `Line` calls it with its own lock held and
-passes the time in.  Only `take` needs no lock: it is one atomic `pop`, and while
-anything is idle nobody waits.  What the line decides comes back as a return value, or is put
-into `Waiter.granted` just before that waiter's `wake` is called.
+A pure state machine: no thread, no lock, no I/O, no clock.  Whoever owns a `Line` calls
+it with its own lock held and passes the time in; only `take` needs none, for it is one
+atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
+put into `Waiter.granted` just before its `wake`.
 
 The promises (`tests/test_line_model.py` proves them):
 
@@ -21,12 +20,12 @@ any other method, in the same thread: it is put off until that method is done.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, cast
 
 from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .idle import Idle
 from .reentry import whole
 
 # Seconds after the last waiter came during which a line counts as crowded.
@@ -59,19 +58,13 @@ class Line(Generic[E]):
     ) -> None:
         self.keep = keep
         self.capacity = capacity
-        self.lifo = lifo
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
-        self.idle: deque[E] = deque()
-        # With FIFO each connection is used in turn, so its own `since` says nothing
-        # about how many are surplus.  Times kept as a stack do: the n-th from the
-        # bottom is the time since when at least n connections have been idle.
-        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
+        self.idle = Idle[E](lifo=lifo, stamped=stamped)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # Every connection there is; those neither idle nor held are leased.
         self.members: set[E] = set()
-        self._pop = self.idle.pop if lifo else self.idle.popleft
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
         self.held = 0
@@ -120,7 +113,7 @@ class Line(Generic[E]):
         if not self.idle:
             return None
         try:
-            entry = self._pop()
+            entry = self.idle.take()
         except IndexError:  # another caller was quicker
             return None
         entry.state = LEASED
@@ -178,13 +171,11 @@ class Line(Generic[E]):
         """Take a waiter out of the line; return what it was granted in the meantime, if so.
 
         What is returned belongs to the caller: it is used, or given back
-        with `give_back`.
+        with `give_back`.  Who asks again is told the same, for he may have been
+        interrupted before he could note it.
         """
-        if waiter in self.waiters:
-            del self.waiters[waiter]
-        granted = waiter.granted
-        waiter.granted = None
-        return granted
+        self.waiters.pop(waiter, None)
+        return waiter.granted
 
     def give_back(self, granted: Grant | None, now: float) -> bool:
         """Pass on what a waiter was granted and cannot use; False as in `put`."""
@@ -207,24 +198,18 @@ class Line(Generic[E]):
             return True
         if self.waiters and self._hand(entry, now):
             return True
-        idle = self.idle
-        if not self.linger and self.keep is not None and len(idle) >= self.keep:
+        if not self.linger and self.keep is not None and len(self.idle) >= self.keep:
             return False
-        if self.stamps is not None:
-            self._put_stamped(entry, now)
-            return True
-        # The place last, and no call before it: `take` may take it at once.
-        entry.since = now
-        entry.state = IDLE
-        idle.append(entry)
+        if self.idle.stamps is None:
+            self.idle.add(entry, now)
+        else:
+            self._add_whole(entry, now)
         return True
 
     def _put_late(self, entry: E, now: float) -> None:
         if entry.state is LEASED and not self.put(entry, now):
             # Nobody is left who would close it: one too many stays until it is used.
-            entry.since = now
-            entry.state = IDLE
-            self.idle.append(entry)
+            self.idle.add(entry, now)
 
     def _hand(self, entry: E, now: float) -> bool:
         """Grant a connection to the first waiter; False if nobody waits any more."""
@@ -309,33 +294,22 @@ class Line(Generic[E]):
     @whole
     def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
         """Send the first `limit` waiters (None: all) away, each with an error of its own."""
-        count = 0
-        for waiter in list(self.waiters)[:limit]:
-            refusal = Refusal(make_error())
-            if waiter.granted is None:
-                waiter.granted = refusal
-                del self.waiters[waiter]
-                waiter.wake()
-                count += 1
-        return count
+        refused = list(self.waiters)[:limit]
+        for waiter in refused:
+            waiter.granted = Refusal(make_error())
+            del self.waiters[waiter]
+            waiter.wake()
+        return len(refused)
 
     # Housekeeping
 
     @whole
     def hold(self, entry: E) -> bool:
         """Take an idle connection aside, to check or close it; False if it is not idle."""
-        if entry.state is not IDLE:
-            return False
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-        try:
-            self.idle.remove(entry)
-        except ValueError:  # a caller has just taken it
+        if entry.state is not IDLE or not self.idle.take_out(entry):
             return False
         entry.state = HELD
         self.held += 1
-        if self.stamps and len(self.stamps) > len(self.idle):
-            self.stamps.popleft()
         return True
 
     @whole
@@ -347,29 +321,11 @@ class Line(Generic[E]):
         self.held -= 1
         if self.waiters and self._hand(entry, now):
             return
-        entry.state = IDLE
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
-            self.idle.appendleft(entry)
-        else:
-            place = bisect_left([each.since for each in self.idle], entry.since)
-            self.idle.insert(place if self.lifo else 0, entry)
+        self.idle.put_back(entry)
 
     @whole
-    def _put_stamped(self, entry: E, now: float) -> None:
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.append(now)
-        entry.since = now
-        entry.state = IDLE
-        self.idle.append(entry)
-
-    def _trim_stamps(self, stamps: deque[float]) -> None:
-        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
-        # ones of those who were taken go now.
-        while len(stamps) > len(self.idle):
-            stamps.pop()
+    def _add_whole(self, entry: E, now: float) -> None:
+        self.idle.add(entry, now)
 
     @whole
     def disown(self) -> None:
@@ -380,7 +336,4 @@ class Line(Generic[E]):
     @whole
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
-        if self.stamps is None:
-            return sorted(each.since for each in list(self.idle))
-        self._trim_stamps(self.stamps)
-        return list(self.stamps)
+        return self.idle.times()

@@ -1,33 +1,16 @@
-"""An outage: what is known of it, and the two lines that it writes to the log."""
+"""The two lines that an outage writes to the log."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 
 from . import messages
 from .drivers import ConnectFailure
+from .trouble import Trouble
 
 log = logging.getLogger(__name__)
-
-NEVER = float("-inf")
-
-
-@dataclass
-class Trouble:
-    """Openings fail: since when, why, and when the prober tries again.
-
-    `known_until`: up to when nobody need ask the server to know that it is away.
-    """
-
-    kind: ConnectFailure
-    since: float
-    error: BaseException
-    retry_at: float
-    known_until: float = NEVER
-    tries: int = 1
 
 
 class OutageLog:

@@ -44,7 +44,7 @@ class PooledRecord(_ConnectionRecord):
         entry = self.dbpool_entry
         if (
             self.fairy_ref is not None
-            and self._owner.opens_in_background
+            and self._owner._options.background
             and entry is not None
             and entry.state is LEASED
             and entry.pid == os.getpid()
@@ -63,15 +63,15 @@ class PooledRecord(_ConnectionRecord):
         super().invalidate(e, soft)
 
     def _obtain_again(self, gone: PooledEntry) -> None:
-        pool = self._owner
+        service = self._owner._service
         if gone.look is not None:
             gone.look.close()
-        with pool._overflow_lock:
-            pool._stats.closed["invalidated"] += 1
+        with service.lock:
+            service.stats.closed["invalidated"] += 1
             # Before the wait: in a pool of one it is the only slot there is.
-            pool._line.lost(gone)
-        pool.replan()
-        entry = Checkout(pool, None, time.monotonic(), again=True).run()
+            service.line.lost(gone)
+        service.replan()
+        entry = Checkout(service, None, time.monotonic(), again=True).run()
         entry.holder = threading.get_ident()
         entry.label = current_label()
         self._take_over(entry)

@@ -26,9 +26,9 @@ class Clock:
     """A clock that the test sets."""
 
     def __init__(self, pool: ManagedPool) -> None:
-        self._real = pool._holds._clock
+        self._real = pool._service.holds._clock
         self.ahead = 0.0
-        pool._holds._clock = self
+        pool._service.holds._clock = self
 
     def __call__(self) -> float:
         return self._real() + self.ahead
@@ -65,11 +65,11 @@ def test_a_long_hold_is_warned_of_once(
     with holder_label("the import"):
         lease = watched.connect()
     clock.ahead = 59.0
-    watched._holds.look()
+    watched._service.holds.look()
     assert warnings(caplog) == []
     clock.ahead = 61.5
-    watched._holds.look()
-    watched._holds.look()
+    watched._service.holds.look()
+    watched._service.holds.look()
     (text,) = warnings(caplog)
     assert text.startswith("pool 'jobs': the import has held a connection for 61.5 s, now in ")
     assert "now in test_a_long_hold_is_warned_of_once (" in text
@@ -86,10 +86,10 @@ def test_the_next_long_hold_of_a_connection_is_another_one(
     for _ in range(2):
         lease = watched.connect()
         clock.ahead = 61.0
-        watched._holds.look()
+        watched._service.holds.look()
         lease.close()
         clock.ahead = 0.0
-        watched._holds.look()
+        watched._service.holds.look()
     assert len(warnings(caplog)) == 2
 
 
@@ -108,21 +108,21 @@ def test_no_thread_if_it_is_off(maker: Maker) -> None:
     before = repr(housekeeper())
     pool = ManagedPool(maker, 1, 0)
     pool.connect().close()
-    assert pool._holds._task is None
+    assert pool._service.holds._task is None
     assert repr(housekeeper()) == before
 
 
 def test_the_watch_ends_with_the_last_connection(watched: ManagedPool) -> None:
     """And begins again with the next one."""
     watched.connect().close()
-    assert watched._holds._watching
+    assert watched._service.holds._watching
     watched.dispose()
-    assert not watched._holds._watching
+    assert not watched._service.holds._watching
     watched.connect().close()
-    assert watched._holds._watching
+    assert watched._service.holds._watching
     watched.connect().invalidate()
-    watched._holds.look()
-    assert not watched._holds._watching
+    watched._service.holds.look()
+    assert not watched._service.holds._watching
 
 
 def test_a_leak_is_told_from_a_slow_view(
@@ -135,7 +135,7 @@ def test_a_leak_is_told_from_a_slow_view(
     thread.start()
     thread.join()
     clock.ahead = 61.0
-    watched._holds.look()
+    watched._service.holds.look()
     (text,) = warnings(caplog)
     assert "its thread has ended without giving it back" in text
     leases.pop().close()
@@ -184,14 +184,14 @@ def test_a_second_connection_is_found_among_idle_ones_too(
     filled = [watched.connect() for _ in range(2)]
     for each in filled:
         each.close()
-    assert watched._line.total == 2
-    watched._holds._places.clear()
+    assert watched._service.line.total == 2
+    watched._service.holds._places.clear()
     caplog.clear()
     pair = [watched.connect(), watched.connect()]
     assert warnings(caplog) == []
     for each in pair:
         each.close()
-    watched._holds.look()
+    watched._service.holds.look()
     pair = [watched.connect(), watched.connect()]
     assert len(warnings(caplog)) == 1
     for each in pair:
@@ -236,13 +236,13 @@ def test_a_view_with_two_sessions_is_warned_of(
 
 def test_searches_are_few_while_a_crowd_waits(watched: ManagedPool) -> None:
     """Slow checkouts must not become slower under load."""
-    holds = watched._holds
+    holds = watched._service.holds
     for _ in range(19):
         holds.see_second(1, None, None, 5.0)
     assert holds.search_at < 5.0
     holds.see_second(1, None, None, 5.0)
     assert holds.search_at == pytest.approx(5.1)
-    assert ManagedPool(Maker())._holds.search_at > 1e9
+    assert ManagedPool(Maker())._service.holds.search_at > 1e9
 
 
 GREENLETS = """

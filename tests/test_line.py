@@ -208,7 +208,7 @@ def interrupting(line: Line[Entry], spare: Entry, left: list[int]) -> Any:
     """Make a trace function that returns `spare` after so many instructions of the line."""
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if "pyramid_dbpool/line" not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.endswith(("/line.py", "/idle.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

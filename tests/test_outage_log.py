@@ -12,8 +12,9 @@ from pyramid_dbpool.drivers import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import current_deadline, is_callers, pool_limit
-from pyramid_dbpool.outages import OutageLog, Trouble
+from pyramid_dbpool.outages import OutageLog
 from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.trouble import Trouble
 from tests.test_pool import Connection, Maker
 
 NewPostgres = Callable[..., PrivatePostgres]
@@ -173,7 +174,7 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
     """What goes on failing, or working, is not said again; the next outage is."""
     outages = OutageLog("jobs", None)
     for begin in (10.0, 20.0):
-        trouble = Trouble(ConnectFailure.UNREACHABLE, begin, OSError("away"), begin)
+        trouble = Trouble(ConnectFailure.UNREACHABLE, begin, OSError("away"))
         outages.note_locked(trouble, begin)
         outages.refused_locked()
         outages.note_locked(trouble, begin + 1)
@@ -184,13 +185,16 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
         "pool 'jobs': the database server is unreachable (away)."
         " Callers wait until it is back or their time is over."
     )
-    back = "pool 'jobs': the database server is back after 2.0 s; 1 caller got no connection meanwhile."
+    back = (
+        "pool 'jobs': the database server is back after 2.0 s;"
+        " 1 caller got no connection meanwhile."
+    )
     assert lines(caplog) == [away, back] * 2
 
 
 def test_a_server_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
     """It answers: the end of an outage, and not the beginning of one."""
     outages = OutageLog("jobs", None)
-    outages.note_locked(Trouble(ConnectFailure.SATURATED, 1.0, OSError("full"), 1.0), 1.0)
+    outages.note_locked(Trouble(ConnectFailure.SATURATED, 1.0, OSError("full")), 1.0)
     outages.write()
     assert lines(caplog) == []

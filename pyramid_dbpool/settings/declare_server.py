@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .setting import Setting, ours
+from .setting import Setting, own
 
 __all__ = ["SERVER_SETTINGS"]
 
@@ -12,11 +12,11 @@ _LONGEST = 2_147_483.0
 
 def _limit(keyword: str, doc: str) -> Setting:
     more: dict[str, Any] = {"low": 0.001, "high": _LONGEST, "off": None}
-    return ours(keyword, "duration", None, doc, note="PostgreSQL, not through PgBouncer", **more)
+    return own(keyword, "duration", None, doc, note="PostgreSQL, not through PgBouncer", **more)
 
 
 SERVER_SETTINGS: tuple[Setting, ...] = (
-    ours(
+    own(
         "application_name",
         "text",
         None,
