@@ -138,7 +138,7 @@ def test_short_holds_open_nothing() -> None:
     filled(line, 5, now=10.0)
     for _ in range(45):
         line.join(waiter(10.0))
-    assert openings_wanted(line, 10.019, connect_time=0.15, hold_time=0.01) == 0
+    assert openings_wanted(line, 10.019, opening=0, connect_time=0.15, hold_time=0.01) == 0
 
 
 def test_long_holds_open_one_for_each_waiter() -> None:
@@ -147,7 +147,7 @@ def test_long_holds_open_one_for_each_waiter() -> None:
     filled(line, 5, now=10.0)
     for _ in range(45):
         line.join(waiter(10.0))
-    assert openings_wanted(line, 10.019, connect_time=0.15, hold_time=1.0) == 45
+    assert openings_wanted(line, 10.019, opening=0, connect_time=0.15, hold_time=1.0) == 45
 
 
 def test_broken_estimate_costs_at_most_one_connect() -> None:
@@ -155,8 +155,8 @@ def test_broken_estimate_costs_at_most_one_connect() -> None:
     line = Line[Entry](5, 50, slots_to_waiters=False)
     filled(line, 5, now=10.0)
     line.join(waiter(10.0))
-    assert openings_wanted(line, 10.1, connect_time=0.15, hold_time=0.05) == 0
-    assert openings_wanted(line, 10.15, connect_time=0.15, hold_time=0.05) == 1
+    assert openings_wanted(line, 10.1, opening=0, connect_time=0.15, hold_time=0.05) == 0
+    assert openings_wanted(line, 10.15, opening=0, connect_time=0.15, hold_time=0.05) == 1
 
 
 CROWDED = ("hand", "join", "rejoin", "leave", "lost", "open_failed")

@@ -5,7 +5,6 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextvars import Context
 
 import pytest
 
@@ -72,15 +71,6 @@ class Server:
         return OSError(str(error))
 
 
-class InlineOpener(Opener):
-    """Opens where it stands: on this clock a connect takes no time."""
-
-    def launch(self, contexts: list[Context]) -> None:
-        """Open now."""
-        for context in contexts:
-            context.run(self._open)
-
-
 class Callers:
     """Ask for connections as `Checkout` does."""
 
@@ -89,7 +79,7 @@ class Callers:
         self.server = Server(clock)
         self.line: Line[Entry] = Line(2, 4, slots_to_waiters=False)
         lock = threading.RLock()
-        self.opener = InlineOpener(
+        self.opener = Opener(
             self.server,
             self.server,
             self.line,
@@ -98,6 +88,7 @@ class Callers:
             clock=lambda: self.clock.now,
             grace=GRACE,
             min_idle=min_idle,
+            start=lambda run: run(),  # on this clock a connect takes no time
         )
         self.served: list[float] = []
         self.refused: list[float] = []
@@ -115,7 +106,8 @@ class Callers:
         waiter = Waiter(lambda: self._woken(waiter), now)
         self.line.join(waiter)
         self.clock.call_at(now + TIMEOUT, lambda: self.line.leave(waiter))
-        self.opener.launch(self.opener.asked_locked(now))
+        self.opener.asked_locked(now)
+        self.opener.openings.launch()
 
     def _woken(self, waiter: Waiter) -> None:
         if isinstance(waiter.granted, Entry):
