@@ -17,10 +17,10 @@ from webtest import TestApp
 
 from pyramid_dbpool.embedded import lifeline
 
-INI = Path(__file__).parents[1] / "development.ini"
+INIS = Path(__file__).parents[1]
 
 
-StartStreamer = Callable[[], "Program"]
+StartProgram = Callable[[], "Program"]
 
 
 class Program:
@@ -90,14 +90,16 @@ def write(app: TestApp, words: str) -> str:
     return note
 
 
-def write_ini(folder: Path, settings: dict[str, Any]) -> Path:
-    """Write a development.ini with other values."""
-    text = INI.read_text()
-    for key, value in settings.items():
-        # The first line with the key is that of [app:main].
-        (old, *_) = re.findall(rf"^{re.escape(key)} = .*\n", text, re.MULTILINE)
-        text = text.replace(old, f"{key} = {value.replace('%', '%%')}\n")
-    path = folder / "test.ini"
+def write_ini(folder: Path, name: str, settings: dict[str, Any]) -> Path:
+    """Write one of the app's ini files with other values, where it has these keys."""
+    text = (INIS / name).read_text()
+    ports = [re.sub(r".*:(\d+).*", r"\1", settings[key]) for key in ("streamer.origins", "streamer.address")]
+    bind = f"127.0.0.1:{ports['streamer' in name]}"
+    for key, value in {**settings, "bind": bind, "listen": bind}.items():
+        # The first line with the key is that of [app:main] or [server:main].
+        line = f"{key} = {value.replace('%', '%%')}\n"
+        text = re.sub(rf"^{re.escape(key)} = .*\n", lambda _: line, text, count=1, flags=re.MULTILINE)
+    path = folder / name
     path.write_text(text)
     return path
 
