@@ -30,6 +30,11 @@ class Hub:
         self._sockets: set[Socket] = set()
         self._closed = False
 
+    @property
+    def count(self) -> int:
+        """Tell how many sockets there are."""
+        return len(self._sockets)
+
     def push(self, note: str) -> int:
         """Put a note into every socket's line; return how many sockets there are."""
         with self._lock:
@@ -58,7 +63,7 @@ class Hub:
         for socket in sockets:
             socket.close()
         end = monotonic() + GOODBYE
-        while self._sockets and monotonic() < end:
+        while self.count and monotonic() < end:
             sleep(0.02)
         for socket in sockets:
             socket.cut()
@@ -104,7 +109,8 @@ class Socket:
         try:
             while self._ws.connected and not self._closing:
                 self._send_line()
-                self._news.wait()
+                # simple-websocket may tell of an end before it shows as one: look again.
+                self._news.wait(PING)
                 self._news.clear()
                 # Browsers have nothing to say here.
                 self._ws.input_buffer.clear()

@@ -13,6 +13,7 @@ from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
+from simple_websocket import Client
 from webtest import TestApp
 
 from pyramid_dbpool.embedded import lifeline
@@ -124,3 +125,9 @@ def programs_with(words: str) -> dict[int, str]:
         if words in command and not dead:
             found[int(entry.name)] = command
     return found
+
+
+def connect_socket(settings: dict[str, Any]) -> Client:
+    """Open a websocket, as the page does."""
+    headers = {"Origin": settings["streamer.origins"]}
+    return Client.connect(settings["streamer.address"], headers=headers)
