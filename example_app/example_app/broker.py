@@ -44,7 +44,8 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     """Describe the broker of the settings; the network is touched at first use."""
     url = needed(settings, "broker.url")
     if url.startswith("filesystem:"):
-        return file_broker(Path(needed(settings, "broker.folder")))
+        options = file_options(Path(needed(settings, "broker.folder")))
+        return Connection(transport=files.Transport, transport_options=options)
     # Without confirms an event that RabbitMQ never got would count as published.
     options = {"confirm_publish": True}
     try:
@@ -54,18 +55,17 @@ def connect(settings: Mapping[str, Any]) -> Connection:
         raise ConfigurationError(f"broker.url: {error.args[0]}") from None
 
 
-def file_broker(folder: Path) -> Connection:
+def file_options(folder: Path) -> dict[str, Any]:
     """Describe a broker that keeps its messages in a folder."""
     messages, control = folder / "messages", folder / "control"
     for part in (messages, control):
         part.mkdir(parents=True, exist_ok=True)
-    options = {
+    return {
         "data_folder_in": str(messages),
         "data_folder_out": str(messages),
         "control_folder": str(control),
         "polling_interval": 0.05,
     }
-    return Connection(transport=files.Transport, transport_options=options)
 
 
 def needed(settings: Mapping[str, Any], key: str) -> str:

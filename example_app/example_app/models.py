@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pyramid.request import Request
 from sqlalchemy import BigInteger, DateTime, Text, func, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 # The transaction that asks. What `earliest_open` has already overtaken is over: committed and
 # visible to whoever asked, or rolled back. Ids and times are no such mark: they are taken
@@ -47,3 +48,18 @@ class Note(Base):
     def __json__(self, request: Request) -> dict[str, Any]:
         """Say how Pyramid's JSON renderer shows a note."""
         return self.shown()
+
+
+def write_note(session: Session, note_id: UUID, words: str) -> Note:
+    """Create a note or replace its text."""
+    upsert = insert(Note).values(id=note_id, text=words)
+    # One statement: of two first writes at once, the second replaces, and none fails.
+    upsert = upsert.on_conflict_do_update(
+        index_elements=[Note.id],
+        set_={
+            "text": upsert.excluded.text,
+            "updated": func.clock_timestamp(),
+            "written_in": this_transaction,
+        },
+    )
+    return session.scalars(upsert.returning(Note)).one()

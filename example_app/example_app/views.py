@@ -10,12 +10,11 @@ from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
 from pyramid.response import Response
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from example_app.broker import needed, publish_after_commit
-from example_app.models import Note, earliest_open, this_transaction
+from example_app.models import Note, earliest_open, write_note
 
 PAGE = Path(__file__).with_name("page.html").read_text()
 MAX_TEXT = 10_000  # characters
@@ -55,18 +54,7 @@ def page(request: Request) -> Response:
 
 def put_note(request: Request) -> Note:
     """Create a note or replace its text."""
-    upsert = insert(Note).values(id=note_id(request), text=note_text(request))
-    # One statement: of two first PUTs at once, the second replaces, and none fails.
-    upsert = upsert.on_conflict_do_update(
-        index_elements=[Note.id],
-        set_={
-            "text": upsert.excluded.text,
-            "updated": func.clock_timestamp(),
-            "written_in": this_transaction,
-        },
-    )
-    db: Session = request.db
-    note = db.scalars(upsert.returning(Note)).one()
+    note = write_note(request.db, note_id(request), note_text(request))
     publish_after_commit(request, {"id": str(note.id)})
     if note.created == note.updated:
         request.response.status = 201

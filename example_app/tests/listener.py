@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-TEXT, CLOSE = 1, 8
+TEXT, CLOSE, PING = 1, 8, 9
+PONG = b"\x8a\x80\0\0\0\0"  # empty, with a mask of zeros
 HANDSHAKE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -53,6 +54,8 @@ class Listener:
         for opcode, payload in self._frames():
             if opcode == TEXT:
                 self.notes += json.loads(payload)
+            elif opcode == PING:
+                self.sock.sendall(PONG)
             elif opcode == CLOSE:
                 (self.close_code,) = struct.unpack("!H", payload[:2])
         return bool(data)

@@ -1,5 +1,6 @@
 """Programs of the example, run as their users run them."""
 
+import os
 import re
 import signal
 import subprocess
@@ -7,12 +8,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from simple_websocket import Client
 from webtest import TestApp
 
@@ -20,6 +23,9 @@ from pyramid_dbpool.embedded import lifeline
 
 INIS = Path(__file__).parents[1]
 
+
+# The ini files that the programs run with.
+BOTH = pytest.mark.parametrize("environment", ["development", "production"])
 
 StartProgram = Callable[[], "Program"]
 
@@ -78,8 +84,9 @@ class Program:
         return code
 
     def kill(self) -> None:
-        """End it, whatever state it is in."""
-        self.process.kill()
+        """End it and what it started, whatever state they are in."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
 

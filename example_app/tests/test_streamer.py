@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from kombu import Message
-from processes import StartProgram, connect_socket, wait_until, write
+from processes import BOTH, StartProgram, connect_socket, wait_until, write
 from pyramid.exceptions import ConfigurationError
 from simple_websocket import Client, ConnectionClosed
 from sqlalchemy import text
@@ -22,16 +22,10 @@ from example_app.broker import EXCHANGE, Inbox, connect
 from example_app.sockets import Hub
 from pyramid_dbpool import unit_of_work
 
-pytestmark = pytest.mark.usefixtures("both_environments")
+# With files and threads, and with RabbitMQ and gevent.
+pytestmark = [pytest.mark.usefixtures("both_environments"), BOTH]
 
 OpenSocket = Callable[[], Client]
-
-
-@pytest.fixture(params=["development", "production"])
-def environment(request: pytest.FixtureRequest) -> str:
-    """Run the tests with files and threads, and with RabbitMQ and gevent."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
