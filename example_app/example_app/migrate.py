@@ -9,6 +9,9 @@ from alembic.config import Config
 
 from example_app import ini
 
+# Any number that no other advisory lock of this database has.
+LOCK = 7_265_113
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""

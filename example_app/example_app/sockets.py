@@ -7,7 +7,9 @@ dropped; its browser comes back and catches up.
 
 import threading
 from collections import deque
+from contextlib import suppress
 from functools import partial
+from socket import SHUT_RDWR
 from time import monotonic, sleep
 from typing import Any
 
@@ -150,7 +152,5 @@ class Sock:
 
     def cut(self) -> None:
         """End what is sent and received, in whatever thread."""
-        try:
-            self._sock.shutdown(2)
-        except OSError:
-            pass  # it has ended already
+        with suppress(OSError):  # it may have ended already
+            self._sock.shutdown(SHUT_RDWR)

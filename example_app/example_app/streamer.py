@@ -39,6 +39,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
     # Wrong settings are an error of the start; nothing is connected to.
     get_engine(settings)
     broker.Inbox(settings)
+    broker.needed(settings, "streamer.origins")
     with Configurator(settings=settings) as config:
         config.registry["hub"] = Hub()
         config.add_route("live", "/live")

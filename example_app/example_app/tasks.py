@@ -24,6 +24,7 @@ events = broker.connect(settings)
 
 app = Celery("example_app", broker=settings["broker.url"])
 if "broker.folder" in settings:
+    app.conf.broker_transport = "example_app.files:Transport"
     app.conf.broker_transport_options = broker.file_options(Path(settings["broker.folder"]))
 app.conf.update(
     # Acknowledged after the unit of work: what a worker that dies was at is done again ...

@@ -75,12 +75,13 @@ def list_notes(request: Request) -> dict[str, Any]:
 
     The list comes from the replica, which may lag; what was written since, from the primary.
     """
+    at_most = limit(request)
     if "since" in request.GET:
-        return written_since(request.db, number(request, "since", 0, MAX_SINCE), limit(request))
+        return written_since(request.db, number(request, "since", 0, MAX_SINCE), at_most)
     db: Session = request.db_replica
     # Before the notes: what is committed between the two is told twice, not missed.
     mark = db.scalar(earliest_open)
-    newest = select(Note).order_by(Note.created.desc(), Note.id).limit(limit(request))
+    newest = select(Note).order_by(Note.created.desc(), Note.id).limit(at_most)
     return {"notes": list(db.scalars(newest)), "next": str(mark)}
 
 

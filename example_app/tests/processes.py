@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -101,12 +102,12 @@ def write(app: TestApp, words: str) -> str:
 def write_ini(folder: Path, name: str, settings: dict[str, Any]) -> Path:
     """Write one of the app's ini files with other values, where it has these keys."""
     text = (INIS / name).read_text()
-    ports = [re.sub(r".*:(\d+).*", r"\1", settings[key]) for key in ("streamer.origins", "streamer.address")]
-    bind = f"127.0.0.1:{ports['streamer' in name]}"
+    address = settings.get("streamer.address" if "streamer" in name else "streamer.origins", "")
+    bind = urlsplit(address).netloc
     for key, value in {**settings, "bind": bind, "listen": bind}.items():
         # The first line with the key is that of [app:main] or [server:main].
         line = f"{key} = {value.replace('%', '%%')}\n"
-        text = re.sub(rf"^{re.escape(key)} = .*\n", lambda _: line, text, count=1, flags=re.MULTILINE)
+        text = re.sub(rf"(?m)^{re.escape(key)} = .*\n", lambda _: line, text, count=1)  # noqa: B023
     path = folder / name
     path.write_text(text)
     return path

@@ -30,12 +30,12 @@ OpenPage = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     """Give Debian's Chromium."""
     program = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
-    if program is None:
+    if not program:
         report.skip_without("Chromium", "no program chromium on this machine")
     with sync_playwright() as playwright:
         # In a container, as root, its sandbox cannot be had.
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        report.used("Chromium", chromium.version, program)
+        report.used("Chromium", chromium.version, str(program))
         yield chromium
         chromium.close()
 

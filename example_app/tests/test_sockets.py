@@ -95,9 +95,7 @@ def test_close_tells_the_browsers(hub: Hub, listen: Callable[[], Listener]) -> N
         assert listener.close_code == 1001
 
 
-def test_close_does_not_wait_for_a_dead_socket(
-    hub: Hub, listen: Callable[[], Listener]
-) -> None:
+def test_close_does_not_wait_for_a_dead_socket(hub: Hub, listen: Callable[[], Listener]) -> None:
     """One whose send is stuck is cut."""
     listen()
     wait_for_sockets(hub, 1)

@@ -81,9 +81,7 @@ def test_sigterm_closes_the_sockets_and_ends_it(
     assert "Traceback" not in program.output
 
 
-def test_ctrl_c_ends_it_in_silence(
-    start_streamer: StartProgram, open_socket: OpenSocket
-) -> None:
+def test_ctrl_c_ends_it_in_silence(start_streamer: StartProgram, open_socket: OpenSocket) -> None:
     """Ctrl-C is no error."""
     program = start_streamer()
     open_socket()

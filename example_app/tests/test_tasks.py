@@ -1,16 +1,13 @@
 """The Celery worker, under prefork."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import BOTH, Program, wait_until, write, write_ini
+from processes import BOTH, Program, write, write_ini
 from webtest import TestApp
-
-from example_app.broker import connect
 
 DAY = "2026-11-22"
 

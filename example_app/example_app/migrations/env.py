@@ -7,11 +7,9 @@ from alembic import context
 from pyramid.paster import get_appsettings
 from sqlalchemy import func, select
 
+from example_app.migrate import LOCK
 from example_app.models import Base
 from pyramid_dbpool import get_engine
-
-# Any number that no other advisory lock of this database has.
-LOCK = 7_265_113
 
 settings = context.config.attributes.get("settings")
 if settings is None:
