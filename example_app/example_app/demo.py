@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from example_app import ini
 from example_app.programs import Program, ProgramEnded, Programs, Stopped, show
+from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres, free_port
 
 INI = Path(__file__).parents[1] / "development.ini"
@@ -88,8 +89,8 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
             "http_port": str(port),
             "streamer_port": str(STREAMER_PORT if is_free(STREAMER_PORT) else free_port()),
         }
-        # A wrong file is told in one line.
-        ini.read(args.config_uri, variables)
+        # A wrong file or setting is told in one line, and not by the web app.
+        get_engine(ini.read(args.config_uri, variables))
         stack.callback(programs.stop)
         stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
         start_programs(programs, args.config_uri, variables)
