@@ -87,12 +87,12 @@ def list_notes(request: Request) -> dict[str, Any]:
 
 def written_since(db: Session, since: int, at_most: int) -> dict[str, Any]:
     """Show the notes of the transactions from `since` on, the earliest first."""
-    mark = db.scalar(earliest_open)
+    mark: int = db.scalars(earliest_open).one()
     written = select(Note).where(Note.written_in >= since).order_by(Note.written_in, Note.id)
     notes = list(db.scalars(written.limit(at_most)))
     if len(notes) == at_most:
-        # There may be more: go on from the last one, which is told twice.
-        mark = notes[-1].written_in
+        # There may be more: go on from the last one, but not past what is still open.
+        mark = min(mark, notes[-1].written_in)
     return {"notes": notes, "next": str(mark)}
 
 

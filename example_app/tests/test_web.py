@@ -111,6 +111,18 @@ def test_since_misses_no_note_that_is_committed_late(
     assert "begun first, committed last" in since(app, answer["next"])[0]
 
 
+def test_since_does_not_go_on_past_what_is_open(app: TestApp, settings: dict[str, Any]) -> None:
+    """A full answer's mark, too, leaves nothing behind that is committed later."""
+    mark = app.get("/api/notes").json["next"]
+    with unit_of_work(settings) as slow:
+        write_note(slow, uuid4(), "committed last")
+        for words in ("one", "two", "three"):
+            put(app, f"/api/notes/{uuid4()}", words)
+        notes, mark = since(app, mark, limit=2)
+        assert notes == ["one", "two"]
+    assert "committed last" in since(app, mark)[0]
+
+
 def test_since_goes_on_where_an_answer_was_full(app: TestApp) -> None:
     """An answer with as many notes as were asked for has the next ones' mark."""
     mark = app.get("/api/notes").json["next"]
