@@ -1,0 +1,96 @@
+"""Everything that a drill needs: PostgreSQL, the proxy before it, the web app, the streamer."""
+
+import http.client
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
+
+from drills import processes
+from drills.processes import PATIENCE, Process
+from example_app.models import Base
+from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from tests.servers.proxy import FaultProxy
+
+
+@dataclass
+class Stack:
+    """What runs; `variables` are those of drill.ini."""
+
+    folder: Path
+    postgres: PrivatePostgres
+    proxy: FaultProxy
+    app: str
+    variables: dict[str, str]
+    ends: ExitStack
+
+    def start_web(self, *, workers: int, threads: int, path: str) -> tuple[Process, int]:
+        """Start the app under gunicorn; return when `path` is answered, with its port."""
+        port = free_port()
+        program = processes.web(
+            self.folder / "web.log",
+            self.app,
+            port,
+            self.variables,
+            workers=workers,
+            threads=threads,
+        )
+        self.ends.callback(program.stop)
+        end = time.monotonic() + PATIENCE
+        while not answers(port, path):
+            program.check(end, "no request was answered")
+            time.sleep(0.1)
+        return program, port
+
+    def start_streamer(self) -> Process:
+        """Start the streamer; return when it listens."""
+        program = processes.streamer(self.folder / "streamer.log", self.app, self.variables)
+        self.ends.callback(program.stop)
+        program.wait_for("Listening to the queue")
+        return program
+
+    def execute(self, sql: str) -> list[tuple[object, ...]]:
+        """Run a statement past the proxy."""
+        engine = create_engine(self.postgres.url(), poolclass=NullPool)
+        with engine.begin() as connection:
+            result = connection.execute(text(sql))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+
+@contextmanager
+def stack(app: str) -> Iterator[Stack]:
+    """Start PostgreSQL and the proxy, and make the tables; in the end, stop all that runs."""
+    with ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drill-")))
+        postgres = ends.enter_context(PrivatePostgres(folder / "postgres"))
+        proxy = FaultProxy(port_of(make_url(postgres.url())))
+        ends.callback(proxy.close)
+        Base.metadata.create_all(create_engine(postgres.url(), poolclass=NullPool))
+        variables = {
+            "database_url": proxy.url(postgres.url()),
+            "broker_folder": str(folder / "broker"),
+        }
+        yield Stack(folder, postgres, proxy, app, variables, ends)
+
+
+def port_of(url: URL) -> int:
+    """Give the port of a server's URL."""
+    assert url.port is not None
+    return url.port
+
+
+def answers(port: int, path: str) -> bool:
+    """Tell whether a GET is answered with 200."""
+    with suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+    return False
