@@ -41,7 +41,8 @@ class Answer:
 class Clients:
     """Some clients that ask one thing after another until they are told to stop.
 
-    `think` is the mean of each one's random pause between two requests, in seconds.
+    `think` is the mean of each one's random pause between two requests, in seconds. One that
+    is told when to come back does so then.
     """
 
     def __init__(
@@ -75,9 +76,14 @@ class Clients:
     def _run(self, number: int) -> None:
         chance = random.Random(number)
         while not self._stop.is_set():
-            self._answers[number].append(send(self._port, self._ask(chance)))
-            if self._think:
-                self._stop.wait(chance.expovariate(1 / self._think))
+            answer = send(self._port, self._ask(chance))
+            self._answers[number].append(answer)
+            self._stop.wait(self._pause(answer, chance))
+
+    def _pause(self, answer: Answer, chance: random.Random) -> float:
+        if answer.retry_after is not None:
+            return float(answer.retry_after)
+        return chance.expovariate(1 / self._think) if self._think else 0.0
 
 
 def send(port: int, request: Request) -> Answer:
