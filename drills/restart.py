@@ -69,5 +69,3 @@ def losses(answers: Iterable[Answer], stored: set[str], unseen: set[str]) -> lis
         plain("committed notes", len(stored)),
         at_most("  of them seen by no socket", len(unseen), 0),
     ]
-
-
