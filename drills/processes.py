@@ -69,20 +69,14 @@ class Process:
             return self._process.wait()
 
 
-def web(
-    log: Path, app: str, port: int, variables: Mapping[str, str], *, workers: int, threads: int
+def gunicorn(
+    log: Path, app: str, port: int, variables: Mapping[str, str], *options: str
 ) -> Process:
-    """Start gunicorn with an app of drill.ini."""
+    """Start gunicorn, with threads, for an app of drill.ini."""
     words = ["-m", "gunicorn", "drills.apps:serve()", "--bind", f"127.0.0.1:{port}"]
-    words += ["--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)]
+    words += ["--worker-class", "gthread", "--no-control-socket", *options]
     names = {"DRILL_INI": f"{INI}#{app}", "DRILL_VARIABLES": json.dumps(dict(variables))}
     return Process(log, words, names)
-
-
-def streamer(log: Path, app: str, variables: Mapping[str, str]) -> Process:
-    """Start the streamer with the settings of an app of drill.ini."""
-    words = [f"{name}={value.replace('%', '%%')}" for name, value in variables.items()]
-    return Process(log, ["-m", "drills.streamer", app, f"{INI}#{app}", *words])
 
 
 def children(pid: int) -> list[int]:

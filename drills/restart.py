@@ -1,44 +1,37 @@
 """The restart drill: the database fails in four ways under the app's readers and writers."""
 
-import re
-import time
 from collections import Counter
 from collections.abc import Iterable
 
 from drills.faults import Outage, strike_in_turn
 from drills.load import Answer, Clients, readers_and_writers
-from drills.processes import PATIENCE, Process
+from drills.processes import PATIENCE
 from drills.report import Figure, at_most, plain
+from drills.sockets import Sockets
 from drills.stack import stack
 
 CLIENTS = 16
 WORKERS, THREADS = 2, 8
 THINK = 0.04  # seconds between a client's requests: the processors are not what is measured
 SLACK = 2.0  # seconds by which an answer may outlast the outage
-SIGHTING = re.compile(r"note ([0-9a-f-]{36})")
+SOCKETS = 3
+# By the name of the app in drill.ini: what gunicorn takes as its configuration.
+STREAMERS = {"main": "example_app.streamer", "usual": "drills.usual_streamer"}
 
 
 def drill(app: str, seconds: float) -> list[Figure]:
     """Run it; the targets are the plugin's."""
     with stack(app) as made:
-        streamer = made.start_streamer()
+        _, live = made.start_streamer(STREAMERS[app])
+        sockets = Sockets(live, SOCKETS)
+        made.ends.callback(sockets.close)
         _, port = made.start_web(workers=WORKERS, threads=THREADS, path="/api/notes")
         clients = Clients(port, CLIENTS, readers_and_writers, THINK)
         outages = strike_in_turn(made, seconds)
         answers = clients.stop()
         stored = {str(note) for (note,) in made.execute("SELECT id FROM notes")}
-        unseen = stored - seen(streamer, stored)
+        unseen = sockets.unseen(stored, PATIENCE)
     return [*figures(answers, outages), *losses(answers, stored, unseen)]
-
-
-def seen(streamer: Process, awaited: set[str]) -> set[str]:
-    """Return the notes that were shown, once all that are awaited are or time is over."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = set(SIGHTING.findall(streamer.printed()))
-        if awaited <= found or time.monotonic() > end:
-            return found
-        time.sleep(0.2)
 
 
 def figures(answers: list[Answer], outages: Iterable[Outage]) -> list[Figure]:

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from drills import processes
 from drills.processes import PATIENCE, Process
-from example_app.models import Base
+from example_app.migrate import upgrade
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from tests.servers.proxy import FaultProxy
 
@@ -31,28 +31,27 @@ class Stack:
 
     def start_web(self, *, workers: int, threads: int, path: str) -> tuple[Process, int]:
         """Start the app under gunicorn; return when `path` is answered, with its port."""
-        port = free_port()
-        program = processes.web(
-            self.folder / "web.log",
-            self.app,
-            port,
-            self.variables,
-            workers=workers,
-            threads=threads,
-        )
-        self.ends.callback(program.stop)
+        options = ["--workers", str(workers), "--threads", str(threads)]
+        program, port = self._start("web.log", self.app, *options)
         end = time.monotonic() + PATIENCE
         while not answers(port, path):
             program.check(end, "no request was answered")
             time.sleep(0.1)
         return program, port
 
-    def start_streamer(self) -> Process:
-        """Start the streamer; return when it listens."""
-        program = processes.streamer(self.folder / "streamer.log", self.app, self.variables)
-        self.ends.callback(program.stop)
+    def start_streamer(self, config: str) -> tuple[Process, int]:
+        """Start the streamer; return when it listens to the broker, with its port."""
+        program, port = self._start(
+            "streamer.log", "streamer", "--config", f"python:{config}", "--threads", "16"
+        )
         program.wait_for("Listening to the queue")
-        return program
+        return program, port
+
+    def _start(self, log: str, app: str, *options: str) -> tuple[Process, int]:
+        port = free_port()
+        program = processes.gunicorn(self.folder / log, app, port, self.variables, *options)
+        self.ends.callback(program.stop)
+        return program, port
 
     def execute(self, sql: str) -> list[tuple[object, ...]]:
         """Run a statement past the proxy."""
@@ -70,7 +69,7 @@ def stack(app: str) -> Iterator[Stack]:
         postgres = ends.enter_context(PrivatePostgres(folder / "postgres"))
         proxy = FaultProxy(port_of(make_url(postgres.url())))
         ends.callback(proxy.close)
-        Base.metadata.create_all(create_engine(postgres.url(), poolclass=NullPool))
+        upgrade({"sqlalchemy.url": postgres.url()})
         variables = {
             "database_url": proxy.url(postgres.url()),
             "broker_folder": str(folder / "broker"),

@@ -5,7 +5,8 @@ app in it is what the drills compare with.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -35,13 +36,15 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
 def include_models(config: Configurator) -> None:
     """Give each request a session, as the cookiecutter's `models/__init__.py` does."""
     factory = sessionmaker(engine(config.get_settings()))
+    replica = sessionmaker(engine(config.get_settings()))
 
-    def session(request: Request) -> Session:
+    def session(request: Request, factory: "sessionmaker[Session]" = factory) -> Session:
         made = factory(info={"request": request})
         zope.sqlalchemy.register(made, transaction_manager=request.tm)
         return made
 
     config.add_request_method(session, "db", reify=True)
+    config.add_request_method(lambda request: session(request, replica), "db_replica", reify=True)
 
 
 def engine(settings: Mapping[str, Any]) -> Engine:
@@ -57,7 +60,7 @@ def consume(
     settings: Mapping[str, Any],
     *,
     ack: Callable[[Any], object],
-    stop: Any = None,
+    stop: Any,
     **options: Any,
 ) -> None:
     """Stand in for `pyramid_dbpool.consume`: log what fails, and go on with the next message."""
@@ -81,11 +84,6 @@ def consume(
 
 def received(messages: Any, stop: Any) -> Iterator[Any]:
     """Yield what the broker delivers."""
-    if isinstance(messages, Iterable):
-        yield from messages
-        return
-    while stop is None or not stop.is_set():
-        try:
+    while not stop.is_set():
+        with suppress(Empty):
             yield messages.get(timeout=0.5)
-        except Empty:
-            continue
