@@ -17,6 +17,9 @@ from example_app.migrate import upgrade
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from tests.servers.proxy import FaultProxy
 
+# No machine crashes in a drill: without these a start takes as long as its disk likes.
+SERVER = {"fsync": "off", "full_page_writes": "off"}
+
 
 @dataclass
 class Stack:
@@ -66,7 +69,7 @@ def stack(app: str) -> Iterator[Stack]:
     """Start PostgreSQL and the proxy, and make the tables; in the end, stop all that runs."""
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drill-")))
-        postgres = ends.enter_context(PrivatePostgres(folder / "postgres"))
+        postgres = ends.enter_context(PrivatePostgres(folder / "postgres", settings=SERVER))
         proxy = FaultProxy(port_of(make_url(postgres.url())))
         ends.callback(proxy.close)
         upgrade({"sqlalchemy.url": postgres.url()})
