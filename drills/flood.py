@@ -28,7 +28,6 @@ def drill(seconds: float) -> list[Figure]:
         before = processes.memory_megabytes(worker)
         answers = flood(port, MANY, seconds)
         growth = processes.memory_megabytes(worker) - before
-        print(web.printed()[-1500:])
     return [*throughput(alone, answers, seconds), *honesty(warmed + answers), grown(growth)]
 
 
@@ -50,7 +49,7 @@ def throughput(alone: list[Answer], answers: list[Answer], seconds: float) -> li
     return [
         plain(f"2xx per second, {FEW} clients", few),
         plain(f"2xx per second, {MANY} clients", many),
-        at_least("  share that is kept", many / few, SHARE),
+        at_least("  share that is kept", many / few, SHARE, "x"),
     ]
 
 

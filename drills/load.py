@@ -42,13 +42,20 @@ class Clients:
     """Some clients that ask one thing after another until they are told to stop.
 
     `think` is the mean of each one's random pause between two requests, in seconds. One that
-    is told when to come back does so then.
+    is told when to come back does so then, unless it is not `patient`.
     """
 
     def __init__(
-        self, port: int, count: int, ask: Callable[[random.Random], Request], think: float
+        self,
+        port: int,
+        count: int,
+        ask: Callable[[random.Random], Request],
+        think: float,
+        *,
+        patient: bool = True,
     ) -> None:
         self._port = port
+        self._patient = patient
         self._ask = ask
         self._think = think
         self._stop = threading.Event()
@@ -81,7 +88,7 @@ class Clients:
             self._stop.wait(self._pause(answer, chance))
 
     def _pause(self, answer: Answer, chance: random.Random) -> float:
-        if answer.retry_after is not None:
+        if self._patient and answer.retry_after is not None:
             return float(answer.retry_after)
         return chance.expovariate(1 / self._think) if self._think else 0.0
 

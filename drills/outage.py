@@ -1,17 +1,19 @@
 """The long outage: the database stays away, and comes back."""
 
 import math
+import random
 import statistics
 import time
 
 from drills import processes
-from drills.load import Answer, Clients, Request, readers_and_writers, send
+from drills.load import Answer, Clients, Request, send
 from drills.report import Figure, at_least, at_most, plain
 from drills.restart import statuses
 from drills.stack import Stack, stack
 from tests.servers.proxy import Newcomers
 
-CLIENTS, THINK = 8, 0.4  # 20 requests a second
+CLIENTS, THINK = 8, 0.4  # seconds: 20 requests a second
+HOLD = 0.002  # seconds for which each holds a connection
 GRACE = 10.0  # seconds: dbpool.outage_grace's default
 SETTLE = 2.0  # seconds after the grace, until the last who waited have been answered
 CONNECT = 0.2  # seconds that each attempt to connect takes: two at a time would be seen
@@ -21,10 +23,10 @@ CPU = 0.25  # of one processor, with these clients to refuse
 
 def drill(seconds: float, grace: float = GRACE) -> list[Figure]:
     """Run it with an outage of so many seconds."""
-    with stack("main") as made:
-        web, port = made.start_web(workers=1, threads=8, path="/api/notes")
+    with stack("slow", grace=grace) as made:
+        web, port = made.start_web(workers=1, threads=8, path="/sleep/0")
         (worker,) = processes.children(web.pid)
-        clients = Clients(port, CLIENTS, readers_and_writers, THINK)
+        clients = Clients(port, CLIENTS, hold, THINK, patient=False)
         time.sleep(2)
         gone = go_away(made)
         time.sleep(grace + SETTLE)
@@ -43,8 +45,8 @@ def drill(seconds: float, grace: float = GRACE) -> list[Figure]:
         *refusals(refused),
         at_most("attempts to connect at a time", at_once, 1),
         at_least("attempts to connect", arrived, 1),
-        at_most("attempts to connect per second", arrived / (back - refusing), 2.5),
-        at_most("processor's share of the worker", cpu, CPU),
+        at_most("attempts to connect per second", arrived / (back - refusing), 2.5, "/s"),
+        at_most("processor's share of the worker", cpu, CPU, "cores"),
         at_most("served after the server's return", served - back, RETURN, "s"),
         at_most("failed after that", count_failed(answers, served), 0),
     ]
@@ -64,11 +66,16 @@ def come_back(made: Stack) -> None:
     made.proxy.meet(Newcomers.PASS)
 
 
+def hold(chance: random.Random) -> Request:
+    """Ask for something that needs a connection."""
+    return Request("GET", f"/sleep/{HOLD}")
+
+
 def first_served(port: int) -> float:
     """Ask until there is a 2xx; return when."""
     until = time.monotonic() + processes.PATIENCE
     while time.monotonic() < until:
-        if send(port, Request("GET", "/api/notes")).ok:
+        if send(port, Request("GET", "/sleep/0")).ok:
             return time.monotonic()
         time.sleep(0.02)
     return math.inf
@@ -76,7 +83,7 @@ def first_served(port: int) -> float:
 
 def refusals(refused: list[Answer]) -> list[Figure]:
     """Say how the clients were refused after the grace."""
-    seconds = [answer.seconds for answer in refused]
+    seconds = [answer.seconds for answer in refused] or [math.nan]
     return [
         at_least("requests refused", len(refused), 1),
         *(plain(f"  of them {what}", count) for what, count in statuses(refused)),

@@ -6,27 +6,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure; `target` says what is to be reached, `reached` whether it was."""
+    """One figure; `target` says what is to be reached, `reached` whether it was.
+
+    What has no unit is a count; everything else depends on the machine too.
+    """
 
     name: str
     value: str
+    unit: str = ""
     target: str = ""
     reached: bool | None = None
 
 
 def at_most(name: str, value: float, limit: float, unit: str = "") -> Figure:
     """Make a figure that is not to exceed a limit."""
-    return Figure(name, shown(value, unit), f"<= {shown(limit, unit)}", value <= limit)
+    return Figure(name, shown(value, unit), unit, f"<= {shown(limit, unit)}", value <= limit)
 
 
 def at_least(name: str, value: float, limit: float, unit: str = "") -> Figure:
     """Make a figure that is not to fall below a limit."""
-    return Figure(name, shown(value, unit), f">= {shown(limit, unit)}", value >= limit)
+    return Figure(name, shown(value, unit), unit, f">= {shown(limit, unit)}", value >= limit)
 
 
 def plain(name: str, value: float, unit: str = "") -> Figure:
     """Make a figure that has nothing to reach."""
-    return Figure(name, shown(value, unit))
+    return Figure(name, shown(value, unit), unit)
 
 
 def shown(value: float, unit: str) -> str:

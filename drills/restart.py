@@ -19,9 +19,12 @@ SOCKETS = 3
 STREAMERS = {"main": "example_app.streamer", "usual": "drills.usual_streamer"}
 
 
-def drill(app: str, seconds: float) -> list[Figure]:
-    """Run it; the targets are the plugin's."""
-    with stack(app) as made:
+def drill(app: str, seconds: float, patience: float = 5.0) -> list[Figure]:
+    """Run it, with an app that waits so many seconds for a connection.
+
+    The targets are the plugin's.
+    """
+    with stack(app, patience=patience) as made:
         _, live = made.start_streamer(STREAMERS[app])
         sockets = Sockets(live, SOCKETS)
         made.ends.callback(sockets.close)

@@ -65,8 +65,11 @@ class Stack:
 
 
 @contextmanager
-def stack(app: str) -> Iterator[Stack]:
-    """Start PostgreSQL and the proxy, and make the tables; in the end, stop all that runs."""
+def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack]:
+    """Start PostgreSQL and the proxy, and make the tables; in the end, stop all that runs.
+
+    `patience` and `grace` are the app's `pool_timeout` and `outage_grace`, in seconds.
+    """
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drill-")))
         postgres = ends.enter_context(PrivatePostgres(folder / "postgres", settings=SERVER))
@@ -76,6 +79,8 @@ def stack(app: str) -> Iterator[Stack]:
         variables = {
             "database_url": proxy.url(postgres.url()),
             "broker_folder": str(folder / "broker"),
+            "patience": str(patience),
+            "grace": str(grace),
         }
         yield Stack(folder, postgres, proxy, app, variables, ends)
 
