@@ -5,5 +5,5 @@ from drills import usual
 
 __all__ = ["post_worker_init"]
 
-example_app.streamer.consume = usual.consume
+example_app.streamer.consume = usual.consume  # type: ignore[attr-defined, assignment]
 post_worker_init = example_app.streamer.post_worker_init

@@ -87,7 +87,7 @@ def lost_commit(proxy: FaultProxy, chance: random.Random) -> None:
 
 def slowness(proxy: FaultProxy, chance: random.Random) -> None:
     """Delay everything."""
-    proxy.faults.latency = chance.choice((0.002, 0.02, 0.2))
+    proxy.faults.latency = chance.choice((0.002, 0.02, 0.1))
 
 
 FAULTS: tuple[Callable[[FaultProxy, random.Random], None], ...] = (
