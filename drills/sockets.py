@@ -3,11 +3,13 @@
 import json
 import threading
 import time
+from contextlib import suppress
 
-from simple_websocket import Client, ConnectionClosed
+from simple_websocket import Client, ConnectionClosed, ConnectionError
 
 ORIGIN = "http://drill"  # drill.ini: streamer.origins
 LISTENING = 1.0  # seconds between two looks whether to go on
+PAUSE = 0.3  # seconds before a socket that was closed is opened again
 
 
 class Sockets:
@@ -41,13 +43,16 @@ class Sockets:
         return set().union(*(set(seen) for seen in self._seen))
 
     def _listen(self, port: int, seen: set[str]) -> None:
-        # No reconnecting: the streamer does not die in a drill.
+        while not self._stop.is_set():
+            # As a browser does, it comes back to a streamer that has gone.
+            with suppress(ConnectionClosed, ConnectionError, OSError):
+                self._be_open(port, seen)
+            self._stop.wait(PAUSE)
+
+    def _be_open(self, port: int, seen: set[str]) -> None:
         client = Client(f"ws://127.0.0.1:{port}/live", headers={"Origin": ORIGIN})
-        try:
-            while not self._stop.is_set():
-                message = client.receive(timeout=LISTENING)
-                if message is not None:
-                    seen.update(note["id"] for note in json.loads(message))
-            client.close()
-        except ConnectionClosed:
-            pass
+        while not self._stop.is_set():
+            message = client.receive(timeout=LISTENING)
+            if message is not None:
+                seen.update(note["id"] for note in json.loads(message))
+        client.close()

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 from drills import processes
 from drills.processes import PATIENCE, Process
 from example_app.migrate import upgrade
+from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from tests.servers.proxy import FaultProxy
 
@@ -75,7 +76,7 @@ def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack
         postgres = ends.enter_context(PrivatePostgres(folder / "postgres", settings=SERVER))
         proxy = FaultProxy(port_of(make_url(postgres.url())))
         ends.callback(proxy.close)
-        upgrade({"sqlalchemy.url": postgres.url()})
+        make_tables(postgres.url())
         variables = {
             "database_url": proxy.url(postgres.url()),
             "broker_folder": str(folder / "broker"),
@@ -83,6 +84,13 @@ def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack
             "grace": str(grace),
         }
         yield Stack(folder, postgres, proxy, app, variables, ends)
+
+
+def make_tables(url: str) -> None:
+    """Migrate the database, and leave no pool behind that would look for it."""
+    settings = {"sqlalchemy.url": url}
+    upgrade(settings)
+    dispose_engine(settings)
 
 
 def port_of(url: URL) -> int:
