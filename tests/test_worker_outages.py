@@ -24,6 +24,8 @@ from tests.workers import Worker, ended_within, log_watch, outside, store
 NewPostgres = Callable[..., PrivatePostgres]
 
 TRIED = "try 1 of 5"
+# For the wait that comes after the pool's own.
+IMPATIENT = {"sqlalchemy.pool_timeout": "100ms"}
 STOPPED = "neither handled nor acknowledged"
 
 
@@ -102,7 +104,7 @@ def check_restart(server: Server, worker: Worker) -> None:
 def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostgres) -> None:
     """The first connection of the process fails; nothing is lost."""
     server = new_postgres()
-    worker = Worker(server.url())
+    worker = Worker(server.url(), **IMPATIENT)
     server.stop()
     with log_watch(TRIED) as log:
         thread = worker.start("a")
@@ -115,7 +117,7 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostg
 def test_a_full_server_is_waited_for(new_postgres: NewPostgres) -> None:
     """There is no room for the worker until somebody else leaves."""
     server = new_postgres({"max_connections": 4, "max_wal_senders": 0})
-    worker = Worker(server.url())
+    worker = Worker(server.url(), **IMPATIENT)
     taken: list[Connection] = []
     with pytest.raises(DBAPIError):
         while True:
@@ -162,7 +164,10 @@ def test_sigterm_ends_the_wait_for_the_database() -> None:
 def away() -> Worker:
     """Return a worker whose server is not there."""
     worker = object.__new__(Worker)
-    worker.settings = {"sqlalchemy.url": f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x"}
+    worker.settings = {
+        "sqlalchemy.url": f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x",
+        **IMPATIENT,
+    }
     worker.acked, worker.failed = [], []
     return worker
 
