@@ -80,7 +80,11 @@ class Connections:
                 raise
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._source)
+        try:
+            self._checks.admit(entry, now, self._source)
+        except BaseException:
+            record.close()
+            raise
         self._service.holds.watch()
         return entry
 
