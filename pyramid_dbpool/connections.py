@@ -77,7 +77,9 @@ class Connections:
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
         self._checks.admit(entry, now, self._source)
-        self._service.holds.watch()
+        if not self._service.retired:
+            # Else the housekeeper would come for a pool that is over.
+            self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
