@@ -85,7 +85,9 @@ class Connections:
         except BaseException:
             record.close()
             raise
-        self._service.holds.watch()
+        if not self._service.retired:
+            # Else the housekeeper would come for a pool that is over.
+            self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
