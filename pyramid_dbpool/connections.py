@@ -80,8 +80,14 @@ class Connections:
                 raise
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._source)
-        self._service.holds.watch()
+        try:
+            self._checks.admit(entry, now, self._source)
+        except BaseException:
+            record.close()
+            raise
+        if not self._service.retired:
+            # Else the housekeeper would come for a pool that is over.
+            self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:

@@ -108,6 +108,28 @@ def test_refused_waiters_get_errors_of_their_own() -> None:
     assert len({id(error) for error in errors}) == 2
 
 
+def test_stray_that_turns_up_is_not_taken_back() -> None:
+    """Its slot is another's by now."""
+    line = Line[Entry](1, 1)
+    (lease,) = filled(line, 1)
+    line.lost(lease)
+    assert not line.put(lease, 1.0)
+    assert not line.idle
+    assert line.leased == 0
+
+
+def test_connection_that_was_held_goes_to_whoever_waits() -> None:
+    """Not back to its place among the idle ones."""
+    line = Line[Entry](1, 1)
+    (lease,) = filled(line, 1)
+    line.put(lease, 0.0)
+    assert line.hold(lease)
+    first = waiter()
+    line.join(first)
+    line.unhold(lease, 1.0)
+    assert first.granted is lease
+
+
 def test_fifo_surplus_is_the_low_water_mark() -> None:
     """One request in turn on four connections leaves three surplus, though each is used."""
     line = Line[Entry](4, 4)
