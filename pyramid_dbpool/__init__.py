@@ -64,4 +64,5 @@ def includeme(config: "Configurator") -> None:
     config.add_subscriber(configuration.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         configuration.add_pool(config, app, pool)
+    configuration.add_release(config, app)
     configuration.warn_without_retry(config)

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
 
-from . import forks, transactions
+from . import connecting, forks, transactions
 from .drivers import is_missed_disconnect, transaction_failed
 from .errors import SettingsError, TransactionFailed
 from .pool import ManagedPool
@@ -182,6 +182,7 @@ def _make_engine(pool: PoolSettings) -> Engine:
         transactions.make_read_only(engine)
     event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
+    connecting.prepare(engine, pool)
     return engine
 
 

@@ -81,6 +81,10 @@ def test_our_own_settings_have_their_types() -> None:
         "engine_hook": None,
         "read_only": False,
         "connect_timeout": None,
+        "application_name": None,
+        "statement_timeout": None,
+        "lock_timeout": None,
+        "idle_in_transaction_timeout": None,
     }
 
 
