@@ -25,7 +25,7 @@ from pyramid_dbpool.embedded import lifeline
 INIS = Path(__file__).parents[1]
 
 
-# The ini files that the programs run with.
+# The ini files that the programs run with: files and threads, RabbitMQ and gevent.
 BOTH = pytest.mark.parametrize("environment", ["development", "production"])
 
 StartProgram = Callable[[], "Program"]

@@ -96,7 +96,9 @@ def test_note_appears_in_the_other_window(
     expect(other.locator("li")).to_have_count(2)
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "environment", [pytest.param("development", marks=pytest.mark.slow), "production"]
+)
 def test_note_written_while_the_streamer_was_dead(
     open_page: OpenPage, start_streamer: StartProgram
 ) -> None:

@@ -22,8 +22,7 @@ from example_app.broker import EXCHANGE, Inbox, connect
 from example_app.sockets import Hub
 from pyramid_dbpool import unit_of_work
 
-# With files and threads, and with RabbitMQ and gevent.
-pytestmark = [pytest.mark.usefixtures("both_environments"), BOTH]
+pytestmark = pytest.mark.usefixtures("both_environments")
 
 OpenSocket = Callable[[], Client]
 
@@ -56,6 +55,7 @@ def publish_raw(settings: dict[str, Any], body: bytes, content_type: str) -> Non
         )
 
 
+@BOTH
 def test_pushes_each_note_to_each_socket(
     app: TestApp, start_streamer: StartProgram, open_socket: OpenSocket
 ) -> None:
@@ -68,6 +68,7 @@ def test_pushes_each_note_to_each_socket(
         assert [socket.receive(10) for socket in sockets] == [f"[{shown}]"] * 3
 
 
+@BOTH
 def test_sigterm_closes_the_sockets_and_ends_it(
     app: TestApp, start_streamer: StartProgram, open_socket: OpenSocket
 ) -> None:
@@ -89,6 +90,7 @@ def test_ctrl_c_ends_it_in_silence(start_streamer: StartProgram, open_socket: Op
     assert "Traceback" not in program.output
 
 
+@BOTH
 def test_takes_what_was_published_while_it_was_away(
     app: TestApp, start_streamer: StartProgram
 ) -> None:
@@ -108,6 +110,7 @@ NO_EVENTS = [
 ]
 
 
+@BOTH
 def test_message_that_is_no_event(
     app: TestApp, settings: dict[str, Any], start_streamer: StartProgram
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import BOTH, Program, write, write_ini
+from processes import Program, write, write_ini
 from webtest import TestApp
 
 DAY = "2026-11-22"
@@ -36,7 +36,9 @@ def celery(
         program.kill()
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "environment", [pytest.param("development", marks=pytest.mark.slow), "production"]
+)
 def test_task_writes_one_note(app: TestApp, celery: Celery) -> None:
     """A task counts in a unit of work, also when it runs twice; the worker ends in order."""
     write(app, "Hello")
