@@ -64,4 +64,6 @@ def includeme(config: "Configurator") -> None:
     config.add_subscriber(configuration.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         configuration.add_pool(config, app, pool)
+    configuration.add_retry(config, app)
+    configuration.answer_overload(config, app)
     configuration.warn_without_retry(config)

@@ -10,11 +10,14 @@ from pyramid.interfaces import IExecutionPolicy
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
+from pyramid.tweens import EXCVIEW, INGRESS
 from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
+from .overload import add_overload_views
 from .request import RequestSessions, SessionMaker, request_sessionmaker
+from .retry import REQUEST_TIMEOUT
 from .settings import AppSettings, PoolSettings, load_app
 from .streaming import environ_key
 
@@ -23,6 +26,8 @@ __all__ = [
     "add_engine_hook",
     "add_pool",
     "close_sessions_with_request",
+    "add_retry",
+    "answer_overload",
     "load",
     "warn_without_retry",
 ]
@@ -103,6 +108,27 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
 def close_sessions_with_request(event: NewRequest) -> None:
     """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
     RequestSessions.of(event.request).join_begun()
+
+
+def add_retry(config: Configurator, app: AppSettings) -> None:
+    """Let requests be tried again where that is right, and bound their waits."""
+    config.registry[REQUEST_TIMEOUT] = app.request_timeout
+    _add_outer_tween(config, "pyramid_dbpool.retry.retry_tween_factory")
+
+
+def _add_outer_tween(config: Configurator, factory: str) -> None:
+    # Over pyramid_tm's, whether it is there or not.
+    config.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+
+
+def answer_overload(config: Configurator, app: AppSettings) -> None:
+    """Answer 503 where a pool refuses, unless the app has a view for that."""
+
+    def register() -> None:
+        settings = config.get_settings()
+        add_overload_views(config, {name: process_engine(settings, name) for name in app.pools})
+
+    config.action(None, register, order=_LAST)
 
 
 def warn_without_retry(config: Configurator) -> None:

@@ -29,7 +29,7 @@ from .connections import Connections
 from .entries import GONE, LEASED
 from .limits import current_label, deadline
 from .line import Line
-from .opener import Opener
+from .opener import Opener, Trouble
 from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .refusals import Refusals
@@ -382,6 +382,11 @@ class ManagedPool(QueuePool):
                 self._line.linger, self._line.keep = False, 0
         self.replan()
         self.dispose()
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps openings from succeeding, as far as the pool knows."""
+        return self._opener.trouble
 
     # Numbers
 

@@ -44,6 +44,7 @@ class Refusals:
         refusal = DatabaseUnavailable(None, None, error)
         refusal.args = (text,)
         refusal.__cause__ = error
+        refusal.pool_name = self._name
         return refusal
 
     def check_admission_locked(self, now: float) -> None:
@@ -58,7 +59,9 @@ class Refusals:
         self._pool._stats.refused["line_full"] += 1
         line = self._pool._line
         text = messages.line_full_text(self._name, line.waiting, line.capacity)
-        return PoolLineFull(text, code=BACKGROUND)
+        error = PoolLineFull(text, code=BACKGROUND)
+        error.pool_name = self._name
+        return error
 
     def timed_out(self, waited: float) -> BaseException:
         """Make the error for a caller whose time is over."""
@@ -84,6 +87,7 @@ class Refusals:
             )
         error = PoolTimeout(text, code=BACKGROUND)
         error.__cause__ = None if trouble is None else trouble.error
+        error.pool_name = self._name
         return error
 
     def holders_locked(self) -> tuple[Holder, ...]:

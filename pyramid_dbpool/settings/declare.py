@@ -4,103 +4,17 @@ Coercion, bounds, the reference page and the command line's listing are all made
 from `SETTINGS`. A new setting is one more `Setting(...)` in it.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
 from ..options import PLUGIN_DEFAULTS
+from .declare_web import WEB_SETTINGS
+from .setting import YEAR, Kind, Setting
+from .setting import managed as _managed
+from .setting import ours as _own
+from .setting import sqlalchemys as _sa
 
 __all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "Kind", "Setting"]
-
-Kind = Literal[
-    "callable",
-    "choice",
-    "class",
-    "debug",
-    "duration",
-    "flag",
-    "identifier",
-    "integer",
-    "json",
-    "key",
-    "module",
-    "plugins",
-    "reset",
-    "text",
-    "url",
-]
-Prefix = Literal["sqlalchemy.", "dbpool."]
-# A longer wait is a slip of the pen, and soon more than a lock can wait.
-YEAR = 366 * 24 * 3600.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting.
-
-    - `prefix`, `keyword`: together the ini key. A `sqlalchemy.` keyword is an
-      argument of `sqlalchemy.create_engine`.
-    - `kind`: how a value is read; see `readers.READERS`.
-    - `default`: in the setting's own type; None where SQLAlchemy, the dialect or
-      the driver decides.
-    - `doc`: one sentence.
-    - `scope`: "pool" settings exist once a named pool, "app" ones once an app.
-    - `low`, `high`: bounds, both allowed; seconds for durations.
-    - `off`: what `off`, `none` or an empty value means; `...` where there is no off.
-    - `base`: the class that a value of kind "class" must derive from.
-    - `within`: a package whose classes may be given by their bare name.
-    - `whole`: whole seconds only.
-    - `queue_only`: only for pools that make callers wait (QueuePool and its kind).
-    - `managed_only`: an argument of `ManagedPool`, and of no other pool.
-    - `note`: more about what is allowed, for messages and the reference.
-    """
-
-    prefix: Prefix
-    keyword: str
-    kind: Kind
-    default: Any
-    doc: str
-    scope: Literal["app", "pool"] = "pool"
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    off: Any = ...
-    base: type | None = None
-    within: str = ""
-    whole: bool = False
-    queue_only: bool = False
-    managed_only: bool = False
-    note: str = ""
-
-    @property
-    def key(self) -> str:
-        """The ini key for the default pool."""
-        return self.prefix + self.keyword
-
-    @property
-    def unit(self) -> str:
-        """The unit of a bare number."""
-        return "seconds" if self.kind == "duration" else ""
-
-    def key_for(self, pool: str) -> str:
-        """Return the ini key of this setting for a named pool."""
-        return self.key if pool == "default" else f"{self.prefix}{pool}.{self.keyword}"
-
-
-def _sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
-    return Setting("sqlalchemy.", keyword, kind, default, doc, **rest)
-
-
-def _own(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
-    return Setting("dbpool.", keyword, kind, default, doc, **rest)
-
-
-def _managed(keyword: str, kind: Kind, doc: str, **rest: Any) -> Setting:
-    default = PLUGIN_DEFAULTS.get(keyword)
-    return _own(keyword, kind, default, doc, managed_only=True, **rest)
-
 
 _STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
 
@@ -227,6 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
         "The attribute of the request that holds its session.",
         scope="app",
     ),
+    *WEB_SETTINGS,
     # Ours, for each pool.
     _own("session_class", "class", Session, "The class of sessions.", base=Session),
     _own(
