@@ -66,4 +66,6 @@ def includeme(config: "Configurator") -> None:
         configuration.add_pool(config, app, pool)
     configuration.add_retry(config, app)
     configuration.answer_overload(config, app)
+    configuration.add_readiness(config, app)
+    configuration.check_when_created(config, app)
     configuration.warn_without_retry(config)

@@ -4,7 +4,7 @@ import logging
 from functools import cache
 
 from pyramid.config import Configurator
-from pyramid.events import NewRequest
+from pyramid.events import ApplicationCreated, NewRequest
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IExecutionPolicy
 from pyramid.registry import Registry
@@ -16,18 +16,22 @@ from sqlalchemy.orm import Session, sessionmaker
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
 from .overload import add_overload_views
+from .readiness import READINESS, PoolReadiness, Readiness
 from .request import RequestSessions, SessionMaker, request_sessionmaker
 from .retry import REQUEST_TIMEOUT
 from .settings import AppSettings, PoolSettings, load_app
+from .startup import check_at_start, started_by_script
 from .streaming import environ_key
 
 __all__ = [
     "PyramidSettingsError",
     "add_engine_hook",
     "add_pool",
-    "close_sessions_with_request",
+    "add_readiness",
     "add_retry",
     "answer_overload",
+    "check_when_created",
+    "close_sessions_with_request",
     "load",
     "warn_without_retry",
 ]
@@ -119,6 +123,33 @@ def add_retry(config: Configurator, app: AppSettings) -> None:
 def _add_outer_tween(config: Configurator, factory: str) -> None:
     # Over pyramid_tm's, whether it is there or not.
     config.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+
+
+def add_readiness(config: Configurator, app: AppSettings) -> None:
+    """Answer on the readiness path, if there is one."""
+    if app.readiness_route is None:
+        return
+    readiness = config.registry[READINESS] = Readiness(app.readiness_route)
+
+    def register() -> None:
+        settings = config.get_settings()
+        readiness.pools = [PoolReadiness(process_engine(settings, name)) for name in app.pools]
+
+    config.action(None, register, order=_LAST)
+    # After the other one, and so over it.
+    _add_outer_tween(config, "pyramid_dbpool.readiness.readiness_tween_factory")
+
+
+def check_when_created(config: Configurator, app: AppSettings) -> None:
+    """Have `dbpool.startup_check` done when the app is there, but not for a script."""
+
+    def check(_event: ApplicationCreated) -> None:
+        checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
+        if checked and not started_by_script():
+            for pool in checked:
+                check_at_start(process_engine(config.get_settings(), pool.name))
+
+    config.add_subscriber(check, ApplicationCreated)
 
 
 def answer_overload(config: Configurator, app: AppSettings) -> None:

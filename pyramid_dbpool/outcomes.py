@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
 
 from .drivers import is_known_rollback, is_unknown_outcome
 from .errors import CommitUnknown
@@ -106,8 +107,9 @@ def _note_prepare(_connection: Connection, _xid: Any) -> None:
 
 def _note_error(context: ExceptionContext) -> BaseException | None:
     outcome, error = _current.get(), context.sqlalchemy_exception
-    # Without SQLAlchemy's own it is KeyboardInterrupt or its like.
-    if outcome is None or error is None:
+    # KeyboardInterrupt and its like are no errors of the database; a connection that was
+    # never there has sent nothing.
+    if outcome is None or context.connection is None or not isinstance(error, DBAPIError):
         return None
     said: Exception = error
     if _is_of_commit(outcome, context):

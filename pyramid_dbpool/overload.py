@@ -158,5 +158,7 @@ class _FloodLog:
 
 def _name(request: Request) -> str:
     route = getattr(request, "matched_route", None)
-    where = repr(request.environ.get("PATH_INFO", "")) if route is None else f"route {route.name!r}"
+    where = (
+        repr(request.environ.get("PATH_INFO", "")) if route is None else f"route {route.name!r}"
+    )
     return f"{request.method} {where}"
