@@ -93,9 +93,11 @@ class PoolReadiness:
         says = self._pool_says(now)
         if says is not None:
             self._ready, self._known_at = says, now
-        elif now - self._known_at >= (FRESH_GOOD if self._ready else FRESH_BAD):
+            return says
+        ready = self._ready
+        if now - self._known_at >= (FRESH_GOOD if ready else FRESH_BAD):
             self._probe(now)
-        return self._ready
+        return ready
 
     def _pool_says(self, now: float) -> bool | None:
         """Return what the pool knows by itself, None if it has seen nothing lately."""

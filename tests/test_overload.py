@@ -13,9 +13,9 @@ from sqlalchemy import Engine, make_url, select
 from sqlalchemy import exc as sa_exc
 
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, overload, warm
+from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.limits import holder_label
-from tests.servers.process import free_port
 from tests.webapp import WebApp, app, database
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
