@@ -16,7 +16,7 @@ help:
 	@echo 'make format   put the code in style'
 	@echo 'make docs     write the settings table of README.rst from the declaration'
 	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
-	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool'
+	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool, 2.0 and 2.1'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
 	@echo 'make wheel    build the wheel and try it in a clean environment'
 	@echo 'make clean    remove everything that these commands made'
@@ -62,8 +62,8 @@ bench:
 	.venv/bin/python -m benchmarks $(ARGS)
 
 pool-suite:
-	@tools/install test
-	tools/sa_pool_suite.sh .venv/bin/python pyramid_dbpool.pool:ManagedPool -q $(ARGS)
+	@tools/install matrix
+	@tools/matrix -e pool-suite-sa20,pool-suite-sa21 $(ARGS)
 
 matrix:
 	@tools/install matrix

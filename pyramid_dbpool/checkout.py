@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
-from .entries import SLOT, Refusal, Waiter
+from .entries import SLOT, Grant, Refusal, Waiter
 from .limits import current_deadline
 
 if TYPE_CHECKING:
-    from .pool import ManagedPool
+    from .service import Service
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
@@ -32,27 +32,27 @@ class Checkout:
         "_limit",
         "_line",
         "_lock",
-        "_pool",
         "_record",
         "_served",
+        "_service",
         "_slot",
         "_touched",
         "_waiter",
-        "waited",
+        "waited_seconds",
     )
 
     def __init__(
         self,
-        pool: ManagedPool,
+        service: Service,
         entry: PooledEntry | None,
         began: float,
         *,
         slot: bool = False,
         again: bool = False,
     ) -> None:
-        self._pool = pool
-        self._line = pool._line
-        self._lock = pool._overflow_lock
+        self._service = service
+        self._line = service.line
+        self._lock = service.lock
         self._began = began
         self._entry = entry
         self._slot = slot
@@ -63,8 +63,9 @@ class Checkout:
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
-        self.waited = False
-        timeout, until = pool._timeout, current_deadline()
+        # How long the caller has stood in the line; None: not at all.
+        self.waited_seconds: float | None = None
+        timeout, until = service.timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
 
@@ -77,8 +78,10 @@ class Checkout:
                 if self._slot:
                     return self._open()
                 entry = cast("PooledEntry", self._entry)
+                if self.waited_seconds is not None and entry.passes(entry.leased_at):
+                    return entry
                 self._touched = True
-                reason = self._pool._connections.reason_against(entry, self._seconds_left())
+                reason = self._service.connections.reason_against(entry, self._seconds_left())
                 if reason is None:
                     return entry
                 self._discard(entry, reason)
@@ -90,21 +93,12 @@ class Checkout:
         return _FOREVER if self._limit is None else self._limit - time.monotonic()
 
     def _obtain(self) -> None:
-        """Take what there is, or wait for it."""
-        if self._take_or_join():
-            return
-        self.waited = True
-        seconds = min(self._seconds_left(), _FOREVER)
-        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
-            self._pool.before_giving_up()
-        waiter = cast("Waiter", self._waiter)
+        """Take a place in the line, and wait for what comes."""
+        began = time.monotonic()
+        waiter = self._join(began)
         granted = waiter.granted
         if granted is None:
-            # Too late, unless something has been handed over in this very moment.
-            with self._lock:
-                granted = self._line.leave(waiter)
-        if granted is None:
-            raise self._pool._refusals.timed_out(time.monotonic() - self._began)
+            granted = self._wait(waiter, began)
         if isinstance(granted, Refusal):
             raise granted.error
         self._slot = granted is SLOT
@@ -112,76 +106,80 @@ class Checkout:
         self._waiter = None
         self._served = True
 
-    def _take_or_join(self) -> bool:
-        pool, line = self._pool, self._line
-        now = time.monotonic()
+    def _join(self, now: float) -> Waiter:
+        service, line = self._service, self._line
+        background = service.options.background
         self._gate = gate = threading.Lock()
         gate.acquire()
-        waiter = Waiter(gate.release, self._began if self._served else now)
-        if pool.opens_in_background:
+        self._waiter = waiter = Waiter(gate.release, self._began if self._served else now)
+        contexts: list[Context] = []
+        if background:
             waiter.context = copy_context()
         with self._lock:
-            self._entry = line.take(now)
-            if self._entry is not None:
-                return True
-            if line.slots_to_waiters and line.reserve():
-                self._slot = True
-                return True
-            pool._refusals.check_admission_locked(now)
-            self._waiter = waiter
+            if service.opener.trouble is not None and not line.idle:
+                service.refusals.check_admission_locked(now)
             if self._served:
-                line.rejoin(waiter)
+                line.rejoin(waiter, now)
             elif not line.join(waiter):
-                self._waiter = None
-                raise pool._refusals.line_full_locked()
-            contexts = pool.plan_for_caller_locked(now)
-        pool.launch(contexts)
-        return False
+                raise service.refusals.line_full_locked()
+            if background and waiter.granted is None:
+                contexts = service.opener.asked_locked(now)
+        if contexts:
+            service.opener.launch(contexts)
+        return waiter
+
+    def _wait(self, waiter: Waiter, began: float) -> Grant:
+        seconds = _FOREVER if self._limit is None else min(self._limit - began, _FOREVER)
+        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
+            self._service.before_giving_up()
+        granted = waiter.granted
+        if granted is None:
+            # Too late, unless something has been handed over in this very moment.
+            with self._lock:
+                granted = self._line.leave(waiter)
+        ended = time.monotonic()
+        if granted is None:
+            raise self._service.refusals.timed_out(ended - self._began)
+        self.waited_seconds = ended - self._began
+        return granted
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""
         self._touched = False
         self._served = True
-        if self._pool.opens_in_background:
+        if self._service.options.background:
             self._entry = None
-            self._pool._connections.close_entry(entry, reason)
+            self._service.connections.close_entry(entry, reason)
             return
         with self._lock:
             self._line.reopening(entry)
             self._entry = None
             self._slot = True
         self._record = entry.record
-        self._pool._connections.close_record(entry.record, reason)
+        self._service.connections.close_record(entry.record, reason)
 
     def _open(self) -> PooledEntry:
         """Open in the slot in hand, here and now."""
         began = time.monotonic()
-        entry = self._pool._connections.open_entry(self._record)
+        entry = self._service.connections.open_entry(self._record)
         now = time.monotonic()
         with self._lock:
             self._line.opened(entry, now)
             self._entry = entry
             self._slot = False
-            self._pool._stats.connected(now - began)
+            self._service.stats.connected(now - began)
         return entry
 
     def _give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""
-        now = time.monotonic()
-        entry, waiter = self._entry, self._waiter
+        granted: Grant | None = SLOT if self._slot else self._entry
         with self._lock:
-            if self._slot:
-                self._slot = False
-                self._line.open_failed()
-            if waiter is not None:
-                granted = self._line.leave(waiter)
-                if granted is SLOT:
-                    self._line.open_failed()
-                elif isinstance(granted, PooledEntry):
-                    entry = granted
+            if self._waiter is not None:
+                # Handed over, but perhaps not yet noted here.
+                granted = self._line.leave(self._waiter)
+            passed_on = not self._touched and self._line.give_back(granted, time.monotonic())
             self._entry = self._waiter = None
-            if entry is not None and not self._touched and self._line.put(entry, now):
-                entry = None
-        if entry is not None:
-            self._pool._connections.close_entry(entry, "interrupted")
-        self._pool.replan()
+            self._slot = False
+        if isinstance(granted, PooledEntry) and not passed_on:
+            self._service.connections.close_entry(granted, "interrupted")
+        self._service.replan()

@@ -12,6 +12,7 @@ from .checks import Checks, PooledEntry
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
+    from .service import Service
 
 
 class Connections:
@@ -21,17 +22,18 @@ class Connections:
     record to come back, and counts it among the returned ones.
     """
 
-    def __init__(self, pool: ManagedPool, checks: Checks) -> None:
-        self._pool = pool
-        self._lock = pool._overflow_lock
-        self._line = pool._line
-        self._stats = pool._stats
+    def __init__(self, service: Service, source: ManagedPool, checks: Checks) -> None:
+        self._service = service
+        self._source = source
+        self._lock = service.lock
+        self._line = service.line
+        self._stats = service.stats
         self._checks = checks
         self.husks: list[Any] = []
 
     def reason_against(self, entry: PooledEntry, seconds: float) -> str | None:
         """Say why a connection must not be handed out; None if it may."""
-        reason = self._checks.unfit(entry, self._pool, time.monotonic(), seconds)
+        reason = self._checks.unfit(entry, self._source, time.monotonic(), seconds)
         if reason == "dead":
             self.suspect_others(entry)
         return reason
@@ -42,10 +44,15 @@ class Connections:
             self._stats.suspicions += 1
             for each in self._line.members:
                 if each is not dead:
-                    each.suspect = True
-                    each.check_at = 0.0
-        if self._pool.opens_in_background:
-            self._pool._upkeep.examine_suspects()
+                    each.doubt()
+        if self._service.options.background:
+            self._service.upkeep.examine_suspects()
+
+    def doubt_all(self) -> None:
+        """Have SQLAlchemy's own rules asked before any connection is used again."""
+        with self._lock:
+            for each in self._line.members:
+                each.doubt()
 
     def keep_husk_locked(self, record: Any) -> None:
         # An empty record is a slot; SQLAlchemy's suite wants the same record to
@@ -59,27 +66,27 @@ class Connections:
             with self._lock:
                 record = self.husks.pop() if self.husks else None
         if record is None:
-            record = self._pool._create_connection()
+            record = self._source._create_connection()
         else:
             try:
-                record.get_connection()
+                record.renew()
             except BaseException:
                 with self._lock:
                     self.keep_husk_locked(record)
                 raise
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._pool._dialect)
+        self._checks.admit(entry, now, self._source)
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
         """Look at what SQLAlchemy has put in the place of an entry's connection."""
         if entry.look is not None:
             entry.look.close()
-        entry.look = entry.speaks = entry.closed = None
+        entry.look = entry.glance = entry.closed = None
         entry.started = entry.record.starttime
         entry.suspect = False
-        self._checks.admit(entry, now, self._pool._dialect)
+        self._checks.admit(entry, now, self._source)
 
     def close_record(self, record: Any, reason: str) -> None:
         """Close what is behind a record."""
@@ -101,13 +108,17 @@ class Connections:
         finally:
             with self._lock:
                 self._line.lost(entry)
-            self._pool.replan()
+            self._service.replan()
 
     def examine(self, entry: PooledEntry) -> None:
         """Ping a connection that is held; put it back, or close it if it is dead."""
-        alive = self._checks.ping(entry, self._pool, self._pool._options.ping_timeout)
+        try:
+            alive = self._checks.ping(entry, self._source, self._service.options.ping_timeout)
+        except Exception:
+            # Nobody waits for this one's error; held for ever, it would be a lost slot.
+            alive = False
         with self._lock:
-            if alive and not self._pool._retired:
+            if alive and not self._service.retired:
                 self._line.unhold(entry, time.monotonic())
                 return
         self.close_entry(entry, "disposed" if alive else "dead")

@@ -1,10 +1,9 @@
 """Who gets what: idle connections, free slots and those who wait for them.
 
-A pure state machine.  It starts no thread, takes no lock, does no I/O and
-reads no clock: whoever owns a `Line` calls it with its own lock held and
-passes the time in.  Only `take` needs no lock: it is one atomic `pop`, and while
-anything is idle nobody waits.  What the line decides comes back as a return value, or is put
-into `Waiter.granted` just before that waiter's `wake` is called.
+A pure state machine: no thread, no lock, no I/O, no clock.  Whoever owns a `Line` calls
+it with its own lock held and passes the time in; only `take` needs none, for it is one
+atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
+put into `Waiter.granted` just before its `wake`.
 
 The promises (`tests/test_line_model.py` proves them):
 
@@ -21,13 +20,16 @@ any other method, in the same thread: it is put off until that method is done.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, cast
 
 from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .idle import Idle
 from .reentry import whole
+
+# Seconds after the last waiter came during which a line counts as crowded.
+CROWDED_FOR = 1.0
 
 
 class Line(Generic[E]):
@@ -56,19 +58,15 @@ class Line(Generic[E]):
     ) -> None:
         self.keep = keep
         self.capacity = capacity
-        self.lifo = lifo
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
-        self.idle: deque[E] = deque()
-        # With FIFO each connection is used in turn, so its own `since` says nothing
-        # about how many are surplus.  Times kept as a stack do: the n-th from the
-        # bottom is the time since when at least n connections have been idle.
-        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
+        self.idle = Idle[E](lifo=lifo, stamped=stamped)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # Every connection there is; those neither idle nor held are leased.
         self.members: set[E] = set()
-        self._pop = self.idle.pop if lifo else self.idle.popleft
+        # Somebody had to wait lately, up to this time.
+        self.crowded_until = 0.0
         self.held = 0
         self.opening = 0
         self._busy = False
@@ -96,6 +94,11 @@ class Line(Generic[E]):
         return None if self.capacity is None else self.capacity - self.total
 
     @property
+    def full(self) -> bool:
+        """Whether no further connection may be opened."""
+        return self.capacity is not None and len(self.members) + self.opening >= self.capacity
+
+    @property
     def waiting(self) -> int:
         """Count the callers in the line."""
         return len(self.waiters)
@@ -110,7 +113,7 @@ class Line(Generic[E]):
         if not self.idle:
             return None
         try:
-            entry = self._pop()
+            entry = self.idle.take()
         except IndexError:  # another caller was quicker
             return None
         entry.state = LEASED
@@ -124,39 +127,55 @@ class Line(Generic[E]):
     @whole
     def reserve_for_line(self) -> bool:
         """Reserve a slot for an opening on behalf of those who wait, if one is free."""
-        if self.capacity is not None and self.total >= self.capacity:
+        if self.full:
             return False
         self.opening += 1
         return True
 
-    @whole
     def join(self, waiter: Waiter) -> bool:
-        """Put a newcomer at the end of the line; False if the line is full."""
-        if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
+        """Put a newcomer at the end of the line; False if the line is full.
+
+        If something has become free since he asked, it is granted at once.
+        """
+        bound = self.max_waiting
+        if bound is not None and len(self.waiters) >= bound and not self._at_hand:
             return False
         self.waiters[waiter] = None
+        self.crowded_until = waiter.since + CROWDED_FOR
+        if self._at_hand:
+            self._serve(waiter.since)
         return True
 
     @whole
-    def rejoin(self, waiter: Waiter) -> None:
+    def rejoin(self, waiter: Waiter, now: float) -> None:
         """Put back, at the head, a caller whose connection turned out to be dead."""
         self.waiters[waiter] = None
         self.waiters.move_to_end(waiter, last=False)
-        if self.slots_to_waiters:
-            self._slot_freed()
+        self._serve(now)
+
+    @property
+    def _at_hand(self) -> bool:
+        return bool(self.idle) or (self.slots_to_waiters and not self.full)
+
+    @whole
+    def _serve(self, now: float) -> None:
+        """Grant what is idle or free to those who wait."""
+        while self.idle and self.waiters:
+            entry = self.take(now)
+            if entry is not None:
+                self._hand(entry, now)
+        self._slot_freed()
 
     @whole
     def leave(self, waiter: Waiter) -> Grant | None:
         """Take a waiter out of the line; return what it was granted in the meantime, if so.
 
         What is returned belongs to the caller: it is used, or given back
-        with `give_back`.
+        with `give_back`.  Who asks again is told the same, for he may have been
+        interrupted before he could note it.
         """
-        if waiter in self.waiters:
-            del self.waiters[waiter]
-        granted = waiter.granted
-        waiter.granted = None
-        return granted
+        self.waiters.pop(waiter, None)
+        return waiter.granted
 
     def give_back(self, granted: Grant | None, now: float) -> bool:
         """Pass on what a waiter was granted and cannot use; False as in `put`."""
@@ -179,38 +198,43 @@ class Line(Generic[E]):
             return True
         if self.waiters and self._hand(entry, now):
             return True
-        idle = self.idle
-        if not self.linger and self.keep is not None and len(idle) >= self.keep:
+        if not self.linger and self.keep is not None and len(self.idle) >= self.keep:
             return False
-        if self.stamps is not None:
-            self._put_stamped(entry, now)
-            return True
-        # The place last, and no call before it: `take` may take it at once.
-        entry.since = now
-        entry.state = IDLE
-        idle.append(entry)
+        if self.idle.stamps is None:
+            self.idle.add(entry, now)
+        else:
+            self._add_whole(entry, now)
         return True
 
     def _put_late(self, entry: E, now: float) -> None:
         if entry.state is LEASED and not self.put(entry, now):
             # Nobody is left who would close it: one too many stays until it is used.
-            entry.since = now
-            entry.state = IDLE
-            self.idle.append(entry)
+            self.idle.add(entry, now)
 
-    @whole
     def _hand(self, entry: E, now: float) -> bool:
-        for waiter in self.waiters:
-            entry.since = now
-            entry.leased_at = now
-            # Not the last one's any more: should that caller be killed in another
-            # checkout just now, it must not take this connection back.
-            entry.holder = 0
-            waiter.granted = entry
-            del self.waiters[waiter]
-            waiter.wake()
-            return True
-        return False
+        """Grant a connection to the first waiter; False if nobody waits any more."""
+        # `whole`, written out: most of what a contended pool does is this.
+        outer, self._busy = self._busy, True
+        try:
+            for waiter in self.waiters:
+                entry.since = now
+                entry.leased_at = now
+                # Not the last one's any more: should that caller be killed in another
+                # checkout just now, it must not take this connection back.
+                entry.holder = 0
+                waiter.granted = entry
+                del self.waiters[waiter]
+                waiter.wake()
+                return True
+            return False
+        finally:
+            self._busy = outer
+            if self._late and not outer:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self._late.popleft()()
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
@@ -270,33 +294,22 @@ class Line(Generic[E]):
     @whole
     def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
         """Send the first `limit` waiters (None: all) away, each with an error of its own."""
-        count = 0
-        for waiter in list(self.waiters)[:limit]:
-            refusal = Refusal(make_error())
-            if waiter.granted is None:
-                waiter.granted = refusal
-                del self.waiters[waiter]
-                waiter.wake()
-                count += 1
-        return count
+        refused = list(self.waiters)[:limit]
+        for waiter in refused:
+            waiter.granted = Refusal(make_error())
+            del self.waiters[waiter]
+            waiter.wake()
+        return len(refused)
 
     # Housekeeping
 
     @whole
     def hold(self, entry: E) -> bool:
         """Take an idle connection aside, to check or close it; False if it is not idle."""
-        if entry.state is not IDLE:
-            return False
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-        try:
-            self.idle.remove(entry)
-        except ValueError:  # a caller has just taken it
+        if entry.state is not IDLE or not self.idle.take_out(entry):
             return False
         entry.state = HELD
         self.held += 1
-        if self.stamps and len(self.stamps) > len(self.idle):
-            self.stamps.popleft()
         return True
 
     @whole
@@ -308,29 +321,11 @@ class Line(Generic[E]):
         self.held -= 1
         if self.waiters and self._hand(entry, now):
             return
-        entry.state = IDLE
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
-            self.idle.appendleft(entry)
-        else:
-            place = bisect_left([each.since for each in self.idle], entry.since)
-            self.idle.insert(place if self.lifo else 0, entry)
+        self.idle.put_back(entry)
 
     @whole
-    def _put_stamped(self, entry: E, now: float) -> None:
-        if self.stamps is not None:
-            self._trim_stamps(self.stamps)
-            self.stamps.append(now)
-        entry.since = now
-        entry.state = IDLE
-        self.idle.append(entry)
-
-    def _trim_stamps(self, stamps: deque[float]) -> None:
-        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
-        # ones of those who were taken go now.
-        while len(stamps) > len(self.idle):
-            stamps.pop()
+    def _add_whole(self, entry: E, now: float) -> None:
+        self.idle.add(entry, now)
 
     @whole
     def disown(self) -> None:
@@ -341,7 +336,4 @@ class Line(Generic[E]):
     @whole
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
-        if self.stamps is None:
-            return sorted(each.since for each in list(self.idle))
-        self._trim_stamps(self.stamps)
-        return list(self.stamps)
+        return self.idle.times()

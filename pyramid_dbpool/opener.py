@@ -8,11 +8,9 @@ tries again; nobody else does, so that a server that comes back meets no herd.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
@@ -20,34 +18,11 @@ from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
 from .stats import Stats
+from .trouble import NEVER, Trouble
 
-# The prober's pauses, in seconds: doubling from the first to the last, each one
-# shortened by up to half at random, so that many processes do not knock as one.
-FIRST_PAUSE = 0.1
-LAST_PAUSE = 1.0
 # Once nobody has asked for this long (seconds), the prober only keeps `min_idle`
 # in view, at the slow pace, or rests.
 ASKED_LATELY = 60.0
-SLOW_PAUSE = 10.0
-# What a failed opening tells is held for true until the next one is over, but not for
-# longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
-LONGEST_PROBE = 30.0
-NEVER = float("-inf")
-
-
-@dataclass
-class Trouble:
-    """Openings fail: since when, why, and when the prober tries again.
-
-    `known_until`: up to when nobody need ask the server to know that it is away.
-    """
-
-    kind: ConnectFailure
-    since: float
-    error: BaseException
-    retry_at: float
-    known_until: float = NEVER
-    tries: int = 1
 
 
 class Connections(Protocol):
@@ -108,12 +83,15 @@ class Opener:
     def asked_locked(self, now: float) -> list[Context]:
         """Plan openings for a caller who has just joined the line; `launch` the result."""
         self._ask_locked(now)
+        # A pool that is full has nothing to plan, which is most of its work when contended.
+        if self._line.full and self.trouble is None:
+            return []
         return self.plan_locked(now)
 
     def refused_locked(self, now: float) -> Trouble | None:
         """Note that a caller has asked; return the outage for which it has to be refused."""
         trouble = self.trouble
-        if trouble is None or not self.refuses_locked(now):
+        if trouble is None or not trouble.refuses(now, self._grace):
             return None
         # Refused or not, somebody asks: were the prober to rest now, those who come
         # next would be refused long after the server is back.
@@ -127,8 +105,8 @@ class Opener:
 
     def _ask_locked(self, now: float) -> None:
         self._asked_at = now
-        if self.trouble is not None and self.trouble.retry_at > now + LAST_PAUSE:
-            self.trouble.retry_at = now
+        if self.trouble is not None:
+            self.trouble.asked(now)
 
     def plan_locked(self, now: float) -> list[Context]:
         """Reserve slots for the openings that are wanted now; `launch` the result."""
@@ -138,7 +116,8 @@ class Opener:
         contexts: list[Context] = []
         while len(contexts) < wanted and self._line.reserve_for_line():
             contexts.append(self._next_context())
-        self._note_probe_locked(now, contexts)
+        if contexts and self.trouble is not None:
+            self.trouble.probing(now)
         self._watch_locked(now)
         return contexts
 
@@ -163,10 +142,6 @@ class Opener:
     def _probes_allowed(self, now: float) -> int:
         trouble = self.trouble
         return int(trouble is not None and now >= trouble.retry_at and not self._line.opening)
-
-    def _note_probe_locked(self, now: float, contexts: list[Context]) -> None:
-        if contexts and self.trouble is not None and now < self.trouble.known_until:
-            self.trouble.known_until = now + LONGEST_PROBE
 
     def _next_context(self) -> Context:
         # Connect listeners see the context of someone who waits, each copy once:
@@ -204,9 +179,10 @@ class Opener:
         with self._lock:
             self._look_at = float("inf")
             if self.trouble is not None and not self._line.waiting and self._probes_on(now):
-                probe = self._probes_allowed(now) and self._line.reserve_for_line()
-                contexts = [Context()] if probe else []
-                self._note_probe_locked(now, contexts)
+                contexts = []
+                if self._probes_allowed(now) and self._line.reserve_for_line():
+                    self.trouble.probing(now)
+                    contexts = [Context()]
                 self._watch_locked(now)
             else:
                 contexts = self.plan_locked(now)
@@ -281,29 +257,8 @@ class Opener:
     def _in_trouble_locked(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
         trouble = self.trouble
         if trouble is None or trouble.kind is not kind:
-            trouble = self.trouble = Trouble(kind, now, error, now)
-        else:
-            trouble.tries += 1
-        pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(trouble.tries - 1, 10))
-        if now - self._asked_at >= ASKED_LATELY and not self._line.waiting:
-            pause = SLOW_PAUSE
-        trouble.error = error
-        trouble.retry_at = now + pause * random.uniform(0.5, 1.0)
-        trouble.known_until = now + 2 * LAST_PAUSE
-        if self.refuses_locked(now):
+            trouble = self.trouble = Trouble(kind, now, error)
+        asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
+        trouble.failed(error, now, asked=asked)
+        if trouble.refuses(now, self._grace):
             self._line.refuse(lambda: self._refusals.refusal(error, kind))
-
-    def refuses_locked(self, now: float) -> bool:
-        """Tell whether an outage has lasted so long that waiting is pointless.
-
-        Also while connections of ours are out: one that is leaked, or held for long,
-        would have everybody wait for their whole timeout.
-        """
-        trouble = self.trouble
-        return (
-            trouble is not None
-            and self._grace is not None
-            and trouble.kind is ConnectFailure.UNREACHABLE
-            and now - trouble.since >= self._grace
-            and now < trouble.known_until
-        )

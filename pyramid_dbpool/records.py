@@ -33,35 +33,45 @@ class PooledRecord(_ConnectionRecord):
         self._owner = pool
         super().__init__(pool, connect)
 
-    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
-        """Close the connection; if SQLAlchemy then asks for another, it comes from the line."""
-        super().invalidate(e, soft)
-        if self.dbapi_connection is None and self.fairy_ref is not None:
-            # Only now, and only here: an override would cost every checkout a call.
-            self.__dict__["get_connection"] = self._reconnect
+    def get_connection(self) -> DBAPIConnection:
+        """Return the connection; one that is gone is replaced from the line.
 
-    def _reconnect(self) -> DBAPIConnection:
-        del self.__dict__["get_connection"]
+        What SQLAlchemy asks here of every checkout (is it outdated, was it invalidated?)
+        has been asked before the record was handed out.
+        """
+        if self.dbapi_connection is not None:
+            return self.dbapi_connection
         entry = self.dbpool_entry
         if (
-            self._owner.opens_in_background
+            self.fairy_ref is not None
+            and self._owner._options.background
             and entry is not None
             and entry.state is LEASED
             and entry.pid == os.getpid()
         ):
             self._obtain_again(entry)
-        return self.get_connection()
+        return super().get_connection()
+
+    def renew(self) -> None:
+        """Open a connection, in the place of one that is outdated if need be."""
+        super().get_connection()
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Close the connection, or (`soft`) have it closed when it comes back."""
+        if self.dbpool_entry is not None:
+            self.dbpool_entry.doubt()
+        super().invalidate(e, soft)
 
     def _obtain_again(self, gone: PooledEntry) -> None:
-        pool = self._owner
+        service = self._owner._service
         if gone.look is not None:
             gone.look.close()
-        with pool._overflow_lock:
-            pool._stats.closed["invalidated"] += 1
+        with service.lock:
+            service.stats.closed["invalidated"] += 1
             # Before the wait: in a pool of one it is the only slot there is.
-            pool._line.lost(gone)
-        pool.replan()
-        entry = Checkout(pool, None, time.monotonic(), again=True).run()
+            service.line.lost(gone)
+        service.replan()
+        entry = Checkout(service, None, time.monotonic(), again=True).run()
         entry.holder = threading.get_ident()
         entry.label = current_label()
         self._take_over(entry)

@@ -15,6 +15,7 @@ from .stats import Holder
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
+    from .service import Service
 
 # SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
 BACKGROUND = "3o7r"
@@ -23,22 +24,23 @@ BACKGROUND = "3o7r"
 class Refusals:
     """Make the errors of one pool, a new one for each caller."""
 
-    def __init__(self, pool: ManagedPool) -> None:
-        self._pool = pool
-        self._name = pool._options.pool_name
+    def __init__(self, service: Service, source: ManagedPool) -> None:
+        self._service = service
+        self._source = source
+        self._name = service.options.pool_name
 
     def classify(self, error: BaseException) -> ConnectFailure | None:
         """Say what a failed opening means; None: a fault of the program."""
-        module = getattr(self._pool._dialect, "loaded_dbapi", None)
+        module = getattr(self._source._dialect, "loaded_dbapi", None)
         if module is None:
             return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
         if not isinstance(error, module.Error | OSError | sa_exc.DBAPIError):
             return None
-        return classify_connect_failure(cast("Any", self._pool._dialect), error)
+        return classify_connect_failure(cast("Any", self._source._dialect), error)
 
     def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
         """Make the exception for one caller who cannot be served."""
-        trouble = self._pool._opener.trouble
+        trouble = self._service.opener.trouble
         lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
         text = messages.unavailable_text(self._name, kind, lasted, error)
         refusal = DatabaseUnavailable(None, None, error)
@@ -49,15 +51,15 @@ class Refusals:
 
     def check_admission_locked(self, now: float) -> None:
         """Refuse a caller whose wait would be pointless."""
-        trouble = self._pool._opener.refused_locked(now)
+        trouble = self._service.opener.refused_locked(now)
         if trouble is not None:
-            self._pool._stats.refused["outage"] += 1
+            self._service.stats.refused["outage"] += 1
             raise self.refusal(trouble.error, trouble.kind)
 
     def line_full_locked(self) -> PoolLineFull:
         """Make the error for one caller too many."""
-        self._pool._stats.refused["line_full"] += 1
-        line = self._pool._line
+        self._service.stats.refused["line_full"] += 1
+        line = self._service.line
         text = messages.line_full_text(self._name, line.waiting, line.capacity)
         error = PoolLineFull(text, code=BACKGROUND)
         error.pool_name = self._name
@@ -65,10 +67,10 @@ class Refusals:
 
     def timed_out(self, waited: float) -> BaseException:
         """Make the error for a caller whose time is over."""
-        with self._pool._overflow_lock:
-            trouble, line = self._pool._opener.trouble, self._pool._line
+        with self._service.lock:
+            trouble, line = self._service.opener.trouble, self._service.line
             holders, opening, waiting = self.holders_locked(), line.opening, line.waiting
-            self._pool._stats.refused["timeout"] += 1
+            self._service.stats.refused["timeout"] += 1
         name = self._name
         if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
             text = messages.saturated_text(name, waited, line.total, trouble.error)
@@ -80,8 +82,8 @@ class Refusals:
             text = messages.timeout_text(
                 name,
                 waited=waited,
-                size=self._pool.size(),
-                overflow=self._pool.overflow(),
+                size=self._service.size,
+                overflow=self._service.overflow(),
                 waiting=waiting,
                 holders=holders,
             )
@@ -94,6 +96,6 @@ class Refusals:
         now = time.monotonic()
         return tuple(
             Holder(each.label, now - each.leased_at)
-            for each in self._pool._line.members
+            for each in self._service.line.members
             if each.state is LEASED
         )

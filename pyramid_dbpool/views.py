@@ -23,7 +23,7 @@ class IdleView(QueueCommon[Any]):
 
     def qsize(self) -> int:
         """Count the records that are not checked out."""
-        return len(self._owner._line.idle) + len(self._owner._connections.husks)
+        return len(self._owner._service.line.idle) + len(self._owner._service.connections.husks)
 
     def empty(self) -> bool:
         """Tell whether every record is checked out."""
@@ -36,12 +36,12 @@ class IdleView(QueueCommon[Any]):
     @property
     def queue(self) -> deque[ConnectionPoolEntry]:
         """The records that are not checked out (a copy)."""
-        idle: Iterable[Any] = self._owner._line.idle
-        return deque([each.record for each in idle] + self._owner._connections.husks)
+        idle: Iterable[Any] = self._owner._service.line.idle
+        return deque([each.record for each in idle] + self._owner._service.connections.husks)
 
     @queue.setter
     def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
         kept = set(records)
-        self._owner._connections.husks[:] = [
-            each for each in self._owner._connections.husks if each in kept
+        self._owner._service.connections.husks[:] = [
+            each for each in self._owner._service.connections.husks if each in kept
         ]

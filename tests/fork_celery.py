@@ -11,10 +11,11 @@ import json
 import os
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
-from celery.result import allow_join_result
 from sqlalchemy import text
 
 from pyramid_dbpool import ForkedConnectionError, session_factory, unit_of_work
@@ -23,23 +24,14 @@ settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"]}
 BACKEND = text("SELECT pg_backend_pid()")
 held, idle = session_factory(settings), session_factory(settings)
 
-folder = sys.argv[1]
-app = Celery("tests.fork_celery", broker="filesystem://", result_backend=f"file://{folder}")
-app.conf.update(
-    broker_transport_options={
-        "data_folder_in": folder,
-        "data_folder_out": folder,
-        "control_folder": folder,
-        "polling_interval": 0.05,
-    },
-    worker_hijack_root_logger=False,
-    worker_redirect_stdouts=False,
-    broker_connection_retry_on_startup=False,
-)
+folder = Path(sys.argv[1])
+# Only the parent reads from the broker.
+app = Celery("tests.fork_celery", broker="memory://")
+app.conf.update(worker_hijack_root_logger=False, worker_redirect_stdouts=False)
 
 
 @app.task(name="backend")  # type: ignore[untyped-decorator]
-def backend() -> dict[str, Any]:
+def backend(number: int) -> None:
     """Tell the backend of this process, and what the parent's session says."""
     with unit_of_work(settings) as session:
         own = session.scalar(BACKEND)
@@ -47,7 +39,9 @@ def backend() -> dict[str, Any]:
         error = str(held.execute(BACKEND))
     except ForkedConnectionError as refused:
         error = str(refused)
-    return {"backend": own, "held": error}
+    unfinished = folder / f"{number}.unfinished"
+    unfinished.write_text(json.dumps({"backend": own, "held": error}))
+    unfinished.rename(folder / f"{number}.json")
 
 
 def main() -> None:
@@ -57,9 +51,13 @@ def main() -> None:
     tasks: list[Any] = []
 
     def client() -> None:
-        waiting = [backend.delay() for _ in range(6)]
-        with allow_join_result():
-            tasks.extend(task.get(timeout=30) for task in waiting)
+        results = [folder / f"{number}.json" for number in range(6)]
+        for number in range(6):
+            backend.delay(number)
+        until, pause = time.monotonic() + 60.0, threading.Event()
+        while time.monotonic() < until and not all(each.exists() for each in results):
+            pause.wait(0.05)
+        tasks.extend(json.loads(each.read_text()) for each in results if each.exists())
         worker.stop()
 
     def report(**_signal: Any) -> None:
@@ -68,9 +66,14 @@ def main() -> None:
         seen = {"tasks": tasks, "masters": masters, "masters unharmed": masters == after}
         print(json.dumps(seen), flush=True)
 
+    def begin(**_signal: Any) -> None:
+        # Not before the children are there: a fork beside a thread that is sending
+        # may copy a lock that is held.
+        threading.Thread(target=client, daemon=True).start()
+
+    signals.worker_ready.connect(begin, weak=False)
     signals.worker_shutdown.connect(report, weak=False)
     worker: Any = app.Worker(pool="prefork", concurrency=2, loglevel="ERROR", quiet=True)
-    threading.Thread(target=client, daemon=True).start()
     worker.start()
 
 

@@ -262,7 +262,7 @@ def test_celery_prefork_workers_keep_to_themselves(psycopg_url: str, tmp_path: P
     )
     assert ran.returncode == 0, ran.stderr
     seen = json.loads(ran.stdout.splitlines()[-1])
-    assert len(seen["tasks"]) == 6
+    assert len(seen["tasks"]) == 6, ran.stderr
     assert not set(seen["masters"]) & {task["backend"] for task in seen["tasks"]}
     assert all("before a fork" in task["held"] for task in seen["tasks"])
     assert seen["masters unharmed"]

@@ -91,7 +91,7 @@ def test_caller_with_a_dead_connection_keeps_its_turn() -> None:
     (lease,) = filled(line, 1)
     behind, again = waiter(), waiter()
     line.join(behind)
-    line.rejoin(again)
+    line.rejoin(again, 1.0)
     line.put(lease, 1.0)
     assert (again.granted, behind.granted) == (lease, None)
 
@@ -159,7 +159,8 @@ def test_broken_estimate_costs_at_most_one_connect() -> None:
     assert openings_wanted(line, 10.15, connect_time=0.15, hold_time=0.05) == 1
 
 
-OPERATIONS = ("put", "hand", "take", "lost", "leave", "open_failed", "hold", "unhold", "rejoin")
+CROWDED = ("hand", "join", "rejoin", "leave", "lost", "open_failed")
+OPERATIONS = ("put", "take", "hold", "unhold", *CROWDED)
 
 
 def scene(lifo: bool, operation: str) -> tuple[Line[Entry], Entry, object]:
@@ -169,10 +170,10 @@ def scene(lifo: bool, operation: str) -> tuple[Line[Entry], Entry, object]:
     line.put(idle, 1.0)
     if operation == "unhold":
         line.hold(idle)
-    if operation in ("hand", "lost", "leave", "open_failed"):
+    if operation in CROWDED:
         line.take(1.0)
         assert line.reserve()
-        for _ in range(2):
+        for _ in range(0 if operation == "join" else 2):
             line.join(waiter())
     calls = {
         "put": lambda: line.put(lease, 2.0),
@@ -183,7 +184,8 @@ def scene(lifo: bool, operation: str) -> tuple[Line[Entry], Entry, object]:
         "open_failed": line.open_failed,
         "hold": lambda: line.hold(idle),
         "unhold": lambda: line.unhold(idle, 2.0),
-        "rejoin": lambda: line.rejoin(waiter()),
+        "join": lambda: line.join(waiter()),
+        "rejoin": lambda: line.rejoin(waiter(), 2.0),
     }
     return line, spare, calls[operation]
 
@@ -197,6 +199,7 @@ def check(line: Line[Entry]) -> None:
     assert 0 <= line.held <= len(line.members)
     assert line.opening >= 0
     assert line.total <= 5
+    assert not (line.idle and line.waiters), "somebody waits beside an idle connection"
     assert line.leased == sum(each.state is LEASED for each in line.members)
     assert len(line.idle_times()) == len(idle)
 
@@ -205,7 +208,7 @@ def interrupting(line: Line[Entry], spare: Entry, left: list[int]) -> Any:
     """Make a trace function that returns `spare` after so many instructions of the line."""
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if "pyramid_dbpool/line" not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.endswith(("/line.py", "/idle.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

@@ -141,9 +141,14 @@ class LineModel(RuleBasedStateMachine):
             self.slots += 1
         else:
             self.line.lost(entry)
+            # As `Checkout` does under the same lock: nobody waits beside an idle one.
+            other = self.line.take(self.now)
+            if other is not None:
+                self.lease(other)
+                return
             waiter = self.make_waiter()
             self.queue.insert(0, waiter)
-            self.line.rejoin(waiter)
+            self.line.rejoin(waiter, self.now)
 
     @precondition(lambda self: self.woken)
     @rule(n=picks)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, exc
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import QueuePool
 
 from pyramid_dbpool import upkeep
@@ -127,6 +128,23 @@ def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
     assert "sqlalchemy.jobs.pool_size" in text
     assert isinstance(caught.value, exc.TimeoutError)
     lease.close()
+
+
+class Unanswering(DefaultDialect):
+    """A dialect whose ping raises."""
+
+    def do_ping(self, dbapi_connection: object) -> bool:
+        """Raise."""
+        raise ConnectionResetError("gone")
+
+
+def test_keepalive_that_raises_frees_the_slot(maker: Maker) -> None:
+    """Also without liveness, where a checkout's own ping would raise to its caller."""
+    pool = ManagedPool(maker, 1, 0, keepalive=0.01, timeout=5.0, dialect=Unanswering())
+    pool.connect().close()
+    wait_for(lambda: pool.snapshot().closed.get("dead") == 1)
+    pool.connect().close()
+    assert pool.snapshot().held == 0
 
 
 def test_full_line_is_said_so(maker: Maker) -> None:
@@ -388,7 +406,7 @@ thread.join()
 gc.collect()
 upkeep.STRAY_AFTER = 0.0
 for _ in range(2):
-    pool.before_giving_up()
+    pool._service.before_giving_up()
 leases = [pool.connect() for _ in range(3)]
 assert pool.checkedout() == 3, pool.status()
 print("whole after", caught, pool.snapshot().strays)

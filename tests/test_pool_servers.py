@@ -119,6 +119,23 @@ def test_terminated_backends_fail_only_units_under_way(
     load.stop()
 
 
+def test_one_terminated_backend_costs_one_connection(
+    psycopg_url: str, make_engine: MakeEngine
+) -> None:
+    """The others of its age are looked at, not closed."""
+    engine = make_engine(psycopg_url, 4)
+    fill(engine, 4)
+    with engine.connect() as outside, engine.connect() as victim:
+        number = victim.scalar(text("SELECT pg_backend_pid()"))
+        outside.execute(text(f"SELECT pg_terminate_backend({number})"))
+        with pytest.raises(OperationalError):
+            victim.execute(text("SELECT 1"))
+    fill(engine, 3)
+    numbers = managed(engine).snapshot()
+    assert numbers.closed == {"invalidated": 1}
+    assert numbers.suspicions == 1
+
+
 TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()

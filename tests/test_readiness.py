@@ -217,7 +217,6 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
-        web.engine.pool._opener.trouble = trouble  # type: ignore[attr-defined]
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1
 

@@ -13,15 +13,24 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid_retry import RetryableException
-from sqlalchemy import Connection, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool
 
-from pyramid_dbpool import CommitUnknown, get_engine, unit_of_work
+from pyramid_dbpool import (
+    CommitUnknown,
+    DatabaseUnavailable,
+    PoolTimeout,
+    get_engine,
+    unit_of_work,
+)
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.limits import current_deadline
+from pyramid_dbpool.outcomes import Outcome
+from pyramid_dbpool.retry import may_try_again
 from tests.webapp import Row, app, database
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
@@ -365,29 +374,49 @@ def test_a_row_that_another_transaction_changed_is_tried_again_at_commit(
         assert web.client.post("/").text == "1"
 
 
-def test_nothing_is_tried_again_after_a_two_phase_prepare(new_postgres: NewPostgres) -> None:
+def backend_ended(connection: Connection, outside: Engine) -> None:
+    """End a connection's session on the server, and wait until it is over."""
+    dbapi: Any = connection.connection.dbapi_connection
+    with outside.connect() as other:
+        if connection.dialect.name == "postgresql":
+            other.execute(text(f"SELECT pg_terminate_backend({dbapi.info.backend_pid}, 5000)"))
+        else:
+            kill_in_mariadb(other, dbapi.thread_id())
+
+
+def kill_in_mariadb(other: Connection, number: int) -> None:
+    other.execute(text(f"KILL {number}"))
+    gone = text(f"SELECT count(*) FROM information_schema.processlist WHERE id = {number}")
+    while other.scalar(gone):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
+def test_nothing_is_tried_again_after_a_two_phase_prepare(
+    backend: str, request: pytest.FixtureRequest
+) -> None:
     """What is prepared stays with the server until somebody commits it or rolls it back."""
-    server = new_postgres({"max_prepared_transactions": 5})
-    settings = settings_for(server.url("psycopg"))
-    settings["dbpool.session_class"] = TwoPhaseSession
-    outside = create_engine(server.url("psycopg"), poolclass=NullPool)
-
-    def kill(connection: Connection, _xid: object, _prepared: bool) -> None:
-        pid = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
-        with outside.connect() as other:
-            other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
-
+    if backend == "mysql":
+        url = request.getfixturevalue("new_database")("mysql+pymysql")
+    else:
+        start = request.getfixturevalue("new_postgres")
+        url = start({"max_prepared_transactions": 5}).url("psycopg")
+    outside = create_engine(url, poolclass=NullPool)
+    settings = settings_for(url) | {"dbpool.session_class": TwoPhaseSession}
     attempts: list[int] = []
 
     def view(request: Request) -> None:
         attempts.append(number(request))
         request.db.add(Row())
 
-    with database(server.url("psycopg")), app(settings, *PARTS, index=view) as web:
-        event.listen(web.engine, "commit_twophase", kill)
+    with database(url), app(settings, *PARTS, index=view) as web:
+        event.listen(web.engine, "commit_twophase", lambda c, *_: backend_ended(c, outside))
         with pytest.raises(CommitUnknown):
             web.client.put("/")
         assert attempts == [0]
+        with outside.connect() as other:
+            for xid in outside.dialect.do_recover_twophase(other):
+                outside.dialect.do_rollback_twophase(other, xid, recover=True)
 
 
 class TwoPhaseSession(Session):
@@ -416,16 +445,12 @@ def test_a_session_that_mariadb_kills(mariadb_url: str, where: str) -> None:
     outside = create_engine(mariadb_url, poolclass=NullPool)
 
     def kill(connection: Any) -> None:
-        number = connection.info["connection_id"]
         with outside.connect() as other:
-            other.execute(text(f"KILL {number}"))
-            gone = text(f"SELECT count(*) FROM information_schema.processlist WHERE id={number}")
-            while other.scalar(gone):
-                pass
+            kill_in_mariadb(other, connection.info["number"])
 
     def trouble(request: Request) -> None:
         connection = request.db.connection()
-        connection.info["connection_id"] = connection.scalar(text("SELECT CONNECTION_ID()"))
+        connection.info["number"] = connection.scalar(text("SELECT CONNECTION_ID()"))
         if where == "before":
             kill(connection)
             request.db.execute(select(1))
@@ -487,6 +512,19 @@ def test_an_attempt_is_not_burnt_while_the_database_is_away(new_postgres: NewPos
         server.start()
         request.join(30)
         assert (answers, count()) == (["1"], 1)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [PoolTimeout(""), DatabaseUnavailable(None, None, OSError()), sa_exc.TimeoutError("")],
+)
+def test_saturation_and_outages_are_never_tried_again(refused: Exception) -> None:
+    """Also where the error beneath would be one that passes."""
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    for error in (refused, DatabaseUnavailable(None, None, busy)):
+        assert may_try_again("GET", Outcome(), error) is False
+    assert may_try_again("GET", Outcome(), OperationalError(None, None, busy)) is True
 
 
 def test_all_attempts_share_one_deadline(settings: dict[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """The settings of a pool and of an app: declared once, coerced, checked, masked."""
 
-from .declare import SETTINGS, Setting
+from .declare import SETTINGS
 from .load import load_app, load_pool
 from .mask import mask_url, scrub
 from .pools import AppSettings, PoolSettings
 from .reference import reference
+from .setting import Setting
 
 __all__ = [
     "SETTINGS",

@@ -8,9 +8,10 @@ from sqlalchemy import __version__ as sqlalchemy_version
 
 from ..errors import SettingsError
 from .backend import CONNECT_TIMEOUTS, Backend, isolation_level
-from .declare import BY_KEY, Setting
+from .declare import BY_KEY
 from .keys import Given
 from .mask import shown
+from .setting import Setting
 
 __all__ = ["Draft", "check_modes", "check_taken"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy.util import asbool
 
 from ..errors import SettingsError
-from .declare import YEAR, Setting
 from .mask import shown
 from .readers import READERS
+from .setting import YEAR, Setting
 
 __all__ = ["allowed", "coerce", "infer"]
 

@@ -1,7 +1,7 @@
 """Every setting, declared once, as data.
 
 Coercion, bounds, the reference page and the command line's listing are all made
-from `SETTINGS`. A new setting is one more `Setting(...)` in it.
+from `SETTINGS`. A new setting is one more entry in it.
 """
 
 from sqlalchemy.orm import Session
@@ -9,19 +9,16 @@ from sqlalchemy.pool import Pool
 
 from ..options import PLUGIN_DEFAULTS
 from .declare_web import WEB_SETTINGS
-from .setting import YEAR, Kind, Setting
-from .setting import managed as _managed
-from .setting import ours as _own
-from .setting import sqlalchemys as _sa
+from .setting import YEAR, Setting, managed, own, sa
 
-__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "Kind", "Setting"]
+__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS"]
 
 _STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
 
 SETTINGS: tuple[Setting, ...] = (
-    _sa("url", "url", None, "The database URL."),
+    sa("url", "url", None, "The database URL."),
     # The pool.
-    _sa(
+    sa(
         "pool_size",
         "integer",
         5,
@@ -29,7 +26,7 @@ SETTINGS: tuple[Setting, ...] = (
         low=0,
         queue_only=True,
     ),
-    _sa(
+    sa(
         "max_overflow",
         "integer",
         10,
@@ -37,7 +34,7 @@ SETTINGS: tuple[Setting, ...] = (
         low=-1,
         queue_only=True,
     ),
-    _sa(
+    sa(
         "pool_timeout",
         "duration",
         PLUGIN_DEFAULTS["timeout"],
@@ -46,14 +43,14 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         queue_only=True,
     ),
-    _sa(
+    sa(
         "pool_use_lifo",
         "flag",
         PLUGIN_DEFAULTS["use_lifo"],
         "Hand out the connection that was returned last, so that the others become idle.",
         queue_only=True,
     ),
-    _sa(
+    sa(
         "pool_recycle",
         "duration",
         -1,
@@ -64,15 +61,15 @@ SETTINGS: tuple[Setting, ...] = (
         whole=True,
         note="-1 is off too",
     ),
-    _sa("pool_pre_ping", "flag", False, "Test each connection at checkout with a round trip."),
-    _sa(
+    sa("pool_pre_ping", "flag", False, "Test each connection at checkout with a round trip."),
+    sa(
         "pool_reset_on_return",
         "reset",
         "rollback",
         "What ends a transaction that is still open when its connection is returned.",
         choices=("rollback", "commit", "none"),
     ),
-    _sa(
+    sa(
         "poolclass",
         "class",
         None,
@@ -80,61 +77,61 @@ SETTINGS: tuple[Setting, ...] = (
         base=Pool,
         within="sqlalchemy.pool",
     ),
-    _sa("pool_logging_name", "text", None, "The name of the pool in log records."),
-    _sa("echo_pool", "debug", False, "Log what the pool does; `debug` adds each checkout."),
+    sa("pool_logging_name", "text", None, "The name of the pool in log records."),
+    sa("echo_pool", "debug", False, "Log what the pool does; `debug` adds each checkout."),
     # The connection.
-    _sa(
+    sa(
         "connect_args",
         "json",
         None,
         "More arguments for the driver's connect function.",
     ),
-    _sa("creator", "callable", None, "A function that opens a connection; the URL is not used."),
-    _sa("module", "module", None, "Another DBAPI module for the dialect."),
-    _sa(
+    sa("creator", "callable", None, "A function that opens a connection; the URL is not used."),
+    sa("module", "module", None, "Another DBAPI module for the dialect."),
+    sa(
         "isolation_level",
         "text",
         None,
         "The isolation level of every transaction, or AUTOCOMMIT.",
     ),
-    _sa(
+    sa(
         "skip_autocommit_rollback",
         "flag",
         False,
         "Send no ROLLBACK on a connection in autocommit mode (SQLAlchemy 2.0.43 and later).",
     ),
     # The engine and its dialect.
-    _sa("echo", "debug", False, "Log every statement; `debug` adds the rows."),
-    _sa("logging_name", "text", None, "The name of the engine in log records."),
-    _sa("hide_parameters", "flag", False, "Keep statement parameters out of logs and errors."),
-    _sa("execution_options", "json", None, "Execution options of every connection."),
-    _sa("query_cache_size", "integer", 500, "How many compiled statements are kept.", low=0),
-    _sa("enable_from_linting", "flag", True, "Warn about SELECTs with a cartesian product."),
-    _sa("json_serializer", "callable", None, "The function that writes JSON columns."),
-    _sa("json_deserializer", "callable", None, "The function that reads JSON columns."),
-    _sa("label_length", "integer", None, "The longest column label to generate.", low=0),
-    _sa("max_identifier_length", "integer", None, "The longest identifier in SQL.", low=0),
-    _sa("insertmanyvalues_page_size", "integer", None, "Rows in one bulk INSERT.", low=1),
-    _sa("use_insertmanyvalues", "flag", None, "Use bulk INSERT ... RETURNING."),
-    _sa("paramstyle", "choice", None, "The style of bound parameters.", choices=_STYLES),
-    _sa("plugins", "plugins", None, "SQLAlchemy engine plugins to load."),
-    _sa("future", "choice", "true", "Only true exists in SQLAlchemy 2.", choices=("true",)),
+    sa("echo", "debug", False, "Log every statement; `debug` adds the rows."),
+    sa("logging_name", "text", None, "The name of the engine in log records."),
+    sa("hide_parameters", "flag", False, "Keep statement parameters out of logs and errors."),
+    sa("execution_options", "json", None, "Execution options of every connection."),
+    sa("query_cache_size", "integer", 500, "How many compiled statements are kept.", low=0),
+    sa("enable_from_linting", "flag", True, "Warn about SELECTs with a cartesian product."),
+    sa("json_serializer", "callable", None, "The function that writes JSON columns."),
+    sa("json_deserializer", "callable", None, "The function that reads JSON columns."),
+    sa("label_length", "integer", None, "The longest column label to generate.", low=0),
+    sa("max_identifier_length", "integer", None, "The longest identifier in SQL.", low=0),
+    sa("insertmanyvalues_page_size", "integer", None, "Rows in one bulk INSERT.", low=1),
+    sa("use_insertmanyvalues", "flag", None, "Use bulk INSERT ... RETURNING."),
+    sa("paramstyle", "choice", None, "The style of bound parameters.", choices=_STYLES),
+    sa("plugins", "plugins", None, "SQLAlchemy engine plugins to load."),
+    sa("future", "choice", "true", "Only true exists in SQLAlchemy 2.", choices=("true",)),
     # Ours, for the app.
-    _own(
+    own(
         "url_setting",
         "key",
         "sqlalchemy.url",
         "The setting that holds the database URL.",
         note="a named pool has its own",
     ),
-    _own(
+    own(
         "registry_key",
         "text",
         "sqlalchemy.engine",
         "The key of the registry under which the engine stands.",
         scope="app",
     ),
-    _own(
+    own(
         "request_attr",
         "identifier",
         "db",
@@ -143,15 +140,15 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *WEB_SETTINGS,
     # Ours, for each pool.
-    _own("session_class", "class", Session, "The class of sessions.", base=Session),
-    _own(
+    own("session_class", "class", Session, "The class of sessions.", base=Session),
+    own(
         "engine_hook",
         "callable",
         None,
         "A function that gets the new engine before its first connect.",
     ),
-    _own("read_only", "flag", False, "Make every transaction read-only."),
-    _own(
+    own("read_only", "flag", False, "Make every transaction read-only."),
+    own(
         "connect_timeout",
         "duration",
         5,
@@ -162,14 +159,14 @@ SETTINGS: tuple[Setting, ...] = (
         whole=True,
     ),
     # Ours, for the pool.
-    _managed(
+    managed(
         "min_idle",
         "integer",
         "Never close an idle connection if fewer than this many would be open; at most"
         " `pool_size`.",
         low=0,
     ),
-    _managed(
+    managed(
         "idle_timeout",
         "duration",
         "Close a connection that has been idle for so long.",
@@ -177,14 +174,14 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
-    _managed(
+    managed(
         "overflow_linger",
         "duration",
         "Keep an idle connection beyond `pool_size` for so long; 0 closes it at its return.",
         low=0,
         high=YEAR,
     ),
-    _managed(
+    managed(
         "max_lifetime",
         "duration",
         "Replace a connection at this age, or up to a quarter earlier at random.",
@@ -192,20 +189,20 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
-    _managed(
+    managed(
         "liveness",
         "flag",
         "Look at the socket of each connection that is handed out, and ping it if in doubt.",
     ),
-    _managed(
+    managed(
         "ping_after",
         "duration",
         "Ping a connection before it is handed out if it was idle for so long.",
         low=0,
         high=YEAR,
     ),
-    _managed("ping_timeout", "duration", "How long a ping may take.", low=0.001, high=YEAR),
-    _managed(
+    managed("ping_timeout", "duration", "How long a ping may take.", low=0.001, high=YEAR),
+    managed(
         "keepalive",
         "duration",
         "Ping idle connections so often, to keep them open in firewalls.",
@@ -213,7 +210,7 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
-    _managed(
+    managed(
         "max_waiting",
         "integer",
         "Refuse a caller at once when so many wait already.",
@@ -221,7 +218,7 @@ SETTINGS: tuple[Setting, ...] = (
         off=-1,
         note="20 for each connection of the pool if not given",
     ),
-    _managed(
+    managed(
         "outage_grace",
         "duration",
         "Refuse callers at once when the server has been away for so long.",

@@ -1,11 +1,11 @@
 """The settings of the web side: what a request, a start and a look at the app's state may take."""
 
-from .setting import YEAR, Setting, ours
+from .setting import YEAR, Setting, own
 
 __all__ = ["WEB_SETTINGS"]
 
 WEB_SETTINGS: tuple[Setting, ...] = (
-    ours(
+    own(
         "request_timeout",
         "duration",
         None,
@@ -16,7 +16,7 @@ WEB_SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
-    ours(
+    own(
         "readiness_route",
         "path",
         None,
@@ -24,7 +24,7 @@ WEB_SETTINGS: tuple[Setting, ...] = (
         scope="app",
         off=None,
     ),
-    ours(
+    own(
         "startup_check",
         "choice",
         "off",
@@ -32,7 +32,7 @@ WEB_SETTINGS: tuple[Setting, ...] = (
         " or `startup_timeout` is over; `require` the same, and end the process if it does not.",
         choices=("off", "warn", "wait", "require"),
     ),
-    ours(
+    own(
         "startup_timeout",
         "duration",
         20.0,

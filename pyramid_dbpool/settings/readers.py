@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import NoSuchModuleError
 
-from .declare import Setting
 from .mask import mask_text
+from .setting import Setting
 
 __all__ = ["READERS", "parse_duration"]
 

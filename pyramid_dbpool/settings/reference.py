@@ -1,7 +1,8 @@
 """The settings as a table: for the README, the documentation and the command line."""
 
 from .coerce import allowed
-from .declare import SETTINGS, Setting
+from .declare import SETTINGS
+from .setting import Setting
 
 __all__ = ["default_text", "reference", "rows"]
 

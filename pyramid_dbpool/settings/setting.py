@@ -1,11 +1,11 @@
-"""What a setting's declaration says, and short ways to write one."""
+"""What a setting is, and the short forms in which `declare` declares them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..options import PLUGIN_DEFAULTS
 
-__all__ = ["YEAR", "Kind", "Setting", "managed", "ours", "sqlalchemys"]
+__all__ = ["YEAR", "Kind", "Setting", "managed", "own", "sa"]
 
 Kind = Literal[
     "callable",
@@ -83,17 +83,17 @@ class Setting:
         return self.key if pool == "default" else f"{self.prefix}{pool}.{self.keyword}"
 
 
-def sqlalchemys(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
-    """Declare one of SQLAlchemy's own."""
+def sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    """Declare a setting of SQLAlchemy's."""
     return Setting("sqlalchemy.", keyword, kind, default, doc, **rest)
 
 
-def ours(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
-    """Declare one of ours."""
+def own(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    """Declare a setting of ours."""
     return Setting("dbpool.", keyword, kind, default, doc, **rest)
 
 
 def managed(keyword: str, kind: Kind, doc: str, **rest: Any) -> Setting:
     """Declare an argument of `ManagedPool`, with the plugin's default."""
     default = PLUGIN_DEFAULTS.get(keyword)
-    return ours(keyword, kind, default, doc, managed_only=True, **rest)
+    return own(keyword, kind, default, doc, managed_only=True, **rest)

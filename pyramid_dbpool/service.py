@@ -1,0 +1,194 @@
+"""A pool's working parts, put together under one lock: all of it but SQLAlchemy's face.
+
+Data flows one way: `ManagedPool` asks its `Service`, a service asks its parts, and
+only `Connections` and `Refusals` look back, at SQLAlchemy's side of the pool, for
+its records and its dialect.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .checkout import Checkout
+from .checks import Checks, PooledEntry
+from .connections import Connections
+from .entries import LEASED
+from .limits import current_label
+from .line import Line
+from .opener import Opener
+from .options import PoolOptions
+from .refusals import Refusals
+from .stats import PoolSnapshot, Stats
+from .upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from .pool import ManagedPool
+
+
+class Service:
+    """Serve the callers of one pool in one process.
+
+    :param source: SQLAlchemy's side of the pool.
+    :param size: how many connections to keep; 0: all.
+    :param overflow: how many more there may be; below 0: no limit.
+    :param timeout: how long a caller waits, in seconds; None: for ever.
+    """
+
+    def __init__(
+        self,
+        source: ManagedPool,
+        options: PoolOptions,
+        *,
+        size: int,
+        overflow: int,
+        timeout: float | None,
+        lifo: bool,
+        pre_ping: bool,
+    ) -> None:
+        self.options, self.size, self.timeout = options, size, timeout
+        self.retired = False
+        # Guards the line, the statistics, the husks and the opener's state.  Held for
+        # a few microseconds, never during I/O, a wait or the start of a thread.
+        # Reentrant, because the collector may return a connection inside any of them.
+        self.lock: Any = threading.RLock()
+        self.stats = Stats()
+        self.line = Line[PooledEntry](
+            size or None,
+            None if overflow < 0 else size + overflow,
+            lifo=lifo,
+            linger=options.overflow_linger > 0,
+            stamped=options.has_upkeep,
+            slots_to_waiters=not options.background,
+            max_waiting=options.max_waiting,
+        )
+        checks = Checks(options, pre_ping, self.stats, self.lock)
+        self.connections = Connections(self, source, checks)
+        self.refusals = Refusals(self, source)
+        self.opener = self._make_opener()
+        self.upkeep = Upkeep(self.connections, self.line, self.lock, options, time.monotonic)
+
+    def _make_opener(self) -> Opener:
+        return Opener(
+            self.connections,
+            self.refusals,
+            self.line,
+            self.lock,
+            self.stats,
+            clock=time.monotonic,
+            min_idle=self.options.min_idle,
+            grace=self.options.outage_grace,
+        )
+
+    # Openings
+
+    def replan(self) -> None:
+        """Start openings, if a slot that became free is wanted."""
+        if self.options.background:
+            with self.lock:
+                contexts = self.opener.plan_locked(time.monotonic())
+            self.opener.launch(contexts)
+
+    # Leases
+
+    def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
+        """Serve a caller who could not be handed `taken` at once, or raise."""
+        checkout = Checkout(self, taken, began)
+        entry = checkout.run()
+        entry.holder = threading.get_ident()
+        entry.label = current_label()
+        if checkout.waited_seconds is not None:
+            if self.retired:
+                # Nobody would ever close it if it stayed: the engine has a new pool.
+                entry.expires_at = 0.0
+            with self.lock:
+                self.stats.waited_for(checkout.waited_seconds)
+        return entry
+
+    def open_reserved(self, began: float) -> PooledEntry:
+        """Open a connection in the slot of `reserve_missing`, for the caller."""
+        return Checkout(self, None, began, slot=True).run()
+
+    def unreceived_by(self, thread: int) -> list[PooledEntry]:
+        """List what this thread was handed and SQLAlchemy does not know of yet."""
+        with self.lock:
+            return [
+                each
+                for each in self.line.members
+                if each.state is LEASED and each.holder == thread and each.record.fairy_ref is None
+            ]
+
+    def before_giving_up(self) -> None:
+        """Take back what nobody holds: it may serve the caller whose time is over."""
+        with self.lock:
+            self.stats.strays += self.upkeep.reclaim_strays_locked(time.monotonic())
+
+    def lost_by_caller(self, entry: PooledEntry, now: float) -> None:
+        """Count a lease whose connection its caller has invalidated; its record is a husk."""
+        if entry.look is not None:
+            entry.look.close()
+        with self.lock:
+            self.stats.hold.observe(now - entry.leased_at)
+            self.stats.closed["invalidated"] += 1
+            self.connections.keep_husk_locked(entry.record)
+            self.line.lost(entry)
+        self.replan()
+
+    def close_returned(self, entry: PooledEntry, now: float) -> None:
+        """Close a lease that comes back too old, or to a pool that was disposed of."""
+        with self.lock:
+            self.stats.hold.observe(now - entry.leased_at)
+        self.connections.close_entry(entry, "disposed" if self.retired else "lifetime")
+
+    # Life
+
+    def reserve_missing(self) -> bool:
+        """Reserve a slot if fewer than `min_idle` connections are open."""
+        with self.lock:
+            return self.line.total < self.options.min_idle and self.line.reserve()
+
+    def close_idle(self) -> None:
+        """Close what is idle, and keep no minimum open until somebody asks again."""
+        with self.lock:
+            doomed = [each for each in list(self.line.idle) if self.line.hold(each)]
+            self.connections.husks.clear()
+            # Else each one that is closed would be replaced at once.
+            self.opener.rest_locked()
+        for entry in doomed:
+            self.connections.close_entry(entry, "disposed")
+        self.upkeep.cancel()
+
+    def retire(self) -> None:
+        """Serve those who still wait with fresh connections, and keep none."""
+        self.retired = self.opener.retired = True
+        with self.lock:
+            self.stats.disowned += self.line.leased
+            self.line.disown()
+            if self.options.background:
+                self.line.linger, self.line.keep = False, 0
+        self.replan()
+
+    # Numbers
+
+    def checked_out(self) -> int:
+        """Count the connections that a caller holds."""
+        with self.lock:
+            return sum(each.state is LEASED and each.holder != 0 for each in self.line.members)
+
+    def overflow(self) -> int:
+        """Count the records beyond the size, as QueuePool does: negative while there are fewer."""
+        return self.line.total + len(self.connections.husks) - self.size
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what was counted, and who holds what, as of now."""
+        with self.lock:
+            trouble = self.opener.trouble
+            return self.stats.frozen(
+                name=self.options.pool_name or "default",
+                size=self.size,
+                line=self.line,
+                outage_since=None if trouble is None else trouble.since,
+                now=time.monotonic(),
+                holders=self.refusals.holders_locked(),
+            )
