@@ -6,7 +6,7 @@ from functools import cache
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewRequest
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IExecutionPolicy
+from pyramid.interfaces import IExecutionPolicy, ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
@@ -123,6 +123,18 @@ def add_retry(config: Configurator, app: AppSettings) -> None:
 def _add_outer_tween(config: Configurator, factory: str) -> None:
     # Over pyramid_tm's, whether it is there or not.
     config.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+    config.action(None, lambda: _warn_of_a_missing_tween(config.registry, factory), order=_LAST)
+
+
+def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:
+    # Pyramid then leaves out, without a word, what is not listed.
+    explicit = [name for name, _tween in registry.getUtility(ITweens).explicit]
+    if explicit and factory not in explicit:
+        log.warning(
+            "pyramid.tweens does not list %s, so it has no effect: put it before"
+            " pyramid_tm.tm_tween_factory.",
+            factory,
+        )
 
 
 def add_readiness(config: Configurator, app: AppSettings) -> None:
