@@ -19,6 +19,7 @@ from .drivers import (
     transaction_failed,
 )
 from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
+from .liveness import has_ended
 from .messages import unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
@@ -192,6 +193,7 @@ def _make_engine(pool: PoolSettings) -> Engine:
     forks.protect(engine)
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
+    event.listen(engine, "commit", _refuse_lost_connection)
     event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
     if not pool.managed:
@@ -231,6 +233,22 @@ def _see_lost_connection(context: ExceptionContext) -> None:
     # Else the pool keeps the connection, and its rollback looks like a lost COMMIT.
     if is_missed_disconnect(context.original_exception):
         context.is_disconnect = True
+
+
+def _refuse_lost_connection(connection: Connection) -> None:
+    # Else COMMIT is sent into the void, and nobody knows that it never arrived.
+    if has_ended(connection.connection.dbapi_connection):
+        # With a statement: without one it would be taken for an answer that was lost.
+        lost = sa_exc.OperationalError(
+            "COMMIT",
+            None,
+            connection.dialect.loaded_dbapi.OperationalError(
+                "the server closed the connection before COMMIT was sent"
+            ),
+            connection_invalidated=True,
+        )
+        connection.invalidate(lost)
+        raise lost
 
 
 def _refuse_failed_transaction(connection: Connection) -> None:
