@@ -68,4 +68,5 @@ def includeme(config: "Configurator") -> None:
     configuration.answer_overload(config, app)
     configuration.add_readiness(config, app)
     configuration.check_when_created(config, app)
+    configuration.add_release(config, app)
     configuration.warn_without_retry(config)

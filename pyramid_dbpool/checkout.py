@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
 from .entries import SLOT, Grant, Refusal, Waiter
-from .limits import current_deadline
+from .limits import current_deadline, is_callers
 
 if TYPE_CHECKING:
     from .service import Service
@@ -27,6 +27,7 @@ class Checkout:
 
     __slots__ = (
         "_began",
+        "_cut",
         "_entry",
         "_gate",
         "_limit",
@@ -68,6 +69,8 @@ class Checkout:
         timeout, until = service.timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
+        # Whether the caller gave itself less time than the pool would have.
+        self._cut = until is not None and until == self._limit and is_callers(until)
 
     def run(self) -> PooledEntry:
         """Return a connection that may be handed out, or raise."""
@@ -139,7 +142,7 @@ class Checkout:
                 granted = self._line.leave(waiter)
         ended = time.monotonic()
         if granted is None:
-            raise self._service.refusals.timed_out(ended - self._began)
+            raise self._service.refusals.timed_out(ended - self._began, self._cut)
         self.waited_seconds = ended - self._began
         return granted
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
+from .identity import name_app
 from .overload import add_overload_views
 from .readiness import READINESS, PoolReadiness, Readiness
 from .request import RequestSessions, SessionMaker, request_sessionmaker
@@ -28,6 +29,7 @@ __all__ = [
     "add_engine_hook",
     "add_pool",
     "add_readiness",
+    "add_release",
     "add_retry",
     "answer_overload",
     "check_when_created",
@@ -51,6 +53,7 @@ def load(config: Configurator) -> AppSettings:
 
     :raises PyramidSettingsError: a setting is unknown or wrong.
     """
+    name_app(config.root_package.__name__)
     try:
         app = load_app(config.get_settings())
     except SettingsError as error:
@@ -107,6 +110,28 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
         process_engine(config.get_settings(), name).run_hook(resolved)
 
     config.action(None, run)
+
+
+def add_release(config: Configurator, app: AppSettings) -> None:
+    """Register `request.release_db()`."""
+    known = tuple(app.pools)
+
+    def release_db(request: Request, name: str | None = None) -> None:
+        """Give the request's connections back, before something slow that needs none.
+
+        The sessions can be used again; what they have loaded is loaded anew then. A
+        session that a test supplied is left alone.
+
+        :param name: the pool; every pool if not given.
+        :raises SessionInUse: a session has uncommitted changes, which would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        :raises ValueError: there is no such pool.
+        """
+        if name is not None and name not in known:
+            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
+        RequestSessions.of(request).release(name)
+
+    config.add_request_method(release_db)
 
 
 def close_sessions_with_request(event: NewRequest) -> None:

@@ -77,6 +77,7 @@ class Connections:
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
         self._checks.admit(entry, now, self._source)
+        self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:

@@ -72,6 +72,7 @@ POSTGRES_TEXTS: Mapping[ConnectFailure, tuple[str, ...]] = {
         "SASL authentication failed",
         "no such database: ",
         "no such user: ",
+        "unsupported startup parameter",
         "invalid connection option",
         "invalid integer value",
         "invalid port number",

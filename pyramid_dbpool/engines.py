@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
 
-from . import forks, outcomes, transactions
+from . import connecting, forks, outcomes, transactions
 from .drivers import (
     ConnectFailure,
     classify_connect_failure,
@@ -20,7 +20,7 @@ from .drivers import (
 )
 from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
 from .liveness import has_ended
-from .messages import unavailable_text
+from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
 
@@ -201,6 +201,7 @@ def _make_engine(pool: PoolSettings) -> Engine:
     outcomes.note_outcomes(
         engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]
     )
+    connecting.prepare(engine, pool)
     return engine
 
 
@@ -223,7 +224,8 @@ def _failed_connect(pool: PoolSettings) -> Callable[[ExceptionContext], BaseExce
         if kind is ConnectFailure.CONFIGURATION:
             refused.args = (unavailable_text(pool.name, kind, 0.0, context.original_exception),)
         else:
-            refused.args = (f"pool {pool.name!r}: no connection ({context.original_exception})",)
+            said = driver_text(context.original_exception)
+            refused.args = (f"pool {pool.name!r}: no connection ({said})",)
         return refused
 
     return refine

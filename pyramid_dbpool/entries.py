@@ -30,7 +30,7 @@ class Entry:
         self.state = NEW
         self.since = 0.0
         self.leased_at = 0.0
-        self.label: str | None = None
+        self.label: object | None = None
         self.holder = 0
 
     def __repr__(self) -> str:

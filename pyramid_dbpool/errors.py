@@ -54,7 +54,7 @@ class CommitUnknown(PoolError, sa_exc.OperationalError):
         super().__init__(None, None, orig or self, connection_invalidated=True)
         self.args = (
             "The connection was lost while COMMIT was on its way: the work may or may not be"
-            f" stored. Look before you do it again. ({orig})",
+            f" stored. Look before you do it again. ({' '.join(str(orig).split())})",
         )
         # SQLAlchemy's link explains operational errors in general.
         self.code = ""

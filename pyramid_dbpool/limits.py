@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _deadline: ContextVar[float | None] = ContextVar("dbpool_deadline", default=None)
-_label: ContextVar[str | None] = ContextVar("dbpool_label", default=None)
+# The deadline that stands for the pool's own timeout, over more than one attempt.
+_pools_own: ContextVar[float | None] = ContextVar("dbpool_pools_own", default=None)
+_label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
 # Bound methods: both are read on every checkout.
 current_deadline = _deadline.get
@@ -40,10 +42,36 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def holder_label(label: str) -> Iterator[None]:
+def pool_limit(seconds: float) -> Iterator[None]:
+    """Apply a pool's own timeout to all attempts inside the block together."""
+    outer = current_deadline()
+    with deadline(seconds):
+        until = current_deadline()
+        token = _pools_own.set(None if until == outer else until)
+        try:
+            yield
+        finally:
+            _pools_own.reset(token)
+
+
+def is_callers(until: float) -> bool:
+    """Tell whether a deadline was set by the caller, and is not a pool's own timeout."""
+    return until != _pools_own.get()
+
+
+def name_holder(label: object | None) -> object | None:
+    """Name those who check connections out from now on; return the name so far."""
+    former = _label.get()
+    _label.set(label)
+    return former
+
+
+@contextmanager
+def holder_label(label: object) -> Iterator[None]:
     """Name those who check connections out inside the block, for errors and statistics.
 
-    :param label: a short text such as `GET /items`; no personal data, no secret.
+    :param label: a short text such as `GET /items`, or an object whose `str()` is one;
+        no personal data, no secret.
     """
     token = _label.set(label)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .drivers import ConnectFailure
+from .settings.mask import mask_text
 from .stats import Holder
 
 # How many holders an error names.
@@ -21,12 +22,17 @@ def _pool(pool_name: str | None) -> str:
     return "the pool" if pool_name is None else f"pool {pool_name!r}"
 
 
+def driver_text(error: BaseException) -> str:
+    """Return a driver's error on one line, without its secrets."""
+    # SQLAlchemy's own text would add the statement and a link.
+    said = getattr(error, "orig", None) or error
+    return mask_text(" ".join(str(said).split())) or type(said).__name__
+
+
 def holders_text(holders: Sequence[Holder]) -> str:
     """List the longest holders: label and age."""
     longest = sorted(holders, key=lambda each: -each.held_seconds)[:NAMED_HOLDERS]
-    return ", ".join(
-        f"{each.label or 'unnamed'} for {each.held_seconds:.1f} s" for each in longest
-    )
+    return ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
 
 
 def timeout_text(
@@ -37,27 +43,29 @@ def timeout_text(
     overflow: int,
     waiting: int,
     holders: Sequence[Holder],
+    cut: bool = False,
 ) -> str:
-    """Explain that no connection came free in time."""
+    """Explain that no connection came free in time; `cut`: in the time of a `deadline`."""
     text = (
         f"{_pool(pool_name)}: no connection came free within {waited:.2f} s"
-        f" (QueuePool limit of size {size} overflow {overflow} reached, {len(holders)} checked"
-        f" out, {waiting} others waiting)."
+        f"{', the deadline of the caller' if cut else ''} (QueuePool limit of size {size}"
+        f" overflow {overflow} reached, {len(holders)} checked out, {waiting} others waiting)."
     )
     if holders:
         text += f" Longest holders: {holders_text(holders)}."
+    more_time = "allow a longer deadline" if cut else f"raise {ini_key(pool_name, 'pool_timeout')}"
     return (
-        f"{text} Give connections back sooner, or raise {ini_key(pool_name, 'pool_size')},"
-        f" {ini_key(pool_name, 'max_overflow')} or {ini_key(pool_name, 'pool_timeout')}."
+        f"{text} Give connections back sooner, raise {ini_key(pool_name, 'pool_size')} or"
+        f" {ini_key(pool_name, 'max_overflow')}, or {more_time}."
     )
 
 
-def slow_text(pool_name: str | None, waited: float, opening: int) -> str:
-    """Explain that the deadline came before any connection could be opened."""
+def slow_text(pool_name: str | None, waited: float, opening: int, *, cut: bool = False) -> str:
+    """Explain that the time was over before any connection could be opened."""
+    limit = "the deadline of the caller" if cut else ini_key(pool_name, "pool_timeout")
     return (
         f"{_pool(pool_name)}: no connection within {waited:.2f} s; {opening} are still being"
-        f" opened. The server answers slowly or not at all; {ini_key(pool_name, 'pool_timeout')}"
-        " says how long to wait."
+        f" opened. The server answers slowly or not at all; {limit} says how long to wait."
     )
 
 
@@ -65,9 +73,9 @@ def saturated_text(pool_name: str | None, waited: float, count: int, error: Base
     """Explain that the server admits no more connections."""
     return (
         f"{_pool(pool_name)}: no connection within {waited:.2f} s, because the server admits no"
-        f" more ({error}); this pool has {count} open. Raise the server's limit, or lower"
-        f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
-        " processes that share it."
+        f" more ({driver_text(error)}); this pool has {count} open. Raise the server's"
+        f" limit, or lower {ini_key(pool_name, 'pool_size')} and"
+        f" {ini_key(pool_name, 'max_overflow')} in the processes that share it."
     )
 
 
@@ -83,12 +91,53 @@ def unavailable_text(
     pool_name: str | None, kind: ConnectFailure, lasted: float, error: BaseException
 ) -> str:
     """Explain that no connection can be opened."""
+    said = driver_text(error)
     if kind is ConnectFailure.CONFIGURATION:
+        suspect = ini_key(pool_name, "url")
+        if "unsupported startup parameter" in said:
+            key = ini_key(pool_name, "statement_timeout", "dbpool.")
+            suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
         return (
-            f"{_pool(pool_name)}: the database refuses this configuration; check"
-            f" {ini_key(pool_name, 'url')} ({error})"
+            f"{_pool(pool_name)}: the database refuses this configuration; check {suspect}"
+            f" ({said})"
         )
     return (
-        f"{_pool(pool_name)}: the database server has been unreachable for {lasted:.1f} s"
-        f" ({error})"
+        f"{_pool(pool_name)}: the database server has been unreachable for {lasted:.1f} s ({said})"
+    )
+
+
+def away_text(pool_name: str | None, grace: float | None, error: BaseException) -> str:
+    """Say in the log that an outage begins."""
+    refused = "" if grace is None else f", and are refused at once after {grace:g} s of it"
+    return (
+        f"{_pool(pool_name)}: the database server is unreachable ({driver_text(error)})."
+        f" Callers wait until it is back or their time is over{refused}."
+    )
+
+
+def back_text(pool_name: str | None, lasted: float, refused: int) -> str:
+    """Say in the log that an outage is over."""
+    callers = "1 caller" if refused == 1 else f"{refused or 'no'} callers"
+    return (
+        f"{_pool(pool_name)}: the database server is back after {lasted:.1f} s;"
+        f" {callers} got no connection meanwhile."
+    )
+
+
+def held_text(pool_name: str | None, holder: Holder, where: str) -> str:
+    """Say in the log that a connection is held for long."""
+    return (
+        f"{_pool(pool_name)}: {holder.label} has held a connection for"
+        f" {holder.held_seconds:.1f} s, {where}."
+        f" ({ini_key(pool_name, 'hold_warning', 'dbpool.')} says after how long to warn.)"
+    )
+
+
+def second_text(pool_name: str | None, holder: Holder, where: str) -> str:
+    """Say in the log that a holder takes another connection."""
+    return (
+        f"{_pool(pool_name)}: {holder.label} takes a second connection and has held one for"
+        f" {holder.held_seconds:.1f} s, {where}. When every connection is the first of such a"
+        " pair, all wait for each other until their time is over: use one session, or give the"
+        " first connection back before."
     )

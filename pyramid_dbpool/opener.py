@@ -17,6 +17,7 @@ from .demand import FIRST_CONNECT, look_interval, openings_wanted
 from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
+from .outages import OutageLog
 from .stats import Stats
 from .trouble import NEVER, Trouble
 
@@ -63,6 +64,7 @@ class Opener:
         clock: Callable[[], float],
         min_idle: int = 0,
         grace: float | None = None,
+        outages: OutageLog | None = None,
     ) -> None:
         self._connections = connections
         self._refusals = refusals
@@ -73,6 +75,7 @@ class Opener:
         self._min_idle = min_idle
         self._grace = grace
         self.trouble: Trouble | None = None
+        self.outages = outages or OutageLog(None, grace)
         self.retired = False
         self._asked_at = NEVER
         self._task: Task | None = None
@@ -234,7 +237,9 @@ class Opener:
             self._line.opened(entry, now)
             kept = self._line.put(entry, now)
             contexts = self.plan_locked(now)
+            self.outages.note_locked(None, now)
         self.launch(contexts)
+        self.outages.write()
         if not kept:
             self._connections.close_entry(entry, "surplus")
 
@@ -252,7 +257,9 @@ class Opener:
             else:
                 self._in_trouble_locked(kind, error, now)
             contexts = self.plan_locked(now)
+            self.outages.note_locked(self.trouble, now)
         self.launch(contexts)
+        self.outages.write()
 
     def _in_trouble_locked(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
         trouble = self.trouble
@@ -261,4 +268,6 @@ class Opener:
         asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
         trouble.failed(error, now, asked=asked)
         if trouble.refuses(now, self._grace):
-            self._line.refuse(lambda: self._refusals.refusal(error, kind))
+            count = self._line.refuse(lambda: self._refusals.refusal(error, kind))
+            self._stats.refused["outage"] += count
+            self.outages.refused_locked(count)

@@ -34,6 +34,9 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "max_waiting_per_connection": 20,
         # For as long as a restart usually takes.
         "outage_grace": 10.0,
+        # HikariCP's leakDetectionThreshold is off, because it takes a stack trace at each
+        # checkout. Here it costs nothing until it warns; gunicorn's own limit is 30 s.
+        "hold_warning": 60.0,
     }
 )
 
@@ -56,6 +59,7 @@ class PoolOptions:
     background: bool = False
     max_waiting: int | None = None
     outage_grace: float | None = None
+    hold_warning: float | None = None
     pool_name: str | None = None
 
     def expiry(self, now: float, chance: float) -> float:

@@ -27,6 +27,7 @@ from zope.interface import implementedBy
 from .drivers import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .errors import DatabaseUnavailable
+from .labels import request_name
 from .messages import holders_text
 from .pool import ManagedPool
 from .stats import PoolSnapshot
@@ -153,12 +154,4 @@ class _FloodLog:
             self._written[about] = (now, 0) if due else (written, left_out + 1)
         if due:
             more = f" ({left_out} more since the last such line)" if left_out else ""
-            log.warning("503 for %s, %s%s: %s", _name(request), after, more, text)
-
-
-def _name(request: Request) -> str:
-    route = getattr(request, "matched_route", None)
-    where = (
-        repr(request.environ.get("PATH_INFO", "")) if route is None else f"route {route.name!r}"
-    )
-    return f"{request.method} {where}"
+            log.warning("503 for %s, %s%s: %s", request_name(request), after, more, text)

@@ -25,7 +25,7 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from . import forkmark
 from .checks import PooledEntry
 from .entries import GONE, LEASED
-from .limits import current_label, deadline
+from .limits import current_label, pool_limit
 from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .service import Service
@@ -66,6 +66,8 @@ class ManagedPool(QueuePool):
     :param max_waiting: refuse a caller when so many wait already.
     :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
     :param ping_timeout: how long a ping may take.
+    :param hold_warning: warn in the log when a connection is held for so long, and when a
+        holder of one takes another.
     :param pool_name: the name in errors and statistics.
     """
 
@@ -92,6 +94,7 @@ class ManagedPool(QueuePool):
         max_waiting: int | None = None,
         outage_grace: float | None = None,
         ping_timeout: float = 2.0,
+        hold_warning: float | None = None,
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
@@ -110,6 +113,7 @@ class ManagedPool(QueuePool):
             background=background,
             max_waiting=max_waiting,
             outage_grace=outage_grace,
+            hold_warning=hold_warning,
             pool_name=pool_name,
         )
         self._pool = IdleView(self, pool_size, use_lifo)
@@ -173,7 +177,7 @@ class ManagedPool(QueuePool):
         timeout = self._timeout if self._options.background else None
         if timeout is None:
             return _ConnectionFairy._checkout(self)
-        with deadline(timeout):
+        with pool_limit(timeout):
             return _ConnectionFairy._checkout(self)
 
     def _create_connection(self) -> ConnectionPoolEntry:

@@ -11,7 +11,7 @@ from . import messages
 from .drivers import ConnectFailure, classify_connect_failure
 from .entries import LEASED
 from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from .stats import Holder
+from .holders import Lease, named
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
@@ -45,6 +45,8 @@ class Refusals:
         text = messages.unavailable_text(self._name, kind, lasted, error)
         refusal = DatabaseUnavailable(None, None, error)
         refusal.args = (text,)
+        # SQLAlchemy's link would be a second line, about operational errors in general.
+        refusal.code = ""
         refusal.__cause__ = error
         refusal.pool_name = self._name
         return refusal
@@ -54,6 +56,7 @@ class Refusals:
         trouble = self._service.opener.refused_locked(now)
         if trouble is not None:
             self._service.stats.refused["outage"] += 1
+            self._service.opener.outages.refused_locked()
             raise self.refusal(trouble.error, trouble.kind)
 
     def line_full_locked(self) -> PoolLineFull:
@@ -65,19 +68,23 @@ class Refusals:
         error.pool_name = self._name
         return error
 
-    def timed_out(self, waited: float) -> BaseException:
-        """Make the error for a caller whose time is over."""
+    def timed_out(self, waited: float, cut: bool = False) -> BaseException:
+        """Make the error for a caller whose time is over.
+
+        :param cut: whether it was the caller's own deadline that came first.
+        """
         with self._service.lock:
             trouble, line = self._service.opener.trouble, self._service.line
-            holders, opening, waiting = self.holders_locked(), line.opening, line.waiting
+            leases, opening, waiting = self.leases_locked(), line.opening, line.waiting
             self._service.stats.refused["timeout"] += 1
+            self._service.opener.outages.refused_locked()
         name = self._name
         if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
             text = messages.saturated_text(name, waited, line.total, trouble.error)
         elif trouble is not None:
             return self.refusal(trouble.error, trouble.kind)
         elif opening and opening >= line.leased:
-            text = messages.slow_text(name, waited, opening)
+            text = messages.slow_text(name, waited, opening, cut=cut)
         else:
             text = messages.timeout_text(
                 name,
@@ -85,17 +92,20 @@ class Refusals:
                 size=self._service.size,
                 overflow=self._service.overflow(),
                 waiting=waiting,
-                holders=holders,
+                holders=named(leases),
+                cut=cut,
             )
         error = PoolTimeout(text, code=BACKGROUND)
         error.__cause__ = None if trouble is None else trouble.error
         error.pool_name = self._name
         return error
 
-    def holders_locked(self) -> tuple[Holder, ...]:
+    def leases_locked(self) -> list[Lease]:
+        """List what is checked out; name the holders when the lock is free again."""
         now = time.monotonic()
-        return tuple(
-            Holder(each.label, now - each.leased_at)
+        return [
+            Lease(each.label, each.holder, now - each.leased_at)
             for each in self._service.line.members
-            if each.state is LEASED
-        )
+            # One that was just opened has had no holder yet.
+            if each.state is LEASED and each.holder != 0
+        ]

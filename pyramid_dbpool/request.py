@@ -14,14 +14,23 @@ from typing import Any, TypeAlias
 import transaction
 from pyramid.request import Request
 from sqlalchemy import event
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from transaction.interfaces import NoTransaction
 
 from .engines import ProcessEngine
 from .errors import RequestOver, SessionInUse
+from .identity import take_role
 from .joining import join
+from .labels import request_label, request_name
+from .limits import current_label, name_holder
 from .sessions import close_session
+from .writes import (
+    WROTE,
+    end_transaction,
+    has_uncommitted_changes,
+    note_writes,
+    refuse_to_lose_changes,
+)
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
 
@@ -33,11 +42,10 @@ SessionMaker: TypeAlias = sessionmaker[Session]
 _OWNER = "pyramid_dbpool.request_sessions"
 # Keys of Session.info.
 _JOINED = "pyramid_dbpool.joined"
-_WROTE = "pyramid_dbpool.wrote"
+_POOL = "pyramid_dbpool.pool"
 _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
-_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
 
 
 class RequestSessions:
@@ -54,6 +62,11 @@ class RequestSessions:
         self._adopted: list[Session] = []
         request.environ[_OWNER] = self
         self._note_transaction()
+        self._label = request_label(request)
+        self._outer_label = current_label()
+        if _is_served(request):
+            name_holder(self._label)
+            take_role("web")
         # First in line, because Pyramid drops the callbacks that are left when
         # one of them raises.
         request.finished_callbacks.appendleft(self._finish)
@@ -71,8 +84,23 @@ class RequestSessions:
         session = self._sessions.get(maker)
         if session is None:
             session = self._sessions[maker] = maker()
-            session.info.update({_OWNER: self, _WROTE: False})
+            session.info.update({_OWNER: self, WROTE: False})
         return session
+
+    def release(self, pool: str | None) -> None:
+        """Give the connections of these sessions back; they take another at their next use.
+
+        :param pool: the name of a pool; None: all of them.
+        :raises SessionInUse: one of the sessions has changes that would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        """
+        sessions = [each for each in self._sessions.values() if pool in (None, each.info[_POOL])]
+        # All of them first: a refusal leaves everything as it was.
+        for session in sessions:
+            if session.in_transaction():
+                refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
+        for session in sessions:
+            end_transaction(session)
 
     def join_begun(self) -> None:
         """Join the sessions that an outer tween used before pyramid_tm began.
@@ -88,7 +116,7 @@ class RequestSessions:
         """Raise `RequestOver` once the request has ended."""
         if self.over:
             raise RequestOver(
-                f"The session of {_describe(self._request)} was used after the request had"
+                f"The session of {request_name(self._request)} was used after the request had"
                 " ended, when nobody would give its connection back. Stream rows with"
                 " pyramid_dbpool.stream(request, produce); anywhere else use"
                 " pyramid_dbpool.unit_of_work(settings)."
@@ -121,10 +149,17 @@ class RequestSessions:
         finally:
             self.over = True
             request.environ[_OWNER] = self._parent
+            self._drop_label()
             # A session that cannot be closed must not keep the others from it.
             with contextlib.ExitStack() as stack:
                 for session in (*self._sessions.values(), *self._adopted):
                     stack.callback(self._give_back, session)
+
+    def _drop_label(self) -> None:
+        """Leave the thread's next checkouts to whoever makes them."""
+        self._label.settle(f"{request_name(self._request)} (over)")
+        if current_label() is self._label:
+            name_holder(self._outer_label)
 
     def _give_back(self, session: Session) -> None:
         if self._parent is not None and self._is_in_open_transaction(session):
@@ -132,7 +167,7 @@ class RequestSessions:
             session.info[_OWNER] = self._parent
             self._parent._adopted.append(session)
             return
-        lost = _has_uncommitted_changes(session)
+        lost = has_uncommitted_changes(session)
         close_session(session)
         if lost:
             _warn_of_lost_changes(self._request)
@@ -152,8 +187,9 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
     The listeners are on the maker: they cost 30 µs each on every session.
     """
     writes = not made.settings.options["read_only"]
+    info = {_WRITES: writes, _POOL: made.settings.name}
     maker: SessionMaker = sessionmaker(
-        made.engine, class_=made.settings.options["session_class"], info={_WRITES: writes}
+        made.engine, class_=made.settings.options["session_class"], info=info
     )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
@@ -164,9 +200,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     # What was sent in AUTOCOMMIT is stored.
     if writes and made.settings.engine_options.get("isolation_level") != "AUTOCOMMIT":
-        event.listen(maker, "after_flush", _note_flush)
-        event.listen(maker, "do_orm_execute", _note_execute)
-        event.listen(maker, "after_transaction_end", _forget_writes)
+        note_writes(maker)
     return maker
 
 
@@ -196,43 +230,18 @@ def _refuse_commit_by_hand(session: Session) -> None:
         )
 
 
-def _note_flush(session: Session, _context: object) -> None:
-    session.info[_WROTE] = True
-
-
-def _note_execute(state: ORMExecuteState) -> None:
-    statement = state.statement
-    if state.is_insert or state.is_update or state.is_delete:
-        state.session.info[_WROTE] = True
-    elif isinstance(statement, TextClause):
-        first_word = statement.text.lstrip().partition(" ")[0].upper()
-        state.session.info[_WROTE] |= first_word in _WRITING_WORDS
-
-
-def _forget_writes(session: Session, ended: SessionTransaction) -> None:
-    if ended.parent is None:
-        session.info[_WROTE] = False
-
-
-def _has_uncommitted_changes(session: Session) -> bool:
-    pending = session.new or session.dirty or session.deleted
-    return session.in_transaction() and bool(pending or session.info[_WROTE])
-
-
 def _warn_of_lost_changes(request: Request) -> None:
     log.warning(
         "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
         " pyramid_tm's transaction call commit() on the session.",
-        _describe(request),
+        request_name(request),
     )
 
 
-def _describe(request: Request) -> str:
-    route = getattr(request, "matched_route", None)
-    # Not request.path, which raises where the path is not UTF-8.
-    path = request.environ.get("PATH_INFO", "")
-    where = f"route {route.name!r}" if route is not None else repr(path)
-    return f"{request.method} {where}"
+def _is_served(request: Request) -> bool:
+    # The router says this of every request; a script's is there for its registry, and
+    # its path means nothing.
+    return "invoke_subrequest" in vars(request)
 
 
 def _current(manager: Any) -> transaction.Transaction | None:

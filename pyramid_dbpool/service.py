@@ -7,6 +7,7 @@ its records and its dialect.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
 from .entries import LEASED
+from .holders import named
+from .holds import Holds
 from .limits import current_label
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions
+from .outages import OutageLog
 from .refusals import Refusals
 from .stats import PoolSnapshot, Stats
 from .upkeep import Upkeep
@@ -68,6 +72,13 @@ class Service:
         self.refusals = Refusals(self, source)
         self.opener = self._make_opener()
         self.upkeep = Upkeep(self.connections, self.line, self.lock, options, time.monotonic)
+        self.holds = Holds(
+            self.line,
+            self.lock,
+            clock=time.monotonic,
+            limit=options.hold_warning,
+            pool_name=options.pool_name,
+        )
 
     def _make_opener(self) -> Opener:
         return Opener(
@@ -79,6 +90,7 @@ class Service:
             clock=time.monotonic,
             min_idle=self.options.min_idle,
             grace=self.options.outage_grace,
+            outages=OutageLog(self.options.pool_name, self.options.outage_grace),
         )
 
     # Openings
@@ -94,6 +106,8 @@ class Service:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
+        if began >= self.holds.search_at:
+            self.holds.see_second(threading.get_ident(), current_label(), taken, began)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
         entry.holder = threading.get_ident()
@@ -158,6 +172,7 @@ class Service:
         for entry in doomed:
             self.connections.close_entry(entry, "disposed")
         self.upkeep.cancel()
+        self.holds.cancel()
 
     def retire(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
@@ -184,11 +199,12 @@ class Service:
         """Return what was counted, and who holds what, as of now."""
         with self.lock:
             trouble = self.opener.trouble
-            return self.stats.frozen(
+            leases = self.refusals.leases_locked()
+            numbers = self.stats.frozen(
                 name=self.options.pool_name or "default",
                 size=self.size,
                 line=self.line,
                 outage_since=None if trouble is None else trouble.since,
                 now=time.monotonic(),
-                holders=self.refusals.holders_locked(),
             )
+        return dataclasses.replace(numbers, holders=named(leases))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from .engines import process_engine
 from .errors import CommitUnknown, SessionInUse
+from .labels import labelled_by_caller
 from .outcomes import unobserved
 from .transactions import Modes
 
@@ -90,7 +91,7 @@ def unit_of_work(
     else:
         unit = _tm_unit(session, read_only, transaction_manager)
     try:
-        with unit, modes.applied(session):
+        with labelled_by_caller("unit_of_work"), unit, modes.applied(session):
             yield session
     finally:
         close_session(session)

@@ -58,7 +58,7 @@ class HistogramSnapshot:
 class Holder:
     """One connection that is checked out: by whom, and for how long."""
 
-    label: str | None
+    label: str
     held_seconds: float
 
 
@@ -172,9 +172,8 @@ class Stats:
         line: Line[Any],
         now: float,
         outage_since: float | None,
-        holders: tuple[Holder, ...],
     ) -> PoolSnapshot:
-        """Copy everything, with the state of the line; the caller holds the pool's lock."""
+        """Copy everything but the holders, with the state of the line, under the pool's lock."""
         # Every checkout ends in a return, sooner or later, or is given up.
         checkouts = self.returns + line.leased + self.strays + self.disowned
         return PoolSnapshot(
@@ -202,5 +201,4 @@ class Stats:
             hold=self.hold.frozen(),
             connect=self.connect.frozen(),
             outage_seconds=None if outage_since is None else now - outage_since,
-            holders=holders,
         )

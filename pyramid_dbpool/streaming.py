@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
+from .labels import request_name
+from .limits import holder_label
 from .sessions import close_session, session_factory
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ def stream(
     if supplied is not None:
         return RowStream(lambda: supplied, produce, lambda session: None)
     settings = request.registry.settings
-    return RowStream(lambda: session_factory(settings, name), produce, close_session)
+    label = f"{request_name(request)}, streaming its body"
+    return RowStream(lambda: session_factory(settings, name), produce, close_session, label)
 
 
 def environ_key(name: str) -> str:
@@ -58,10 +61,12 @@ class RowStream(Generic[Chunk]):
         open_session: Callable[[], Session],
         produce: Callable[[Session], Iterable[Chunk]],
         close: Callable[[Session], None],
+        label: str | None = None,
     ) -> None:
         self._open_session = open_session
         self._produce = produce
         self._close_session = close
+        self._label = label
         self._session: Session | None = None
         self._chunks: Iterator[Chunk] | None = None
         self._closed = False
@@ -73,10 +78,12 @@ class RowStream(Generic[Chunk]):
         if self._closed:
             raise StopIteration
         try:
-            if self._chunks is None:
-                self._session = self._open_session()
-                self._chunks = iter(self._produce(self._session))
-            return next(self._chunks)
+            # The request is over, and its label with it.
+            with holder_label(self._label):
+                if self._chunks is None:
+                    self._session = self._open_session()
+                    self._chunks = iter(self._produce(self._session))
+                return next(self._chunks)
         except BaseException:
             # Also at the end: a server that never calls close() exists.
             self.close()

@@ -63,7 +63,10 @@ class Unit(Generic[M]):
                 remedy = self._remedy(error)
                 if remedy is None or tries >= self.max_tries:
                     raise
-                log.warning("%s: try %d of %d: %s", named, tries, self.max_tries, _reason(error))
+                waits = " (waiting for the database)" if remedy == self._database_is_back else ""
+                log.warning(
+                    "%s: try %d of %d%s: %s", named, tries, self.max_tries, waits, _reason(error)
+                )
                 if not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False
@@ -99,7 +102,7 @@ class Unit(Generic[M]):
                 return True
             if time.monotonic() - said >= LOG_EVERY:
                 said = time.monotonic()
-                log.warning("the database is still away: %s", _reason(error))
+                log.warning("waiting: the database is still away: %s", _reason(error))
         return False
 
     def _probe(self) -> Exception | None:

@@ -9,6 +9,8 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
 from .engines import find_engine
+from .identity import take_role
+from .labels import labelled_by
 from .sessions import session_factory as default_session_factory
 from .sources import (
     Event,
@@ -102,6 +104,7 @@ def consume(
     _check_stop(stop)
     _check_max_tries(max_tries)
     modes = Modes(isolation_level, read_only, deferrable)
+    take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     stopper = Stop(stop)
     unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
@@ -153,7 +156,8 @@ def _settle(
 ) -> bool:
     """Handle a message or hand it on; return whether it was handled."""
     try:
-        return unit.run(message, named)
+        with labelled_by(named):
+            return unit.run(message, named)
     except Exception as error:
         _hide_parameters(error)
         log.exception("%s could not be handled", named)

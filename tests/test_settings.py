@@ -83,6 +83,10 @@ def test_our_own_settings_have_their_types() -> None:
         "connect_timeout": None,
         "startup_check": "off",
         "startup_timeout": 20.0,
+        "application_name": None,
+        "statement_timeout": None,
+        "lock_timeout": None,
+        "idle_in_transaction_timeout": None,
     }
 
 

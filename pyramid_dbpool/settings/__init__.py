@@ -5,9 +5,12 @@ from .load import load_app, load_pool
 from .mask import mask_url, scrub
 from .pools import AppSettings, PoolSettings
 from .reference import reference
+from .server import FALLBACK_NAME, NAMED_DRIVERS
 from .setting import Setting
 
 __all__ = [
+    "FALLBACK_NAME",
+    "NAMED_DRIVERS",
     "SETTINGS",
     "AppSettings",
     "PoolSettings",

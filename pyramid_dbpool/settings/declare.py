@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
 from ..options import PLUGIN_DEFAULTS
+from .declare_server import SERVER_SETTINGS
 from .declare_web import WEB_SETTINGS
 from .setting import YEAR, Setting, managed, own, sa
 
@@ -158,6 +159,7 @@ SETTINGS: tuple[Setting, ...] = (
         off=None,
         whole=True,
     ),
+    *SERVER_SETTINGS,
     # Ours, for the pool.
     managed(
         "min_idle",
@@ -223,6 +225,14 @@ SETTINGS: tuple[Setting, ...] = (
         "duration",
         "Refuse callers at once when the server has been away for so long.",
         low=0,
+        high=YEAR,
+        off=None,
+    ),
+    managed(
+        "hold_warning",
+        "duration",
+        "Warn in the log when a connection is held for so long, and when one holder takes two.",
+        low=0.1,
         high=YEAR,
         off=None,
     ),

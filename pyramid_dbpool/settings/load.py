@@ -22,6 +22,7 @@ from .coerce import coerce, infer
 from .declare import BY_KEY, KEYWORDS, SETTINGS
 from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
 from .pools import AppSettings, Options, PoolSettings, freeze
+from .server import add_start_options, check_server
 
 __all__ = ["load_app", "load_pool"]
 
@@ -87,12 +88,14 @@ def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
     _refuse_unknown(draft, takes)
     check_taken(draft, takes, backend)
     check_modes(draft, backend)
+    check_server(draft, backend)
     if pool_class or backend.in_memory:
         draft.engine["poolclass"] = backend.pool_class
     engine = _defaults("sqlalchemy.", backend) | draft.engine
     own = _defaults("dbpool.", backend) | draft.own
     parts = _parts(url, engine, own)
     _bound_connect(engine, own, url, backend)
+    add_start_options(engine, own, url)
     return PoolSettings(
         name=name,
         url=url,

@@ -1,0 +1,52 @@
+"""What is added to each opening of a connection, beyond the settings' fixed arguments."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from . import identity
+from .settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
+
+__all__ = ["prepare"]
+
+
+def prepare(engine: Engine, pool: PoolSettings) -> None:
+    """Have each connection of `engine` named, and its opening bounded."""
+    arguments = {**pool.url.query, **(pool.engine_options.get("connect_args") or {})}
+    if engine.dialect.driver in NAMED_DRIVERS:
+        if pool.options["application_name"] != "" and FALLBACK_NAME not in arguments:
+            event.listen(engine, "do_connect", _name_connection(pool))
+    elif engine.dialect.driver == "pymysql":
+        _bound_login(engine, pool, arguments)
+
+
+def _name_connection(pool: PoolSettings) -> Callable[..., None]:
+    """Return what tells PostgreSQL whose connection is opened."""
+
+    def tell(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
+        # Each time: the arguments are the same dict for all connections, in a child too.
+        arguments[FALLBACK_NAME] = identity.application_name(pool.options["application_name"])
+
+    return tell
+
+
+def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any]) -> None:
+    """Let the login take no longer than the connect.
+
+    PyMySQL's `connect_timeout` is over when the server has accepted: one that then says
+    nothing would keep the opening, and its slot, for as long as the kernel keeps the socket.
+    """
+    limit = pool.options["connect_timeout"]
+    if limit is None or "read_timeout" in arguments:
+        return
+
+    def bound(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
+        arguments["read_timeout"] = limit
+
+    def lift(dbapi_connection: Any, _record: Any) -> None:
+        # It has no public way. A statement may take as long as it likes.
+        dbapi_connection._read_timeout = None
+
+    event.listen(engine, "do_connect", bound)
+    event.listen(engine, "connect", lift)

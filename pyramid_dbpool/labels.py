@@ -1,0 +1,90 @@
+"""What holders of connections are called: texts that are made when somebody looks."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from .limits import current_label, holder_label
+
+# Code that stands between a caller and its unit of work.
+_BETWEEN = frozenset({"contextlib", __name__.partition(".")[0]})
+
+
+class Label:
+    """A holder's name whose text is made when somebody looks at it, which is hardly ever.
+
+    :param make: returns the text; called in any thread, so it may not change anything.
+        An empty text says that the name is no longer known.
+    """
+
+    __slots__ = ("_make", "_text")
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make: Callable[[], str] | None = make
+        self._text = ""
+
+    def __str__(self) -> str:
+        make = self._make
+        if make is not None:
+            self._text = make()
+        return self._text
+
+    def settle(self, text: str) -> None:
+        """Be `text` from now on, and let go of whatever the text was to be made from."""
+        self._text = text
+        self._make = None
+
+
+@contextmanager
+def labelled_by(thing: object) -> Iterator[None]:
+    """Name those who check connections out inside the block after `str(thing)`."""
+    # Weakly: the last label of a connection stays with it while it is idle.
+    weakly = weakref.ref(thing)
+    with holder_label(Label(lambda: "" if (alive := weakly()) is None else str(alive))):
+        yield
+
+
+@contextmanager
+def labelled_by_caller(what: str) -> Iterator[None]:
+    """Name the holder after the function that called us, unless it has a name already.
+
+    :param what: what the function does, such as `unit_of_work`.
+    """
+    if current_label() is not None:
+        yield
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _module(frame).partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    if frame is None:
+        yield
+        return
+    # Not the frame: it would keep the caller's variables alive.
+    code, module = frame.f_code, _module(frame)
+    del frame
+    with holder_label(Label(lambda: f"{what} in {module}.{code.co_qualname}")):
+        yield
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def request_label(request: Any) -> Label:
+    """Return a label that names a request for as long as it lives."""
+    weakly = weakref.ref(request)
+    return Label(lambda: "" if (alive := weakly()) is None else request_name(alive))
+
+
+def request_name(request: Any) -> str:
+    """Name a request for logs and errors: its method, and its route or path."""
+    route = getattr(request, "matched_route", None)
+    # Not request.path, which raises where the path is not UTF-8.
+    path = request.environ.get("PATH_INFO", "")
+    where = f"route {route.name!r}" if route is not None else repr(path)
+    return f"{request.method} {where}"

@@ -1,0 +1,113 @@
+"""What a session has written and not committed, and what becomes of it."""
+
+import logging
+from typing import Any
+
+from sqlalchemy import event, text
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+from sqlalchemy.sql.elements import TextClause
+
+from .drivers import transaction_failed
+from .errors import SessionInUse, TransactionFailed
+
+__all__ = [
+    "WROTE",
+    "end_transaction",
+    "has_uncommitted_changes",
+    "note_writes",
+    "refuse_to_lose_changes",
+]
+
+log = logging.getLogger(__name__)
+
+# A key of Session.info: whether its transaction has written.
+WROTE = "pyramid_dbpool.wrote"
+
+_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
+
+
+def note_writes(maker: sessionmaker[Session]) -> None:
+    """Have the sessions of `maker` keep `WROTE` up to date."""
+    event.listen(maker, "after_flush", _note_flush)
+    event.listen(maker, "do_orm_execute", _note_execute)
+    event.listen(maker, "after_transaction_end", _forget_writes)
+
+
+def _note_flush(session: Session, _context: object) -> None:
+    session.info[WROTE] = True
+
+
+def _note_execute(state: ORMExecuteState) -> None:
+    statement = state.statement
+    if state.is_insert or state.is_update or state.is_delete:
+        state.session.info[WROTE] = True
+    elif isinstance(statement, TextClause):
+        first_word = statement.text.lstrip().partition(" ")[0].upper()
+        state.session.info[WROTE] |= first_word in _WRITING_WORDS
+
+
+def _forget_writes(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info[WROTE] = False
+
+
+def has_uncommitted_changes(session: Session) -> bool:
+    """Tell whether a rollback would lose something, as far as the session can see."""
+    pending = session.new or session.dirty or session.deleted
+    return session.in_transaction() and bool(pending or session.info[WROTE])
+
+
+def refuse_to_lose_changes(session: Session, request: str, may_write: bool) -> None:
+    """Raise if ending the transaction of `session` would lose what somebody counts on.
+
+    :param request: its name.
+    :param may_write: whether the session can write at all.
+    :raises SessionInUse: it has changes, or is inside of a savepoint.
+    :raises TransactionFailed: a statement failed and its error was swallowed.
+    """
+    if session.in_nested_transaction():
+        raise SessionInUse(
+            f"{request} cannot give its connection back inside of begin_nested(): call"
+            " release_db() outside of it."
+        )
+    if has_uncommitted_changes(session):
+        raise _changes_would_be_lost(request)
+    if not session.is_active or transaction_failed(_driver_connection(session)):
+        raise TransactionFailed(
+            f"{request} cannot give its connection back: a statement of its transaction failed"
+            " and its error was swallowed. Let the error propagate, or run the statement that may"
+            " fail inside session.begin_nested()."
+        )
+    if may_write and _has_written(session):
+        raise _changes_would_be_lost(request)
+
+
+def _changes_would_be_lost(request: str) -> SessionInUse:
+    return SessionInUse(
+        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
+        " locks), which would be lost. Call release_db() before the first change; outside of"
+        " pyramid_tm's transaction you may also commit() first."
+    )
+
+
+def _driver_connection(session: Session) -> Any:
+    return session.connection().connection.dbapi_connection
+
+
+def _has_written(session: Session) -> bool:
+    """Ask the server for what we cannot see: Core statements, and functions that write."""
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        return False
+    # Only a transaction that has written or locked something has a number.
+    return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
+
+
+def end_transaction(session: Session) -> None:
+    """Roll back, and give the connection back; the objects stay, and are loaded anew."""
+    try:
+        # Not close(): a change to an object that it has detached would be lost unseen.
+        session.rollback()
+    except Exception:
+        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
+        session.close()

@@ -1,0 +1,200 @@
+"""An outage writes two lines to the log, and its errors are one line each."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import event, text
+
+from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
+from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.errors import PoolTimeout
+from pyramid_dbpool.limits import current_deadline, is_callers, pool_limit
+from pyramid_dbpool.outages import OutageLog
+from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.trouble import Trouble
+from tests.test_pool import Connection, Maker
+
+NewPostgres = Callable[..., PrivatePostgres]
+LOGGER = "pyramid_dbpool.outages"
+
+
+@pytest.fixture
+def maker() -> Iterator[Maker]:
+    """Give a creator, and close what it made."""
+    made = Maker()
+    yield made
+    for connection in made.made:
+        if not connection.closed:
+            connection.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List what was said of outages, all of it as warnings."""
+    mine = [each for each in caplog.records if each.name == LOGGER]
+    assert {each.levelno for each in mine} <= {logging.WARNING}
+    return [each.getMessage() for each in mine]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_an_outage_is_said_once_and_so_is_its_end(
+    driver: str, new_postgres: NewPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many callers meet it; the end says how long it was and how many got nothing."""
+    server = new_postgres()
+    settings = {
+        "sqlalchemy.url": server.url(driver),
+        "sqlalchemy.pool_timeout": "300ms",
+        "dbpool.min_idle": "0",
+    }
+    engine = get_engine(settings)
+    server.stop()
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable) as caught, engine.connect():
+            pass
+        assert "\n" not in str(caught.value)
+        assert caught.value.orig is not None
+    server.start()
+    assert isinstance(engine.pool, ManagedPool)
+    engine.pool._timeout = 20.0
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    away, back = lines(caplog)
+    assert away.startswith("pool 'default': the database server is unreachable (")
+    assert "refused at once after 10 s" in away
+    assert "\n" not in away
+    assert back.startswith("pool 'default': the database server is back after ")
+    assert "3 callers got no connection meanwhile" in back
+    dispose_engine(settings)
+
+
+def test_the_line_shows_no_secret(maker: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """Drivers quote what they were given."""
+    maker.error = ConnectionRefusedError("no way to\n\thost=db password=s3cret")
+    pool = ManagedPool(maker, 1, 0, timeout=0.05, background=True, pool_name="jobs")
+    with pytest.raises(DatabaseUnavailable) as caught:
+        pool.connect()
+    (away,) = lines(caplog)
+    for said in (away, str(caught.value)):
+        assert "no way to host=db password=***" in said
+        assert "s3cret" not in said
+    pool.dispose()
+
+
+def test_the_line_is_written_without_the_lock(maker: Maker) -> None:
+    """A handler may wait for a table that is written through this very pool."""
+    free: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            taken = threading.Event()
+            thread = threading.Thread(target=lambda: (pool.snapshot(), taken.set()))
+            thread.start()
+            free.append(taken.wait(2))
+
+    maker.error = ConnectionRefusedError("nobody listens")
+    pool = ManagedPool(maker, 1, 0, timeout=0.05, background=True)
+    handler = Handler()
+    logging.getLogger(LOGGER).addHandler(handler)
+    try:
+        with pytest.raises(DatabaseUnavailable):
+            pool.connect()
+    finally:
+        logging.getLogger(LOGGER).removeHandler(handler)
+        pool.dispose()
+    assert free == [True]
+
+
+def test_a_callers_deadline_is_named_and_not_the_pools(maker: Maker) -> None:
+    """Whoever set half a second himself gains nothing from a longer pool_timeout."""
+    pool = ManagedPool(maker, 1, 0, timeout=30.0)
+    lease = pool.connect()
+    with pytest.raises(PoolTimeout) as caught, deadline(0.0):
+        pool.connect()
+    assert "the deadline of the caller" in str(caught.value)
+    assert "allow a longer deadline" in str(caught.value)
+    assert "pool_timeout" not in str(caught.value)
+    lease.close()
+
+
+def test_the_pools_own_timeout_is_named(maker: Maker) -> None:
+    """Also where it counts for more than one attempt, and inside a longer deadline."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    lease = pool.connect()
+    with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"), deadline(9):
+        pool.connect()
+    lease.close()
+    listening = ManagedPool(maker, 1, 0, timeout=0.02, background=True)
+    event.listen(listening, "checkout", lambda *_: None)
+    lease = listening.connect()
+    with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"):
+        listening.connect()
+    lease.close()
+    listening.dispose()
+
+
+def test_whose_deadline_it_is_is_known_at_every_depth() -> None:
+    """The one that comes first counts."""
+    with pool_limit(1.0):
+        until = current_deadline()
+        assert until is not None
+        assert not is_callers(until)
+        with deadline(0.5):
+            until = current_deadline()
+            assert until is not None
+            assert is_callers(until)
+    with deadline(0.5), pool_limit(1.0):
+        until = current_deadline()
+        assert until is not None
+        assert is_callers(until)
+
+
+def test_a_slow_server_is_no_reason_to_change_what_does_not_hold(maker: Maker) -> None:
+    """The same where the time is over before a connection is open."""
+    opening = threading.Event()
+    maker.before = lambda: opening.wait(5)
+    pool = ManagedPool(maker, 1, 0, timeout=30.0, background=True)
+    said = "the deadline of the caller says how long"
+    with pytest.raises(PoolTimeout, match=said), deadline(0.02):
+        pool.connect()
+    opening.set()
+    pool.connect().close()
+    pool.dispose()
+    assert isinstance(maker.made[0], Connection)
+
+
+def test_an_unknown_commit_is_one_line_too() -> None:
+    """Its driver's error as well."""
+    assert "\n" not in str(CommitUnknown(OSError("gone\nbefore the answer")))
+
+
+def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """What goes on failing, or working, is not said again; the next outage is."""
+    outages = OutageLog("jobs", None)
+    for begin in (10.0, 20.0):
+        trouble = Trouble(ConnectFailure.UNREACHABLE, begin, OSError("away"))
+        outages.note_locked(trouble, begin)
+        outages.refused_locked()
+        outages.note_locked(trouble, begin + 1)
+        outages.note_locked(None, begin + 2)
+        outages.note_locked(None, begin + 3)
+    outages.write()
+    away = (
+        "pool 'jobs': the database server is unreachable (away)."
+        " Callers wait until it is back or their time is over."
+    )
+    back = (
+        "pool 'jobs': the database server is back after 2.0 s;"
+        " 1 caller got no connection meanwhile."
+    )
+    assert lines(caplog) == [away, back] * 2
+
+
+def test_a_server_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
+    """It answers: the end of an outage, and not the beginning of one."""
+    outages = OutageLog("jobs", None)
+    outages.note_locked(Trouble(ConnectFailure.SATURATED, 1.0, OSError("full")), 1.0)
+    outages.write()
+    assert lines(caplog) == []

@@ -1,0 +1,204 @@
+"""`request.release_db()`: a connection goes back before something slow, and nothing is lost."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pyramid.request import Request
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool import SessionInUse, TransactionFailed
+from tests.webapp import Row, WebApp, app, database
+
+TM = ("pyramid_dbpool", "pyramid_tm")
+
+
+@pytest.fixture
+def count(any_url: str) -> Iterator[Callable[[], int]]:
+    """Count the rows of the database."""
+    with database(any_url) as counter:
+        yield counter
+
+
+@pytest.fixture
+def settings(any_url: str, count: Callable[[], int]) -> dict[str, Any]:
+    """Give the settings of an app on the database."""
+    return {"sqlalchemy.url": any_url, "tm.manager_hook": "pyramid_tm.explicit_manager"}
+
+
+def refused(settings: dict[str, Any], view: Callable[[Request], Any], error: type) -> None:
+    """Check that a view is refused to release what it has done."""
+
+    def index(request: Request) -> None:
+        view(request)
+        with pytest.raises(error, match="GET route 'index' cannot give its connection back"):
+            request.release_db()
+
+    with app(settings, *TM, index=index) as web:
+        web.get()
+
+
+def insert_text(request: Request) -> str:
+    """Write an INSERT by hand; the table's name has to be quoted in MariaDB."""
+    dialect = request.db.get_bind().dialect
+    return str(
+        insert(Row).values(id=1).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    )
+
+
+def test_a_view_that_only_read_goes_on_later(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The connection is back meanwhile; the write that comes after it is committed."""
+    held: list[int] = []
+
+    def index(request: Request) -> None:
+        request.db.execute(select(Row)).all()
+        held.append(web.checked_out())
+        request.release_db()
+        held.append(web.checked_out())
+        request.db.add(Row(id=1))
+
+    with app(settings, *TM, index=index) as web:
+        web.get()
+    assert held == [1, 0]
+    assert count() == 1
+
+
+def test_an_object_stays_in_its_session(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """A change that is made to it afterwards is not lost."""
+
+    def index(request: Request) -> None:
+        row = request.db.get_one(Row, 1)
+        request.release_db()
+        row.id = 2
+
+    def check(request: Request) -> str:
+        return str(request.db.scalars(select(Row.id)).all())
+
+    with app(settings, *TM, index=index, check=check) as web:
+        with Session(web.engine) as session:
+            session.add(Row(id=1))
+            session.commit()
+        web.get()
+        assert web.get("/check").text == "[2]"
+    assert count() == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda request: request.db.add(Row(id=1)),
+        lambda request: (request.db.add(Row(id=1)), request.db.flush()),
+        lambda request: request.db.execute(insert(Row).values(id=1)),
+        lambda request: request.db.execute(text(insert_text(request))),
+    ],
+    ids=["pending", "flushed", "orm", "text"],
+)
+def test_uncommitted_changes_are_not_lost(
+    settings: dict[str, Any], count: Callable[[], int], write: Callable[[Request], Any]
+) -> None:
+    """The view is refused, and its work is committed as if it had not asked."""
+    refused(settings, write, SessionInUse)
+    assert count() == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda request: request.db.connection().execute(insert(Row).values(id=1)),
+        lambda request: request.db.execute(
+            text("WITH new AS (INSERT INTO rows VALUES (1) RETURNING id) SELECT * FROM new")
+        ),
+    ],
+    ids=["core", "hidden"],
+)
+def test_postgresql_tells_of_changes_that_nobody_saw(
+    postgres_url: str, write: Callable[[Request], Any]
+) -> None:
+    """It numbers a transaction when that writes."""
+    settings = {"sqlalchemy.url": postgres_url, "tm.manager_hook": "pyramid_tm.explicit_manager"}
+    with database(postgres_url) as count:
+        refused(settings, write, SessionInUse)
+        assert count() == 1
+
+
+def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
+    """What came before it would be rolled back without a word."""
+    settings = {"sqlalchemy.url": psycopg_url}
+
+    def swallow(request: Request) -> None:
+        with pytest.raises(DBAPIError):
+            request.db.execute(text("SELECT no_such_column"))
+
+    with pytest.raises(TransactionFailed, match="Nothing was committed"):
+        refused(settings, swallow, TransactionFailed)
+
+
+def test_not_inside_a_savepoint(sqlite_url: str) -> None:
+    """Its `with` would fail at the end."""
+
+    def index(request: Request) -> None:
+        with request.db.begin_nested(), pytest.raises(SessionInUse, match="begin_nested"):
+            request.release_db()
+
+    with app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+        web.get()
+
+
+def two_pools(tmp_path: Any) -> dict[str, Any]:
+    """Give the settings of two pools."""
+    return {
+        "sqlalchemy.url": f"sqlite:///{tmp_path}/one.db",
+        "sqlalchemy.other.url": f"sqlite:///{tmp_path}/two.db",
+    }
+
+
+def test_a_refusal_leaves_every_session_as_it_was(tmp_path: Any) -> None:
+    """The other pool's connection is still out."""
+    held: list[int] = []
+
+    def index(request: Request) -> None:
+        request.db.execute(select(1))
+        request.db_other.execute(text("CREATE TABLE made (id INTEGER)"))
+        request.db_other.execute(text("INSERT INTO made VALUES (1)"))
+        with pytest.raises(SessionInUse):
+            request.release_db()
+        held.append(web.checked_out())
+        request.release_db("default")
+        held.append(web.checked_out())
+
+    with app(two_pools(tmp_path), *TM, index=index) as web:
+        web.get()
+    assert held == [2, 1]
+
+
+def test_an_unknown_pool_is_named(tmp_path: Any) -> None:
+    """A slip of the pen would keep the connection."""
+
+    def index(request: Request) -> None:
+        with pytest.raises(ValueError, match=r"no pool 'othr': there are default, other\."):
+            request.release_db("othr")
+
+    with app(two_pools(tmp_path), *TM, index=index) as web:
+        web.get()
+
+
+def test_a_tests_own_session_is_left_alone(sqlite_url: str) -> None:
+    """Its work is not rolled back."""
+
+    def index(request: Request) -> None:
+        request.db.execute(select(1))
+        request.release_db()
+
+    def ask(web: WebApp) -> None:
+        with Session(web.engine) as own:
+            web.get(extra_environ={"app.dbsession": own})
+            assert own.in_transaction()
+
+    with app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+        ask(web)
