@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import create_engine, select
 
+from . import connecting
 from .drivers import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .settings import scrub
@@ -18,6 +19,7 @@ def try_to_connect(made: ProcessEngine) -> Exception | None:
     """
     engine = create_engine(made.settings.url, **made.settings.connect_options())
     try:
+        connecting.prepare(engine, made.settings)
         for hook in made.hooks:
             hook(engine)
         with engine.connect() as connection:

@@ -1,6 +1,7 @@
 """`dbpool.startup_check`: what a server and a worker do when the database is not there."""
 
 import logging
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_nobody_waits_for_a_wrong_password(
     with app(settings, *PARTS):
         (said,) = lines(caplog)
     assert "waiting" not in said
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """PyMySQL's own limit would end where the server accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = {
+            "sqlalchemy.url": f"mysql+pymysql://web:x@127.0.0.1:{mute.getsockname()[1]}/h",
+            "dbpool.connect_timeout": "2",
+            "dbpool.startup_check": "warn",
+        }
+        with app(settings, *PARTS):
+            assert len(lines(caplog)) == 1
 
 
 def test_a_worker_looks_too(away: dict[str, Any]) -> None:
