@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
-from .entries import SLOT, Grant, Refusal, Waiter
+from .entries import LEASED, NEW, SLOT, Grant, Refusal, Waiter
 from .limits import current_deadline, is_callers
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ class Checkout:
         self._gate = gate = threading.Lock()
         gate.acquire()
         self._waiter = waiter = Waiter(gate.release, self._began if self._served else now)
-        contexts: list[Context] = []
         if background:
             waiter.context = copy_context()
         with self._lock:
@@ -126,9 +125,9 @@ class Checkout:
             elif not line.join(waiter):
                 raise service.refusals.line_full_locked()
             if background and waiter.granted is None:
-                contexts = service.opener.asked_locked(now)
-        if contexts:
-            service.opener.launch(contexts)
+                service.opener.asked_locked(now)
+        if service.opener.openings.planned:
+            service.opener.openings.launch()
         return waiter
 
     def _wait(self, waiter: Waiter, began: float) -> Grant:
@@ -155,27 +154,30 @@ class Checkout:
             self._service.connections.close_entry(entry, reason)
             return
         with self._lock:
+            self._slot = True
             self._line.reopening(entry)
             self._entry = None
-            self._slot = True
         self._record = entry.record
         self._service.connections.close_record(entry.record, reason)
 
     def _open(self) -> PooledEntry:
         """Open in the slot in hand, here and now."""
         began = time.monotonic()
-        entry = self._service.connections.open_entry(self._record)
+        # In hand before it counts as a lease: by its state one sees whether it does.
+        self._entry = entry = self._service.connections.open_entry(self._record)
         now = time.monotonic()
         with self._lock:
             self._line.opened(entry, now)
-            self._entry = entry
             self._slot = False
             self._service.stats.connected(now - began)
         return entry
 
     def _give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""
-        granted: Grant | None = SLOT if self._slot else self._entry
+        opened = self._entry
+        granted: Grant | None = opened
+        if self._slot and (opened is None or opened.state is not LEASED):
+            granted = SLOT
         with self._lock:
             if self._waiter is not None:
                 # Handed over, but perhaps not yet noted here.
@@ -185,4 +187,6 @@ class Checkout:
             self._slot = False
         if isinstance(granted, PooledEntry) and not passed_on:
             self._service.connections.close_entry(granted, "interrupted")
+        elif opened is not None and opened.state is NEW:
+            opened.record.close()
         self._service.replan()

@@ -5,7 +5,9 @@ Does I/O, so never with the pool's lock held.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .checks import Checks, PooledEntry
@@ -13,6 +15,8 @@ from .checks import Checks, PooledEntry
 if TYPE_CHECKING:
     from .pool import ManagedPool
     from .service import Service
+
+log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -42,7 +46,7 @@ class Connections:
         """Have every connection that is as old as a dead one looked at before it is used."""
         with self._lock:
             self._stats.suspicions += 1
-            for each in self._line.members:
+            for each in list(self._line.members):
                 if each is not dead:
                     each.doubt()
         if self._service.options.background:
@@ -51,7 +55,7 @@ class Connections:
     def doubt_all(self) -> None:
         """Have SQLAlchemy's own rules asked before any connection is used again."""
         with self._lock:
-            for each in self._line.members:
+            for each in list(self._line.members):
                 each.doubt()
 
     def keep_husk_locked(self, record: Any) -> None:
@@ -76,8 +80,14 @@ class Connections:
                 raise
         now = time.monotonic()
         entry = record.dbpool_entry = PooledEntry(record, now)
-        self._checks.admit(entry, now, self._source)
-        self._service.holds.watch()
+        try:
+            self._checks.admit(entry, now, self._source)
+        except BaseException:
+            record.close()
+            raise
+        if not self._service.retired:
+            # Else the housekeeper would come for a pool that is over.
+            self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
@@ -110,6 +120,14 @@ class Connections:
             with self._lock:
                 self._line.lost(entry)
             self._service.replan()
+
+    def close_held(self, doomed: Iterable[tuple[PooledEntry, str]]) -> None:
+        """Close several that are held; one that raises keeps none of the others open."""
+        for entry, reason in doomed:
+            try:
+                self.close_entry(entry, reason)
+            except Exception:
+                log.exception("A connection could not be closed in order")
 
     def examine(self, entry: PooledEntry) -> None:
         """Ping a connection that is held; put it back, or close it if it is dead."""

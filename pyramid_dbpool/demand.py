@@ -34,15 +34,22 @@ def returns_expected(line: Line[E], now: float, *, connect_time: float, hold_tim
     :param hold_time: the usual hold, in seconds, as a moving average.
     """
     hold = max(hold_time, 1e-6)
+    # A copy: the collector may return a connection in the middle of this.
     usual = sum(
-        1 for each in line.members if each.state is LEASED and now - each.leased_at <= STUCK * hold
+        each.state is LEASED and now - each.leased_at <= STUCK * hold
+        for each in list(line.members)
     )
     return usual * connect_time / hold
 
 
-def openings_wanted(line: Line[E], now: float, *, connect_time: float, hold_time: float) -> int:
-    """Count the openings to start now for those who wait (free slots permitting)."""
-    need = len(line.waiters) - line.opening
+def openings_wanted(
+    line: Line[E], now: float, *, opening: int, connect_time: float, hold_time: float
+) -> int:
+    """Count the openings to start now for those who wait (free slots permitting).
+
+    :param opening: how many are under way already.
+    """
+    need = len(line.waiters) - opening
     if need <= 0:
         return 0
     free = line.free

@@ -83,7 +83,11 @@ class Holds:
             housekeeper().call_off(task)
 
     def _look_at(self, due: float) -> None:
+        if self._task is not None:
+            self._task.cancel()
         self._task = housekeeper().call_at(due, WeakCall(self.look))
+        if not self._watching:  # called off in this very moment
+            self.cancel()
 
     def look(self) -> None:
         """Warn of each connection that has been held for too long, once; come again when due."""

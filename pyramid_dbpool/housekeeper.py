@@ -105,6 +105,14 @@ class Housekeeper:
             self._starting.release()
 
     def _loop(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # Killed, as a greenlet may be: the next task starts another thread.
+            if self._thread is threading.current_thread():
+                self._thread = None
+
+    def _serve(self) -> None:
         idle_since: float | None = None
         while not self._paused:
             while self._inbox:
@@ -126,7 +134,6 @@ class Housekeeper:
             # Whoever comes after this sees the new `_until`; who came before is in the inbox.
             if not self._inbox and not self._paused:
                 self._wake.acquire(timeout=max(0.0, min(self._until - now, 3600.0)))
-        self._thread = None
 
     def _forget_cancelled(self) -> None:
         while self._heap and self._heap[0][2].run is None:
@@ -163,7 +170,7 @@ def _run(task: Task) -> None:
     if run is not None:
         try:
             run()
-        except Exception:
+        except BaseException:
             # One pool's trouble must not end the upkeep of the others.
             log.exception("A background task failed")
 

@@ -52,7 +52,8 @@ class Idle(deque[E]):
         if self.stamps is not None:
             self._trim(self.stamps)
             self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
-        place = bisect_left([each.since for each in self], entry.since) if self.lifo else 0
+        # A copy: `take` may take one in the middle of this.
+        place = bisect_left([each.since for each in list(self)], entry.since) if self.lifo else 0
         self.insert(place, entry)
 
     def times(self) -> list[float]:

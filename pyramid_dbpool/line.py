@@ -196,6 +196,8 @@ class Line(Generic[E]):
         if self._busy:
             self._late.append(lambda: self._put_late(entry, now))
             return True
+        if entry.state is not LEASED:
+            return False  # given up as a stray, between the caller's look and the lock
         if self.waiters and self._hand(entry, now):
             return True
         if not self.linger and self.keep is not None and len(self.idle) >= self.keep:

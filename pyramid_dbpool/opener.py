@@ -17,6 +17,7 @@ from .demand import FIRST_CONNECT, look_interval, openings_wanted
 from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
+from .openings import Openings, start_thread
 from .outages import OutageLog
 from .stats import Stats
 from .trouble import NEVER, Trouble
@@ -65,6 +66,7 @@ class Opener:
         min_idle: int = 0,
         grace: float | None = None,
         outages: OutageLog | None = None,
+        start: Callable[[Callable[[], object]], object] = start_thread,
     ) -> None:
         self._connections = connections
         self._refusals = refusals
@@ -74,22 +76,23 @@ class Opener:
         self._clock = clock
         self._min_idle = min_idle
         self._grace = grace
+        self.openings = Openings(line, lock, self._open, start)
         self.trouble: Trouble | None = None
         self.outages = outages or OutageLog(None, grace)
         self.retired = False
         self._asked_at = NEVER
+        self._opened_at = NEVER
         self._task: Task | None = None
         self._look_at = float("inf")
 
     # Deciding
 
-    def asked_locked(self, now: float) -> list[Context]:
-        """Plan openings for a caller who has just joined the line; `launch` the result."""
+    def asked_locked(self, now: float) -> None:
+        """Plan openings for a caller who has just joined the line; `openings.launch` them."""
         self._ask_locked(now)
         # A pool that is full has nothing to plan, which is most of its work when contended.
-        if self._line.full and self.trouble is None:
-            return []
-        return self.plan_locked(now)
+        if self.trouble is not None or not self._line.full:
+            self.plan_locked(now)
 
     def refused_locked(self, now: float) -> Trouble | None:
         """Note that a caller has asked; return the outage for which it has to be refused."""
@@ -111,24 +114,33 @@ class Opener:
         if self.trouble is not None:
             self.trouble.asked(now)
 
-    def plan_locked(self, now: float) -> list[Context]:
-        """Reserve slots for the openings that are wanted now; `launch` the result."""
+    def plan_locked(self, now: float) -> None:
+        """Reserve slots for the openings that are wanted now; `openings.launch` them."""
         wanted = max(self._wanted_by_line(now), self._missing())
         if self.trouble is not None and wanted:
             wanted = self._probes_allowed(now)
-        contexts: list[Context] = []
-        while len(contexts) < wanted and self._line.reserve_for_line():
-            contexts.append(self._next_context())
-        if contexts and self.trouble is not None:
-            self.trouble.probing(now)
+        while wanted and self._line.reserve_for_line():
+            self.openings.plan_locked(self._next_context())
+            if self.trouble is not None:
+                self.trouble.probing(now)
+            wanted -= 1
         self._watch_locked(now)
-        return contexts
+
+    def _opening(self, now: float) -> int:
+        """Count the openings that may soon be over."""
+        hanging = self.openings.hanging_locked(now, self._connect_time)
+        return self._line.opening - hanging
 
     def _wanted_by_line(self, now: float) -> int:
+        opening = self._opening(now)
         if self.trouble is not None:
-            return int(self._line.waiting > self._line.opening)
+            return int(self._line.waiting > opening)
         return openings_wanted(
-            self._line, now, connect_time=self._connect_time, hold_time=self._stats.hold_time()
+            self._line,
+            now,
+            opening=opening,
+            connect_time=self._connect_time,
+            hold_time=self._stats.hold_time(),
         )
 
     @property
@@ -144,7 +156,7 @@ class Opener:
 
     def _probes_allowed(self, now: float) -> int:
         trouble = self.trouble
-        return int(trouble is not None and now >= trouble.retry_at and not self._line.opening)
+        return int(trouble is not None and now >= trouble.retry_at and not self._opening(now))
 
     def _next_context(self) -> Context:
         # Connect listeners see the context of someone who waits, each copy once:
@@ -157,20 +169,25 @@ class Opener:
 
     def _watch_locked(self, now: float) -> None:
         """See to it that the line is looked at again, if it may want more openings."""
-        line, trouble = self._line, self.trouble
-        if trouble is not None:
-            if line.opening or not (line.waiting or self._probes_on(now)):
-                return
-            due = max(trouble.retry_at, now)
-        elif line.waiting > line.opening and line.free != 0:
-            due = now + look_interval(self._connect_time)
-        else:
-            return
-        if due < self._look_at:
+        due = self._next_look(now)
+        if due is not None and due < self._look_at:
             if self._task is not None:
                 self._task.cancel()
             self._look_at = due
             self._task = housekeeper().call_at(due, WeakCall(self.look))
+
+    def _next_look(self, now: float) -> float | None:
+        line, trouble, opening = self._line, self.trouble, self._opening(now)
+        if trouble is not None:
+            if not (line.waiting or self._probes_on(now)):
+                return None
+            if not opening:
+                return max(trouble.retry_at, now)
+        elif line.full or not line.waiting:
+            return None
+        elif line.waiting > opening:
+            return now + look_interval(self._connect_time)
+        return self.openings.next_hanging_locked(now, self._connect_time)
 
     def _probes_on(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
@@ -182,92 +199,88 @@ class Opener:
         with self._lock:
             self._look_at = float("inf")
             if self.trouble is not None and not self._line.waiting and self._probes_on(now):
-                contexts = []
                 if self._probes_allowed(now) and self._line.reserve_for_line():
                     self.trouble.probing(now)
-                    contexts = [Context()]
+                    self.openings.plan_locked(Context())
                 self._watch_locked(now)
             else:
-                contexts = self.plan_locked(now)
-        self.launch(contexts)
+                self.plan_locked(now)
+        self.openings.launch()
 
     # Opening
 
-    def launch(self, contexts: list[Context]) -> None:
-        """Start one opening for each context, each in a thread of its own."""
-        for context in contexts:
-            try:
-                thread = threading.Thread(
-                    target=context.run, args=(self._open,), name="dbpool-opener", daemon=True
-                )
-                thread.start()
-            except RuntimeError:
-                # No thread can be started, as at interpreter shutdown: the first
-                # waiter opens in the slot itself.
-                with self._lock:
-                    if not self._line.grant_slot():
-                        self._line.open_failed()
-
     def _open(self) -> None:
-        began = self._clock()
+        began, opening = self._clock(), object()
         with self._lock:
-            if not self._needed_locked():
+            if not self._needed_locked(began):
                 self._line.open_failed()
                 return
+            self.openings.begin_locked(opening, began)
+            self._watch_locked(began)
         try:
             entry = self._connections.open_entry()
         except BaseException as error:
-            self._failed(error)
+            self._failed(error, opening, began)
         else:
-            self._opened(entry, began)
+            self._opened(entry, opening, began)
 
-    def _needed_locked(self) -> bool:
+    def _needed_locked(self, now: float) -> bool:
         line = self._line
         return (
-            line.waiting >= line.opening
+            line.waiting >= self._opening(now)
             or line.total <= self._min_idle
             or self.trouble is not None
         )
 
-    def _opened(self, entry: Any, began: float) -> None:
+    def _opened(self, entry: Any, opening: object, began: float) -> None:
         now = self._clock()
         with self._lock:
-            self.trouble = None
+            self.openings.end_locked(opening)
+            self.trouble, self._opened_at = None, now
             self._stats.connected(now - began)
             self._line.opened(entry, now)
             kept = self._line.put(entry, now)
-            contexts = self.plan_locked(now)
+            self.plan_locked(now)
             self.outages.note_locked(None, now)
-        self.launch(contexts)
+        self.openings.launch()
         self.outages.write()
         if not kept:
             self._connections.close_entry(entry, "surplus")
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, opening: object, began: float) -> None:
         now = self._clock()
         kind = self._refusals.classify(error)
         with self._lock:
+            self.openings.end_locked(opening)
             self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
             self._line.open_failed()
             if kind is None:
-                self._line.refuse(lambda: error, limit=1)
+                self._refuse_locked("program", lambda: error, limit=1)
+                self.rest_locked()
             elif kind is ConnectFailure.CONFIGURATION:
                 self.trouble = None
-                self._line.refuse(lambda: self._refusals.refusal(error, kind))
-            else:
+                self._refuse_locked("configuration", lambda: self._refusals.refusal(error, kind))
+                # Else what is missing from `min_idle` is tried again, and again, at once.
+                self.rest_locked()
+            elif began >= self._opened_at:  # else what it tells is out of date
                 self._in_trouble_locked(kind, error, now)
-            contexts = self.plan_locked(now)
+            self.plan_locked(now)
             self.outages.note_locked(self.trouble, now)
-        self.launch(contexts)
+        self.openings.launch()
         self.outages.write()
 
     def _in_trouble_locked(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
-        trouble = self.trouble
-        if trouble is None or trouble.kind is not kind:
-            trouble = self.trouble = Trouble(kind, now, error)
+        if self.trouble is None:
+            self.trouble = Trouble(kind, now, error)
         asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
-        trouble.failed(error, now, asked=asked)
-        if trouble.refuses(now, self._grace):
-            count = self._line.refuse(lambda: self._refusals.refusal(error, kind))
-            self._stats.refused["outage"] += count
-            self.outages.refused_locked(count)
+        self.trouble.failed(kind, error, now, asked=asked)
+        if self.trouble.refuses(now, self._grace):
+            refused = self._refuse_locked("outage", lambda: self._refusals.refusal(error, kind))
+            self.outages.refused_locked(refused)
+
+    def _refuse_locked(
+        self, reason: str, make_error: Callable[[], BaseException], limit: int | None = None
+    ) -> int:
+        count = self._line.refuse(make_error, limit)
+        self._stats.refused[reason] += count
+        return count

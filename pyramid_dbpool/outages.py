@@ -33,7 +33,7 @@ class OutageLog:
         if trouble is not None and away and self._since is None:
             self._since, self._refused = trouble.since, 0
             self._lines.append(messages.away_text(self._name, self._grace, trouble.error))
-        elif not away and self._since is not None:
+        elif trouble is None and self._since is not None:
             self._lines.append(messages.back_text(self._name, now - self._since, self._refused))
             self._since = None
 

@@ -198,6 +198,7 @@ class ManagedPool(QueuePool):
                     now < entry.check_at
                     and (closed is None or not closed())
                     and (glance is None or not glance(0, 1))
+                    and self._recycle < 0
                 ):
                     return entry.record  # type: ignore[no-any-return]
             elif entry.passes(now):
@@ -286,6 +287,7 @@ class ManagedPool(QueuePool):
         if self._disposed_by == _get_ident():
             self._service.retire()
             self.dispose()
+            self._disposed_by = None
         return self.__class__(
             self._creator,
             pool_size=self._pool.maxsize,

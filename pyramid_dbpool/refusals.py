@@ -105,7 +105,8 @@ class Refusals:
         now = time.monotonic()
         return [
             Lease(each.label, each.holder, now - each.leased_at)
-            for each in self._service.line.members
+            # A copy: the collector may return a connection in the middle of this.
+            for each in list(self._service.line.members)
             # One that was just opened has had no holder yet.
             if each.state is LEASED and each.holder != 0
         ]

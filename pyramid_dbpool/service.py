@@ -99,8 +99,8 @@ class Service:
         """Start openings, if a slot that became free is wanted."""
         if self.options.background:
             with self.lock:
-                contexts = self.opener.plan_locked(time.monotonic())
-            self.opener.launch(contexts)
+                self.opener.plan_locked(time.monotonic())
+            self.opener.openings.launch()
 
     # Leases
 
@@ -129,7 +129,7 @@ class Service:
         with self.lock:
             return [
                 each
-                for each in self.line.members
+                for each in list(self.line.members)
                 if each.state is LEASED and each.holder == thread and each.record.fairy_ref is None
             ]
 
@@ -169,8 +169,7 @@ class Service:
             self.connections.husks.clear()
             # Else each one that is closed would be replaced at once.
             self.opener.rest_locked()
-        for entry in doomed:
-            self.connections.close_entry(entry, "disposed")
+        self.connections.close_held([(entry, "disposed") for entry in doomed])
         self.upkeep.cancel()
         self.holds.cancel()
 
@@ -189,7 +188,9 @@ class Service:
     def checked_out(self) -> int:
         """Count the connections that a caller holds."""
         with self.lock:
-            return sum(each.state is LEASED and each.holder != 0 for each in self.line.members)
+            return sum(
+                each.state is LEASED and each.holder != 0 for each in list(self.line.members)
+            )
 
     def overflow(self) -> int:
         """Count the records beyond the size, as QueuePool does: negative while there are fewer."""

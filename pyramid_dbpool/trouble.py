@@ -34,15 +34,21 @@ class Trouble:
     known_until: float = NEVER
     tries: int = 0
 
-    def failed(self, error: BaseException, now: float, *, asked: bool) -> None:
+    def failed(
+        self, kind: ConnectFailure, error: BaseException, now: float, *, asked: bool
+    ) -> None:
         """Note a failed opening; at the slow pace unless somebody has `asked` lately."""
+        self.kind, self.error = kind, error
+        self.known_until = now + 2 * LAST_PAUSE
+        if now < self.retry_at:
+            # Several that began together and failed together are one try: counted one
+            # by one, a blip would cost everybody the longest pause.
+            return
         self.tries += 1
-        self.error = error
         pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(self.tries - 1, 10))
         if not asked:
             pause = SLOW_PAUSE
         self.retry_at = now + pause * random.uniform(0.5, 1.0)
-        self.known_until = now + 2 * LAST_PAUSE
 
     def asked(self, now: float) -> None:
         """Note that somebody asks: a prober at the slow pace tries at once."""

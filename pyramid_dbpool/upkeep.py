@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from .checks import PooledEntry
@@ -21,8 +21,8 @@ STRAY_AFTER = 30.0
 class Connections(Protocol):
     """How upkeep closes and checks."""
 
-    def close_entry(self, entry: PooledEntry, reason: str) -> None:
-        """Close one connection (I/O, without the lock) and report it lost."""
+    def close_held(self, doomed: Iterable[tuple[PooledEntry, str]]) -> None:
+        """Close connections that are held (I/O, without the lock) and report them lost."""
 
     def examine(self, entry: PooledEntry) -> None:
         """Ping one connection that is held (I/O, without the lock); put it back or close it."""
@@ -95,10 +95,13 @@ class Upkeep:
 
     def _work(self, doomed: list[tuple[PooledEntry, str]], stale: list[PooledEntry]) -> None:
         try:
-            for entry, reason in doomed:
-                self._connections.close_entry(entry, reason)
+            self._connections.close_held(doomed)
             for entry in stale:
-                self._connections.examine(entry)
+                # Held one at a time: callers need the others meanwhile.
+                with self._lock:
+                    mine = self._line.hold(entry)
+                if mine:
+                    self._connections.examine(entry)
         finally:
             self.schedule()
 
@@ -120,7 +123,7 @@ class Upkeep:
         if options.keepalive is not None:
             for entry in list(line.idle):
                 quiet = max(entry.since, entry.checked_at)
-                if now - quiet >= options.keepalive and line.hold(entry):
+                if now - quiet >= options.keepalive:
                     stale.append(entry)
         return doomed, stale
 
@@ -139,7 +142,7 @@ class Upkeep:
         after all, he has it for himself, and it is closed when he returns it.
         """
         idle = set(self._line.idle)
-        for each in self._line.members:
+        for each in list(self._line.members):
             if each.state is IDLE and each not in idle:
                 # Interrupted between two steps of a checkout or a return: from now on
                 # a lease, and a stray when nobody turns up for it.
@@ -147,7 +150,7 @@ class Upkeep:
                 each.state = LEASED
         strays = [
             each
-            for each in self._line.members
+            for each in list(self._line.members)
             if each.state is LEASED
             and each.record.fairy_ref is None
             and now - each.leased_at >= STRAY_AFTER

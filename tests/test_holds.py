@@ -125,6 +125,23 @@ def test_the_watch_ends_with_the_last_connection(watched: ManagedPool) -> None:
     assert not watched._service.holds._watching
 
 
+def test_a_pool_that_is_over_is_not_watched(maker: Maker) -> None:
+    """A connection that is opened for it in its last moment keeps no thread."""
+    pool = ManagedPool(maker, 1, 0, hold_warning=60.0)
+    pool.dispose()
+    pool.recreate()
+    lease = pool.connect()
+    assert not pool._service.holds._watching
+    lease.close()
+
+
+def test_a_watch_that_is_called_off_as_it_begins_leaves_no_task(watched: ManagedPool) -> None:
+    """The housekeeper would wait for it with nothing to do."""
+    holds = watched._service.holds
+    holds._look_at(1e9)
+    assert holds._task is None
+
+
 def test_a_leak_is_told_from_a_slow_view(
     watched: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:

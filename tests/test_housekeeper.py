@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,14 @@ def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) 
     keeper.call_at(time.monotonic() + 0.01, done.set)
     assert done.wait(5)
     assert "A background task failed" in caplog.text
+
+
+def test_task_that_ends_its_thread_leaves_the_others_alone() -> None:
+    """SystemExit and GreenletExit are no Exceptions."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic(), sys.exit)
+    keeper.call_at(time.monotonic() + 0.01, done.set)
+    assert done.wait(5)
 
 
 def test_task_keeps_nothing_alive() -> None:

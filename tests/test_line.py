@@ -108,6 +108,28 @@ def test_refused_waiters_get_errors_of_their_own() -> None:
     assert len({id(error) for error in errors}) == 2
 
 
+def test_stray_that_turns_up_is_not_taken_back() -> None:
+    """Its slot is another's by now."""
+    line = Line[Entry](1, 1)
+    (lease,) = filled(line, 1)
+    line.lost(lease)
+    assert not line.put(lease, 1.0)
+    assert not line.idle
+    assert line.leased == 0
+
+
+def test_connection_that_was_held_goes_to_whoever_waits() -> None:
+    """Not back to its place among the idle ones."""
+    line = Line[Entry](1, 1)
+    (lease,) = filled(line, 1)
+    line.put(lease, 0.0)
+    assert line.hold(lease)
+    first = waiter()
+    line.join(first)
+    line.unhold(lease, 1.0)
+    assert first.granted is lease
+
+
 def test_fifo_surplus_is_the_low_water_mark() -> None:
     """One request in turn on four connections leaves three surplus, though each is used."""
     line = Line[Entry](4, 4)
@@ -138,7 +160,7 @@ def test_short_holds_open_nothing() -> None:
     filled(line, 5, now=10.0)
     for _ in range(45):
         line.join(waiter(10.0))
-    assert openings_wanted(line, 10.019, connect_time=0.15, hold_time=0.01) == 0
+    assert openings_wanted(line, 10.019, opening=0, connect_time=0.15, hold_time=0.01) == 0
 
 
 def test_long_holds_open_one_for_each_waiter() -> None:
@@ -147,7 +169,7 @@ def test_long_holds_open_one_for_each_waiter() -> None:
     filled(line, 5, now=10.0)
     for _ in range(45):
         line.join(waiter(10.0))
-    assert openings_wanted(line, 10.019, connect_time=0.15, hold_time=1.0) == 45
+    assert openings_wanted(line, 10.019, opening=0, connect_time=0.15, hold_time=1.0) == 45
 
 
 def test_broken_estimate_costs_at_most_one_connect() -> None:
@@ -155,8 +177,8 @@ def test_broken_estimate_costs_at_most_one_connect() -> None:
     line = Line[Entry](5, 50, slots_to_waiters=False)
     filled(line, 5, now=10.0)
     line.join(waiter(10.0))
-    assert openings_wanted(line, 10.1, connect_time=0.15, hold_time=0.05) == 0
-    assert openings_wanted(line, 10.15, connect_time=0.15, hold_time=0.05) == 1
+    assert openings_wanted(line, 10.1, opening=0, connect_time=0.15, hold_time=0.05) == 0
+    assert openings_wanted(line, 10.15, opening=0, connect_time=0.15, hold_time=0.05) == 1
 
 
 CROWDED = ("hand", "join", "rejoin", "leave", "lost", "open_failed")

@@ -4,8 +4,7 @@ import heapq
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextvars import Context
+from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +15,7 @@ from pyramid_dbpool.housekeeper import Task
 from pyramid_dbpool.line import Line
 from pyramid_dbpool.opener import Opener
 from pyramid_dbpool.stats import Stats
+from pyramid_dbpool.trouble import Trouble
 
 GRACE = 10.0
 TIMEOUT = 5.0
@@ -51,6 +51,7 @@ class Server:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.down = True
+        self.kind = ConnectFailure.UNREACHABLE
         self.asked: list[float] = []
 
     def open_entry(self) -> Entry:
@@ -64,21 +65,12 @@ class Server:
         """Close one."""
 
     def classify(self, error: BaseException) -> ConnectFailure:
-        """Call each failure an outage."""
-        return ConnectFailure.UNREACHABLE
+        """Call each failure the same."""
+        return self.kind
 
     def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
         """Make an error."""
         return OSError(str(error))
-
-
-class InlineOpener(Opener):
-    """Opens where it stands: on this clock a connect takes no time."""
-
-    def launch(self, contexts: list[Context]) -> None:
-        """Open now."""
-        for context in contexts:
-            context.run(self._open)
 
 
 class Callers:
@@ -89,7 +81,7 @@ class Callers:
         self.server = Server(clock)
         self.line: Line[Entry] = Line(2, 4, slots_to_waiters=False)
         lock = threading.RLock()
-        self.opener = InlineOpener(
+        self.opener = Opener(
             self.server,
             self.server,
             self.line,
@@ -98,6 +90,7 @@ class Callers:
             clock=lambda: self.clock.now,
             grace=GRACE,
             min_idle=min_idle,
+            start=lambda run: run(),  # on this clock a connect takes no time
         )
         self.served: list[float] = []
         self.refused: list[float] = []
@@ -115,7 +108,8 @@ class Callers:
         waiter = Waiter(lambda: self._woken(waiter), now)
         self.line.join(waiter)
         self.clock.call_at(now + TIMEOUT, lambda: self.line.leave(waiter))
-        self.opener.launch(self.opener.asked_locked(now))
+        self.opener.asked_locked(now)
+        self.opener.openings.launch()
 
     def _woken(self, waiter: Waiter) -> None:
         if isinstance(waiter.granted, Entry):
@@ -137,11 +131,17 @@ class Callers:
 
 
 @pytest.fixture
-def callers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callers]:
-    """Give callers on a clock of their own."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give a clock, with the opener's tasks on it."""
     clock = Clock()
     monkeypatch.setattr(module, "housekeeper", lambda: clock)
-    yield Callers(clock)
+    return clock
+
+
+@pytest.fixture
+def callers(clock: Clock) -> Callers:
+    """Give callers on a clock of their own."""
+    return Callers(clock)
 
 
 @pytest.mark.parametrize(
@@ -228,3 +228,32 @@ def test_caller_during_the_slow_pace_has_the_server_asked_at_once(callers: Calle
     callers.ask()
     callers.clock.run_until(callers.clock.now + 0.1)
     assert len(callers.served) == 1
+
+
+def test_minimum_is_not_opened_again_and_again_after_a_wrong_setting(clock: Clock) -> None:
+    """A wrong password is asked about once for each caller, not a thousand times a second."""
+    callers = Callers(clock, min_idle=1)
+    callers.server.kind = ConnectFailure.CONFIGURATION
+    callers.ask()
+    clock.run_until(clock.now + 60)
+    assert len(callers.server.asked) == 1
+
+
+def test_grace_counts_from_the_first_failure_whatever_follows(callers: Callers) -> None:
+    """A server that is full and out of reach in turn is in one outage."""
+    start = callers.clock.now
+    kinds = itertools.cycle([ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
+    callers.server.classify = lambda error: next(kinds)  # type: ignore[method-assign]
+    callers.ask_every(0.2, start + 30)
+    callers.clock.run_until(start + 30)
+    assert callers.opener.trouble is not None
+    assert callers.opener.trouble.since < start + 1.0
+
+
+def test_openings_that_fail_together_are_one_try() -> None:
+    """Counted one by one, a blip would cost everybody the longest pause."""
+    trouble = Trouble(ConnectFailure.UNREACHABLE, 10.0, OSError())
+    for _ in range(6):
+        trouble.failed(ConnectFailure.UNREACHABLE, OSError(), 10.0, asked=True)
+    assert trouble.tries == 1
+    assert trouble.retry_at <= 10.1

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import QueuePool
 
-from pyramid_dbpool import upkeep
+from pyramid_dbpool import checks, openings, upkeep
 from pyramid_dbpool.errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from pyramid_dbpool.limits import deadline, holder_label
 from pyramid_dbpool.liveness import Look, limited, socket_of
@@ -145,6 +145,58 @@ def test_keepalive_that_raises_frees_the_slot(maker: Maker) -> None:
     wait_for(lambda: pool.snapshot().closed.get("dead") == 1)
     pool.connect().close()
     assert pool.snapshot().held == 0
+
+
+def test_close_that_raises_keeps_no_other_connection(maker: Maker) -> None:
+    """Every slot is free after a dispose whose listener raises."""
+    pool = ManagedPool(maker, 3, 0)
+    for lease in [pool.connect() for _ in range(3)]:
+        lease.close()
+
+    @event.listens_for(pool, "close")
+    def refuse(*_: object) -> None:
+        raise ValueError("not now")
+
+    pool.dispose()
+    numbers = pool.snapshot()
+    assert (numbers.held, numbers.idle, numbers.leased) == (0, 0, 0)
+
+
+def test_opening_that_hangs_does_not_stop_the_others(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connect that never ends is left aside after a while."""
+    monkeypatch.setattr(openings, "HANGS_AFTER", 0.02)
+    monkeypatch.setattr(openings, "HANGS_AFTER_CONNECTS", 0)
+    over, calls = threading.Event(), list[int]()
+
+    def first_hangs() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            over.wait(30)
+
+    maker.before = first_hangs
+    pool = ManagedPool(maker, 2, 0, timeout=20.0, background=True)
+    pool.connect().close()
+    over.set()
+    assert len(calls) == 2
+    wait_for(lambda: pool.snapshot().opening == 0)
+
+
+def test_connection_that_cannot_be_prepared_is_closed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each try would leave one open."""
+
+    def fail(*_: object) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(checks, "Look", fail)
+    pool = ManagedPool(maker, 1, 0, liveness=True)
+    with pytest.raises(OSError, match="too many"):
+        pool.connect()
+    assert [each.closed for each in maker.made] == [1]
+    assert pool.snapshot().opening == 0
 
 
 def test_full_line_is_said_so(maker: Maker) -> None:

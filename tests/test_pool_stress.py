@@ -100,6 +100,8 @@ class Crowd:
                 self.act(rng)
             except (exc.TimeoutError, exc.OperationalError, ConnectionError) as error:
                 self.did[type(error).__name__] += 1
+                # Who is refused at once must not keep the others from running.
+                time.sleep(0.001)
             except BaseException as error:
                 self.faults.append(error)
                 raise
@@ -130,8 +132,8 @@ class Crowd:
         if deed == "collect":
             lease.cycle = lease  # given back by the collector, in any thread
             del lease
-            if rng.random() < 0.1:
-                gc.collect()
+            # At once: who waits allocates nothing, and so the collector would not come.
+            gc.collect()
         else:
             lease.close()
 
@@ -192,8 +194,7 @@ def stress(callers, make_caller, **arguments):
         each.join(20)
         assert not getattr(each, "is_alive", lambda: False)(), "a caller hangs"
     assert not crowd.faults, crowd.faults
-    # Some got through; how many is a matter of the machine, not of the pool.
-    assert crowd.did["close"] > 0
+    assert crowd.did["close"] > callers, "hardly anybody got through"
     # Detached connections leave the pool's count while they are still open.
     all_given_back(pool, server)
     return crowd
