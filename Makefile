@@ -6,15 +6,16 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types layers format docs bench pool-suite matrix wheel clean
+.PHONY: help demo picture test lint style types layers format docs bench pool-suite matrix wheel clean
 
 help:
-	@echo 'make demo     run the example app: PostgreSQL, web app and streamer; Ctrl-C stops it'
+	@echo 'make demo     run the example app, live in the browser; Ctrl-C stops it'
 	@echo 'make test     run all tests; as root on Debian this installs missing servers'
 	@echo '              (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
 	@echo 'make docs     write the settings table of README.rst from the declaration'
+	@echo 'make picture  take the picture of the example app for README.rst'
 	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
 	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool, 2.0 and 2.1'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
@@ -52,6 +53,13 @@ format:
 	@tools/install lint
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
+
+picture:
+	@tools/install test
+	@tools/install_services
+	@folder=$$(mktemp -d) && \
+	WRITE_PICTURES=$$folder .venv/bin/python -m pytest -q -k picture_of_the_readme && \
+	cp $$folder/notes.png example_app/ && echo "Look at them: $$folder"
 
 docs:
 	@tools/install test

@@ -4,6 +4,7 @@ from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.router import Router
+from pyramid.settings import asbool
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
@@ -14,4 +15,9 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_dbpool")
         config.include(".broker")
         config.include(".views")
+    if asbool(settings.get("migrate_on_start")):
+        # Not at the top: in production nobody needs Alembic but the command.
+        from example_app.migrate import upgrade  # noqa: PLC0415
+
+        upgrade(settings)
     return config.make_wsgi_app()

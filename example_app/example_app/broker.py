@@ -2,7 +2,12 @@
 
 `broker.url` says which: `amqp://user:password@host//` is RabbitMQ, `filesystem://`
 keeps the messages in `broker.folder`. `broker.queue` names the streamer's queue;
-it keeps what is published while the streamer is away.
+it keeps what is published while the streamer is away. `broker.prefetch` is how many
+messages the streamer takes before it acknowledges the first.
+
+A process that dies between the commit and the event leaves a note without one, and
+so does a broker that is away. Browsers see such a note when they next catch up, with
+`GET /api/notes?since=`: when their socket opens, and every half minute.
 """
 
 import logging
@@ -27,6 +32,7 @@ log = logging.getLogger(__name__)
 
 EXCHANGE = Exchange("notes", type="fanout")
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach the broker
+UNUSED = 3600  # seconds after which RabbitMQ drops the queue of a streamer that has gone
 
 
 def includeme(config: Configurator) -> None:
@@ -38,7 +44,8 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     """Describe the broker of the settings; the network is touched at first use."""
     url = needed(settings, "broker.url")
     if url.startswith("filesystem:"):
-        return file_broker(Path(needed(settings, "broker.folder")))
+        options = file_options(Path(needed(settings, "broker.folder")))
+        return Connection(transport=files.Transport, transport_options=options)
     # Without confirms an event that RabbitMQ never got would count as published.
     options = {"confirm_publish": True}
     try:
@@ -48,18 +55,17 @@ def connect(settings: Mapping[str, Any]) -> Connection:
         raise ConfigurationError(f"broker.url: {error.args[0]}") from None
 
 
-def file_broker(folder: Path) -> Connection:
+def file_options(folder: Path) -> dict[str, Any]:
     """Describe a broker that keeps its messages in a folder."""
     messages, control = folder / "messages", folder / "control"
     for part in (messages, control):
         part.mkdir(parents=True, exist_ok=True)
-    options = {
+    return {
         "data_folder_in": str(messages),
         "data_folder_out": str(messages),
         "control_folder": str(control),
         "polling_interval": 0.05,
     }
-    return Connection(transport=files.Transport, transport_options=options)
 
 
 def needed(settings: Mapping[str, Any], key: str) -> str:
@@ -106,7 +112,8 @@ class Inbox:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self.broker = connect(settings)
-        self._queue = Queue(needed(settings, "broker.queue"), EXCHANGE)
+        self._queue = Queue(needed(settings, "broker.queue"), EXCHANGE, expires=UNUSED)
+        self._prefetch = int(settings.get("broker.prefetch", 10))
         self._received: deque[Message] = deque()
         self._consumer: Consumer | None = None
         self._pause = 1.0
@@ -143,7 +150,7 @@ class Inbox:
             [self._queue],
             on_message=self._received.append,
             accept=["json"],
-            prefetch_count=10,
+            prefetch_count=self._prefetch,
         )
         consumer.consume()
         self._consumer = consumer

@@ -17,24 +17,27 @@ from pathlib import Path
 from time import monotonic
 from typing import TextIO
 
+from simple_websocket import Client
 from sqlalchemy.exc import SQLAlchemyError
 
 from example_app import ini
-from example_app.initialize_db import create_tables
 from example_app.programs import Program, ProgramEnded, Programs, Stopped, show
-from pyramid_dbpool import dispose_engine
+from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres, free_port
 
-INI = f"{Path(__file__).parents[1] / 'development.ini'}#demo"
+INI = Path(__file__).parents[1] / "development.ini"
+STREAMER_INI = INI.with_name("development-streamer.ini")
+# What the ini files say.
 WEB_PORT = 6543
-POSTGRES_PORT = 25432  # what development.ini says
+STREAMER_PORT = 6544
+POSTGRES_PORT = 25432
 PATIENCE = 60  # seconds until everything must be up
 WELCOME = """
-  Open           {web}
+  Open           {web}     (in two windows: what you write in one appears in the other)
   Write a note   curl -X PUT {web}/api/notes/{id} -d '{{"text": "Hello"}}'
   Read them      curl {web}/api/notes
 
-  The streamer shows each note below. Ctrl-C stops everything.
+  Ctrl-C stops everything.
 """
 
 
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("config_uri", nargs="?", default=INI, help="default: %(default)s")
+    parser.add_argument("config_uri", nargs="?", default=f"{INI}#demo", help="of the web app")
     parser.add_argument("--port", type=int, help=f"of the web app; {WEB_PORT} if it is free")
     parser.add_argument("--folder", type=Path, default=Path("var/demo"), help="for all data")
     parser.add_argument("--check", action="store_true", help="write one note, see it, stop")
@@ -84,15 +87,15 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
             "database_url": server.url(),
             "broker_folder": str((args.folder / "broker").absolute()),
             "http_port": str(port),
+            "streamer_port": str(STREAMER_PORT if is_free(STREAMER_PORT) else free_port()),
         }
-        settings = ini.read(args.config_uri, variables)
-        create_tables(settings)
-        dispose_engine(settings)
+        # A wrong file or setting is told in one line, and not by the web app.
+        get_engine(ini.read(args.config_uri, variables))
         stack.callback(programs.stop)
         stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
         start_programs(programs, args.config_uri, variables)
         if args.check:
-            check(programs, port)
+            check(programs, variables)
         else:
             show(WELCOME.format(web=f"http://127.0.0.1:{port}", id=uuid.uuid4()))
             watch(programs, server)
@@ -154,16 +157,16 @@ def start_postgres(folder: Path) -> PrivatePostgres:
 
 
 def start_programs(programs: Programs, config_uri: str, variables: dict[str, str]) -> None:
-    """Start the streamer and the web app, and wait until both are there."""
+    """Start the web app, which makes the tables, then the streamer; wait until both are there."""
+    pserve = [sys.executable, "-m", "pyramid.scripts.pserve", "-q"]
     # A % in a value would start an interpolation.
-    words = [config_uri, *(f"{k}={v.replace('%', '%%')}" for k, v in variables.items())]
-    streamer = [sys.executable, "-m", "example_app.streamer", *words]
-    programs.start("streamer", streamer, signal.SIGTERM)
-    web = [sys.executable, "-m", "pyramid.scripts.pserve", *words]
-    programs.start("web", web, signal.SIGINT)  # at SIGTERM, pserve would drop its requests
-    if not programs.wait_for(lambda program, line: "Listening" in line, PATIENCE):
-        raise DemoError(f"the streamer does not listen after {PATIENCE} s")
+    words = [f"{key}={value.replace('%', '%%')}" for key, value in variables.items()]
+    # At SIGTERM, waitress would drop its requests.
+    programs.start("web", [*pserve, config_uri, *words], signal.SIGINT)
     wait_until_it_answers(programs, int(variables["http_port"]))
+    programs.start("streamer", [*pserve, f"{STREAMER_INI}#demo", *words], signal.SIGTERM)
+    if not programs.wait_for(lambda program, line: "Listening to" in line, PATIENCE):
+        raise DemoError(f"the streamer does not listen after {PATIENCE} s")
 
 
 def wait_until_it_answers(programs: Programs, port: int) -> None:
@@ -177,15 +180,20 @@ def wait_until_it_answers(programs: Programs, port: int) -> None:
     raise DemoError(f"the web app does not answer after {PATIENCE} s")
 
 
-def check(programs: Programs, port: int) -> None:
-    """Write a note and see it come out of the streamer."""
-    note = str(uuid.uuid4())
-    status = call(port, "PUT", f"/api/notes/{note}", {"text": "Does everything work?"})
+def check(programs: Programs, variables: dict[str, str]) -> None:
+    """Write a note and see it arrive where browsers would."""
+    web, note = f"127.0.0.1:{variables['http_port']}", str(uuid.uuid4())
+    address = f"ws://127.0.0.1:{variables['streamer_port']}/live"
+    browser = Client.connect(address, headers={"Origin": f"http://{web}"})
+    path, body = f"/api/notes/{note}", {"text": "Does everything work?"}
+    status = call(int(variables["http_port"]), "PUT", path, body)
     if status != 201:
         raise DemoError(f"the note was answered with status {status}")
-    if not programs.wait_for(lambda program, line: f"note {note}" in line, PATIENCE):
-        raise DemoError(f"the streamer does not show the note after {PATIENCE} s")
-    show("Everything works: the streamer has shown the note.")
+    seen = browser.receive(PATIENCE)
+    if note not in str(seen):
+        raise DemoError(f"the streamer does not push the note after {PATIENCE} s")
+    browser.close()
+    show("Everything works: the streamer has pushed the note.")
 
 
 def watch(programs: Programs, server: PrivatePostgres) -> None:

@@ -1,53 +1,129 @@
-"""Show every note as it is stored: `python -m example_app.streamer development.ini`."""
+"""Push every note to the browsers as it is stored: `pserve development-streamer.ini`.
 
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
+gunicorn serves the websockets, each in a thread or greenlet of its own. Beside
+them, in each of its workers, one more takes the events from the broker.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from time import sleep
+from typing import Any
 from uuid import UUID
 
+from gunicorn.workers.base import Worker
 from kombu import Message
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
+from pyramid.httpexceptions import HTTPBadRequest, HTTPForbidden
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.router import Router
+from pyramid.settings import aslist
+from simple_websocket import ConnectionError as NoHandshake
 from sqlalchemy.orm import Session
+from wsproto.utilities import RemoteProtocolError
 
-from example_app import broker, ini
+from example_app import broker
 from example_app.models import Note
-from pyramid_dbpool import consume
+from example_app.sockets import Hub, Socket
+from pyramid_dbpool import consume, get_engine
+
+log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the streamer until SIGTERM or Ctrl-C."""
-    settings = ini.read_command_line(__doc__, argv)
-    with (
-        ini.one_line_errors("streamer"),
-        suppress(KeyboardInterrupt),
-        broker.Inbox(settings) as inbox,
-    ):
-        consume(
-            inbox,
-            show,
-            settings,
-            ack=broker.ack,
-            on_error=drop,
-            stop_on_sigterm=True,
-            # Waits for a snapshot that no other transaction can spoil.
-            isolation_level="SERIALIZABLE",
-            read_only=True,
-            deferrable=True,
-        )
-    return 0
+def main(global_config: dict[str, str], **settings: Any) -> Router:
+    """Make the streamer; `[app:main]` of its ini file gives the settings."""
+    # Wrong settings are an error of the start; nothing is connected to.
+    get_engine(settings)
+    broker.Inbox(settings)
+    broker.needed(settings, "streamer.origins")
+    with Configurator(settings=settings) as config:
+        config.registry["hub"] = Hub()
+        config.add_route("live", "/live")
+        config.add_view(live, route_name="live", request_method="GET")
+    return config.make_wsgi_app()
 
 
-def show(message: Message, session: Session) -> None:
-    """Print the note that a message is about."""
+def live(request: Request) -> Response:
+    """Be a socket until either side closes it. It has no database connection."""
+    # A page of somebody else's may open a websocket to here: browsers do not ask for that.
+    if request.headers.get("Origin") not in aslist(request.registry.settings["streamer.origins"]):
+        return HTTPForbidden("streamer.origins does not have the page that asks.")
+    try:
+        socket = Socket(request.environ)
+    except (NoHandshake, RemoteProtocolError) as error:
+        return HTTPBadRequest(f"This is for websockets: {error}")
+    hub: Hub = request.registry["hub"]
+    hub.serve(socket)
+    return Over()
+
+
+class Over(Response):  # type: ignore[misc]  # Pyramid says no types
+    """What there is to answer when the socket is closed: nothing."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Tell gunicorn to write nothing."""
+        raise StopIteration
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Start to take events; gunicorn calls this in its worker (`config` in the ini file)."""
+    if worker.cfg.workers > 1:
+        # They would share the queue, and each socket see a part of the notes.
+        raise ConfigurationError("workers: a streamer has one, see production-streamer.ini")
+    threading.Thread(target=stream, args=(worker.wsgi.registry, worker), daemon=True).start()
+
+
+def stream(registry: Registry, worker: Worker) -> None:
+    """Push the note of every event, until the worker ends; then close the sockets."""
+    hub: Hub = registry["hub"]
+    try:
+        with broker.Inbox(registry.settings) as inbox:
+            consume(
+                inbox,
+                lambda message, session: push(message, session, hub),
+                registry.settings,
+                ack=broker.ack,
+                on_error=drop,
+                stop=Ending(worker),
+                # Waits for a snapshot that no other transaction can spoil.
+                isolation_level="SERIALIZABLE",
+                read_only=True,
+                deferrable=True,
+            )
+    except Exception:
+        log.exception("The streamer cannot go on; gunicorn will start it again")
+    finally:
+        worker.alive = False
+        hub.close()
+
+
+def push(message: Message, session: Session, hub: Hub) -> None:
+    """Push the note that a message is about."""
     note = session.get(Note, UUID(message.payload["id"]))
     if note is not None:
-        # Quoted, because a text could hold what moves a terminal's cursor.
-        print(f"{note.updated.astimezone():%H:%M:%S} note {note.id}: {note.text!r}", flush=True)
+        count = hub.push(json.dumps(note.shown()))
+        log.info("note %s to %d sockets", note.id, count)
 
 
 def drop(message: Message, error: Exception) -> None:
-    """Drop a message that cannot be shown; `consume` has logged the error."""
+    """Drop a message that cannot be handled; `consume` has logged the error."""
     broker.reject(message)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class Ending:
+    """The end of a gunicorn worker, as an event for `consume`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def is_set(self) -> bool:
+        """Tell whether gunicorn wants the worker to end."""
+        return not self._worker.alive
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait; `consume` asks again after a short time."""
+        sleep(timeout or 0)

@@ -1,27 +1,32 @@
 """The JSON API, and the page at `/`."""
 
+import html
 import json
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
-from pyramid.response import FileResponse
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from pyramid.response import Response
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from example_app.broker import publish_after_commit
-from example_app.models import Note
+from example_app.broker import needed, publish_after_commit
+from example_app.models import Note, earliest_open, write_note
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("page.html").read_text()
 MAX_TEXT = 10_000  # characters
+MAX_BODY = 131_072  # bytes; JSON may take twelve for a character
 MAX_LIMIT = 100  # notes in one answer
+MAX_SINCE = 2**63 - 1  # what the database can compare with
 
 
 def includeme(config: Configurator) -> None:
     """Say which view answers what."""
+    address = html.escape(needed(config.registry.settings, "streamer.address"))
+    config.registry["page"] = PAGE.replace("{streamer.address}", address)
     config.add_route("page", "/")
     config.add_route("notes", "/api/notes")
     config.add_route("note", "/api/notes/{id}")
@@ -42,21 +47,14 @@ class Refused(Exception):
         self.status = status
 
 
-def page(request: Request) -> FileResponse:
+def page(request: Request) -> Response:
     """Show the page that lists the notes and takes new ones."""
-    return FileResponse(PAGE, request, content_type="text/html")
+    return Response(request.registry["page"])
 
 
 def put_note(request: Request) -> Note:
     """Create a note or replace its text."""
-    upsert = insert(Note).values(id=note_id(request), text=note_text(request))
-    # One statement: of two first PUTs at once, the second replaces, and none fails.
-    upsert = upsert.on_conflict_do_update(
-        index_elements=[Note.id],
-        set_={"text": upsert.excluded.text, "updated": func.clock_timestamp()},
-    )
-    db: Session = request.db
-    note = db.scalars(upsert.returning(Note)).one()
+    note = write_note(request.db, note_id(request), note_text(request))
     publish_after_commit(request, {"id": str(note.id)})
     if note.created == note.updated:
         request.response.status = 201
@@ -72,11 +70,30 @@ def get_note(request: Request) -> Note:
     return note
 
 
-def list_notes(request: Request) -> dict[str, list[Note]]:
-    """Show the newest notes, `?limit=` of them."""
-    db: Session = request.db
-    newest = select(Note).order_by(Note.created.desc(), Note.id).limit(limit(request))
-    return {"notes": list(db.scalars(newest))}
+def list_notes(request: Request) -> dict[str, Any]:
+    """Show the newest notes, or with `?since=` those written since an answer whose `next` it is.
+
+    The list comes from the replica, which may lag; what was written since, from the primary.
+    """
+    at_most = limit(request)
+    if "since" in request.GET:
+        return written_since(request.db, number(request, "since", 0, MAX_SINCE), at_most)
+    db: Session = request.db_replica
+    # Before the notes: what is committed between the two is told twice, not missed.
+    mark = db.scalar(earliest_open)
+    newest = select(Note).order_by(Note.created.desc(), Note.id).limit(at_most)
+    return {"notes": list(db.scalars(newest)), "next": str(mark)}
+
+
+def written_since(db: Session, since: int, at_most: int) -> dict[str, Any]:
+    """Show the notes of the transactions from `since` on, the earliest first."""
+    mark: int = db.scalars(earliest_open).one()
+    written = select(Note).where(Note.written_in >= since).order_by(Note.written_in, Note.id)
+    notes = list(db.scalars(written.limit(at_most)))
+    if len(notes) == at_most:
+        # There may be more: go on from the last one, but not past what is still open.
+        mark = min(mark, notes[-1].written_in)
+    return {"notes": notes, "next": str(mark)}
 
 
 def refused(error: Refused, request: Request) -> dict[str, str]:
@@ -107,10 +124,7 @@ def note_id(request: Request) -> UUID:
 
 def note_text(request: Request) -> str:
     """Read the text out of the body: `{"text": "..."}`."""
-    try:
-        body = json.loads(request.body)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body must be JSON: {error}") from None
+    body = json_body(request)
     if not isinstance(body, dict) or not isinstance(body.get("text"), str):
         raise Refused(400, 'the body must be an object with a string "text"')
     text: str = body["text"]
@@ -123,6 +137,17 @@ def note_text(request: Request) -> str:
     return text
 
 
+def json_body(request: Request) -> object:
+    """Read the body, if it is not too long to be a note."""
+    body = request.body_file.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise Refused(400, f"the body has more than {MAX_BODY} bytes")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body must be JSON: {error}") from None
+
+
 def storable(text: str) -> bool:
     """Tell whether PostgreSQL can keep a text: JSON can carry more than it takes."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
@@ -130,10 +155,15 @@ def storable(text: str) -> bool:
 
 def limit(request: Request) -> int:
     """Read `?limit=` out of the query."""
+    return number(request, "limit", 1, MAX_LIMIT, 20)
+
+
+def number(request: Request, name: str, least: int, most: int, default: int = 0) -> int:
+    """Read a whole number out of the query."""
     try:
-        number = int(request.GET.get("limit", 20))
+        found = int(request.GET.get(name, default))
     except ValueError:  # also when the query is not UTF-8
-        number = 0
-    if not 1 <= number <= MAX_LIMIT:
-        raise Refused(400, f"limit must be a whole number from 1 to {MAX_LIMIT}")
-    return number
+        found = least - 1
+    if not least <= found <= most:
+        raise Refused(400, f"{name} must be a whole number from {least} to {most}")
+    return found

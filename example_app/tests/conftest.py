@@ -1,37 +1,65 @@
-"""What the example app's tests share: a database with its tables, a broker, an app."""
+"""What the example app's tests share: a database with its tables, a broker, the programs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
 from kombu import pools
-from processes import Program, StartStreamer, write_ini
+from processes import Program, StartProgram, wait_until, write_ini
 from pyramid.request import Request
 from webtest import TestApp
 
 from example_app import main
-from example_app.broker import Inbox
-from example_app.initialize_db import create_tables
+from example_app.broker import Inbox, connect
+from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
+from pyramid_dbpool.embedded import free_port
+
+
+@pytest.fixture
+def environment() -> str:
+    """Say whose ini files the programs run with."""
+    return "development"
 
 
 @pytest.fixture
 def settings(psycopg_url: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Give the app's settings, on a database with its tables and a broker made of files."""
+    web, streamer = free_port(), free_port()
     made = {
         "sqlalchemy.url": psycopg_url,
+        "sqlalchemy.replica.url": psycopg_url,
+        "dbpool.replica.read_only": "true",
         "tm.manager_hook": "pyramid_tm.explicit_manager",
         "broker.url": "filesystem://",
         "broker.folder": str(tmp_path / "broker"),
         # kombu remembers for the whole process which queues of files it has made.
         "broker.queue": f"streamer_{uuid4().hex}",
+        "streamer.address": f"ws://127.0.0.1:{streamer}/live",
+        "streamer.origins": f"http://127.0.0.1:{web}",
     }
-    create_tables(made)
+    upgrade(made)
     yield made
     dispose_engine(made)
+    dispose_engine(made, "replica")
     pools.reset()
+
+
+@pytest.fixture
+def both_environments(
+    request: pytest.FixtureRequest, settings: dict[str, Any], environment: str
+) -> Iterator[None]:
+    """Let a test run with the files of development and with those of production."""
+    if environment == "development":
+        yield
+        return
+    settings["broker.url"] = request.getfixturevalue("rabbitmq").url()
+    yield
+    with connect(settings) as broker:
+        broker.channel().queue_delete(settings["broker.queue"])
 
 
 @pytest.fixture
@@ -51,16 +79,46 @@ def inbox(settings: dict[str, Any]) -> Iterator[Inbox]:
 
 
 @pytest.fixture
-def start_streamer(settings: dict[str, Any], tmp_path: Path) -> Iterator[StartStreamer]:
-    """Start streamers, and wait until they listen."""
+def serve(
+    environment: str, settings: dict[str, Any], tmp_path: Path
+) -> Iterator[Callable[[str, str], Program]]:
+    """Start what an ini file describes, and wait for a line of its log."""
     started = []
 
-    def start() -> Program:
-        program = Program("-m", "example_app.streamer", str(write_ini(tmp_path, settings)))
+    def start(name: str, ready: str) -> Program:
+        ini = write_ini(tmp_path, f"{environment}{name}.ini", settings)
+        program = Program("-m", "pyramid.scripts.pserve", str(ini))
         started.append(program)
-        program.wait_for("Listening to the queue")
+        program.wait_for(ready)
         return program
 
     yield start
     for program in started:
         program.kill()
+
+
+@pytest.fixture
+def start_streamer(serve: Callable[[str, str], Program]) -> StartProgram:
+    """Start streamers, and wait until they listen."""
+    return lambda: serve("-streamer", "Listening to the queue")
+
+
+@pytest.fixture
+def start_web(serve: Callable[[str, str], Program], settings: dict[str, Any]) -> StartProgram:
+    """Start web apps, and wait until they answer."""
+
+    def start() -> Program:
+        program = serve("", "Starting server")
+        wait_until(lambda: answers(settings["streamer.origins"]))
+        return program
+
+    return start
+
+
+def answers(address: str) -> bool:
+    """Tell whether somebody answers there."""
+    try:
+        urlopen(address, timeout=10).close()
+    except OSError:
+        return False
+    return True

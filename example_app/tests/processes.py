@@ -1,5 +1,6 @@
 """Programs of the example, run as their users run them."""
 
+import os
 import re
 import signal
 import subprocess
@@ -7,20 +8,27 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pytest
+from simple_websocket import Client
 from webtest import TestApp
 
 from pyramid_dbpool.embedded import lifeline
 
-INI = Path(__file__).parents[1] / "development.ini"
+INIS = Path(__file__).parents[1]
 
 
-StartStreamer = Callable[[], "Program"]
+# The ini files that the programs run with: files and threads, RabbitMQ and gevent.
+BOTH = pytest.mark.parametrize("environment", ["development", "production"])
+
+StartProgram = Callable[[], "Program"]
 
 
 class Program:
@@ -77,8 +85,9 @@ class Program:
         return code
 
     def kill(self) -> None:
-        """End it, whatever state it is in."""
-        self.process.kill()
+        """End it and what it started, whatever state they are in."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
 
@@ -90,14 +99,16 @@ def write(app: TestApp, words: str) -> str:
     return note
 
 
-def write_ini(folder: Path, settings: dict[str, Any]) -> Path:
-    """Write a development.ini with other values."""
-    text = INI.read_text()
-    for key, value in settings.items():
-        # The first line with the key is that of [app:main].
-        (old, *_) = re.findall(rf"^{re.escape(key)} = .*\n", text, re.MULTILINE)
-        text = text.replace(old, f"{key} = {value.replace('%', '%%')}\n")
-    path = folder / "test.ini"
+def write_ini(folder: Path, name: str, settings: dict[str, Any]) -> Path:
+    """Write one of the app's ini files with other values, where it has these keys."""
+    text = (INIS / name).read_text()
+    address = settings.get("streamer.address" if "streamer" in name else "streamer.origins", "")
+    bind = urlsplit(address).netloc
+    for key, value in {**settings, "bind": bind, "listen": bind}.items():
+        # The first line with the key is that of [app:main] or [server:main].
+        line = f"{key} = {value.replace('%', '%%')}\n"
+        text = re.sub(rf"(?m)^{re.escape(key)} = .*\n", lambda _: line, text, count=1)  # noqa: B023
+    path = folder / name
     path.write_text(text)
     return path
 
@@ -122,3 +133,9 @@ def programs_with(words: str) -> dict[int, str]:
         if words in command and not dead:
             found[int(entry.name)] = command
     return found
+
+
+def connect_socket(settings: dict[str, Any]) -> Client:
+    """Open a websocket, as the page does."""
+    headers = {"Origin": settings["streamer.origins"]}
+    return Client.connect(settings["streamer.address"], headers=headers)

@@ -1,12 +1,11 @@
 """What the app and the streamer do when the broker goes away and comes back."""
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from processes import Program, write, write_ini
+from processes import Program, write
 from webtest import TestApp
 
 from example_app.broker import Inbox, ack, connect, publish
@@ -67,10 +66,11 @@ def test_connection_lost_before_the_acknowledgement(
         broker.channel().queue_delete(settings["broker.queue"])
 
 
-def test_stop_while_the_broker_is_away(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_stop_while_the_broker_is_away(
+    settings: dict[str, Any], serve: Callable[[str, str], Program]
+) -> None:
     """A streamer without a broker ends at SIGTERM as usual."""
     settings["broker.url"] = f"amqp://127.0.0.1:{free_port()}//"
-    streamer = Program("-m", "example_app.streamer", str(write_ini(tmp_path, settings)))
-    streamer.wait_for("The broker is away")
+    streamer = serve("-streamer", "The broker is away")
     assert streamer.end(signal.SIGTERM, seconds=5) == 0
     assert "Traceback" not in streamer.output

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from processes import StartStreamer, write
+from processes import StartProgram, write
 from webtest import TestApp
 
 from pyramid_dbpool import get_engine
@@ -27,7 +27,7 @@ def test_database_that_was_restarted(
     database: PrivatePostgres,
     settings: dict[str, Any],
     app: TestApp,
-    start_streamer: StartStreamer,
+    start_streamer: StartProgram,
 ) -> None:
     """A streamer whose database goes away under its connection shows the next note."""
     streamer = start_streamer()

@@ -1,33 +1,46 @@
-"""The streamer, as a process of its own."""
+"""The streamer, as gunicorn runs it."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from kombu import Message
-from processes import StartStreamer, wait_until, write
+from processes import BOTH, StartProgram, connect_socket, wait_until, write
+from pyramid.exceptions import ConfigurationError
+from simple_websocket import Client, ConnectionClosed
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
-from example_app import ini, streamer
+from example_app import streamer
 from example_app.broker import EXCHANGE, Inbox, connect
+from example_app.sockets import Hub
 from pyramid_dbpool import unit_of_work
 
+pytestmark = pytest.mark.usefixtures("both_environments")
 
-@pytest.fixture(params=["filesystem", "rabbitmq"])
-def settings(request: pytest.FixtureRequest, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the app's settings, once for each broker."""
-    settings["broker.queue"] = "streamer"
-    if request.param == "filesystem":
-        yield settings
-        return
-    settings["broker.url"] = request.getfixturevalue("rabbitmq").url()
-    yield settings
-    with connect(settings) as broker:
-        broker.channel().queue_delete("streamer")
+OpenSocket = Callable[[], Client]
+
+
+@pytest.fixture
+def open_socket(settings: dict[str, Any]) -> Iterator[OpenSocket]:
+    """Open sockets, as the page does."""
+    opened = []
+
+    def connect() -> Client:
+        opened.append(connect_socket(settings))
+        return opened[-1]
+
+    yield connect
+    for client in opened:
+        if client.connected:
+            client.close()
+        client.thread.join()
 
 
 def publish_raw(settings: dict[str, Any], body: bytes, content_type: str) -> None:
@@ -42,35 +55,49 @@ def publish_raw(settings: dict[str, Any], body: bytes, content_type: str) -> Non
         )
 
 
-def test_shows_each_note(app: TestApp, start_streamer: StartStreamer) -> None:
-    """A note that is written comes out of the streamer, on one line."""
-    streamer = start_streamer()
-    first, second = write(app, "Hello"), write(app, "two\nlines\x1b[31m")
-    assert streamer.wait_for(first).endswith(f"note {first}: 'Hello'")
-    assert streamer.wait_for(second).endswith(r"'two\nlines\x1b[31m'")
+@BOTH
+def test_pushes_each_note_to_each_socket(
+    app: TestApp, start_streamer: StartProgram, open_socket: OpenSocket
+) -> None:
+    """A note that is written comes out of every socket, as the API shows it."""
+    start_streamer()
+    sockets = [open_socket() for _ in range(3)]
+    for words in ("Hello", "two\nlines"):
+        note = write(app, words)
+        shown = app.get(f"/api/notes/{note}").text
+        assert [socket.receive(10) for socket in sockets] == [f"[{shown}]"] * 3
 
 
-def test_sigterm_ends_it_at_once(app: TestApp, start_streamer: StartStreamer) -> None:
-    """SIGTERM ends a streamer that waits for a message, with exit code 0 and in silence."""
-    streamer = start_streamer()
-    assert streamer.end(signal.SIGTERM, seconds=5) == 0
-    assert "Traceback" not in streamer.output
+@BOTH
+def test_sigterm_closes_the_sockets_and_ends_it(
+    app: TestApp, start_streamer: StartProgram, open_socket: OpenSocket
+) -> None:
+    """Browsers are told that the streamer goes away; it ends at once, in silence."""
+    program, sockets = start_streamer(), [open_socket() for _ in range(3)]
+    assert program.end(signal.SIGTERM, seconds=5) == 0
+    for socket in sockets:
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.receive(5)
+        assert closed.value.reason == 1001
+    assert "Traceback" not in program.output
 
 
-def test_ctrl_c_ends_it_in_silence(app: TestApp, start_streamer: StartStreamer) -> None:
+def test_ctrl_c_ends_it_in_silence(start_streamer: StartProgram, open_socket: OpenSocket) -> None:
     """Ctrl-C is no error."""
-    streamer = start_streamer()
-    assert streamer.end(signal.SIGINT, seconds=5) == 0
-    assert "Traceback" not in streamer.output
+    program = start_streamer()
+    open_socket()
+    assert program.end(signal.SIGINT, seconds=5) == 0
+    assert "Traceback" not in program.output
 
 
-def test_shows_what_was_written_while_it_was_away(
-    app: TestApp, start_streamer: StartStreamer
+@BOTH
+def test_takes_what_was_published_while_it_was_away(
+    app: TestApp, start_streamer: StartProgram
 ) -> None:
     """The queue keeps the events for the next streamer."""
     start_streamer().end(signal.SIGTERM)
     note = write(app, "Anybody there?")
-    start_streamer().wait_for(note)
+    start_streamer().wait_for(f"note {note} to 0 sockets")
 
 
 NO_EVENTS = [
@@ -83,57 +110,57 @@ NO_EVENTS = [
 ]
 
 
+@BOTH
 def test_message_that_is_no_event(
-    app: TestApp, settings: dict[str, Any], start_streamer: StartStreamer
+    app: TestApp, settings: dict[str, Any], start_streamer: StartProgram
 ) -> None:
-    """What cannot be read is logged and dropped for good; the next note is shown."""
-    streamer = start_streamer()
+    """What cannot be read is logged and dropped for good; the next note is pushed."""
+    program = start_streamer()
     for body, content_type in NO_EVENTS:
         publish_raw(settings, body, content_type)
-        streamer.wait_for("could not be handled")
-    streamer.wait_for(write(app, "Hello"))
-    streamer.end(signal.SIGTERM)
+        program.wait_for("could not be handled")
+    program.wait_for(write(app, "Hello"))
+    program.end(signal.SIGTERM)
     again = start_streamer()
     again.wait_for(write(app, "Hello again"))
     assert "could not be handled" not in again.output
 
 
 def test_note_that_has_gone(
-    settings: dict[str, Any], app: TestApp, start_streamer: StartStreamer
+    settings: dict[str, Any], app: TestApp, start_streamer: StartProgram
 ) -> None:
     """An event about a note that is not there any more is no error."""
-    streamer = start_streamer()
+    program = start_streamer()
     publish_raw(settings, b'{"id": "%s"}' % str(uuid4()).encode(), "application/json")
-    streamer.wait_for(write(app, "Hello"))
-    assert "Traceback" not in streamer.output
+    program.wait_for(write(app, "Hello"))
+    assert "Traceback" not in program.output
 
 
 def test_is_in_no_transaction_between_two_notes(
-    app: TestApp, settings: dict[str, Any], start_streamer: StartStreamer
+    app: TestApp, settings: dict[str, Any], start_streamer: StartProgram
 ) -> None:
     """The streamer has given its connection back before it waits for a note."""
-    streamer = start_streamer()
-    streamer.wait_for(write(app, "Hello"))
+    start_streamer().wait_for(write(app, "Hello"))
     wait_until(lambda: transactions_open(settings) == 0)
 
 
 def test_its_transactions_are_serializable_read_only_and_deferrable(
     app: TestApp, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL itself says so, of the transaction in which a note is shown."""
+    """PostgreSQL itself says so, of the transaction in which a note is pushed."""
     seen = []
+    worker = SimpleNamespace(alive=True)
 
-    def show(message: Message, session: Session) -> None:
+    def push(message: Message, session: Session, hub: Hub) -> None:
         for mode in ("isolation", "read_only", "deferrable"):
             seen.append(session.scalar(text(f"SHOW transaction_{mode}")))
-        raise KeyboardInterrupt
+        worker.alive = False
 
     with Inbox(settings) as inbox:
         inbox.listen()  # makes the queue, which keeps the note for the streamer
     write(app, "Hello")
-    monkeypatch.setattr(ini, "read_command_line", lambda doc, argv: settings)
-    monkeypatch.setattr(streamer, "show", show)
-    assert streamer.main([]) == 0
+    monkeypatch.setattr(streamer, "push", push)
+    streamer.stream(streamer.main({}, **settings).registry, worker)
     assert seen == ["serializable", "on", "on"]
 
 
@@ -145,3 +172,34 @@ def transactions_open(settings: dict[str, Any]) -> int:
     )
     with unit_of_work(settings) as session:
         return session.scalar(query) or 0
+
+
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
+def test_who_is_refused(settings: dict[str, Any], start_streamer: StartProgram) -> None:
+    """Other people's pages, and what is no websocket."""
+    program = start_streamer()
+    ours = settings["streamer.origins"]
+    assert status(settings, {}) == 403
+    assert status(settings, {"Origin": "https://elsewhere.example.org", **UPGRADE}) == 403
+    assert status(settings, {"Origin": ours}) == 400
+    assert status(settings, {"Origin": ours, **UPGRADE}) == 400
+    program.end(signal.SIGTERM)
+    assert "Traceback" not in program.output
+
+
+def status(settings: dict[str, Any], headers: dict[str, str]) -> int:
+    """Ask the streamer for a socket, and give the answer's status."""
+    host, path = settings["streamer.address"].removeprefix("ws://").split("/")
+    with closing(HTTPConnection(host, timeout=10)) as connection:
+        connection.request("GET", f"/{path}", headers=headers)
+        with connection.getresponse() as response:
+            return response.status
+
+
+def test_two_workers_are_refused() -> None:
+    """They would share the queue's events."""
+    worker = SimpleNamespace(cfg=SimpleNamespace(workers=2))
+    with pytest.raises(ConfigurationError, match="a streamer has one"):
+        streamer.post_worker_init(worker)

@@ -9,9 +9,9 @@ from processes import wait_until
 from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
-from example_app.models import Note
-from example_app.views import MAX_TEXT
-from pyramid_dbpool import get_engine, unit_of_work
+from example_app.models import Note, write_note
+from example_app.views import MAX_BODY, MAX_TEXT
+from pyramid_dbpool import ManagedPool, get_engine, unit_of_work
 
 NOTE = "/api/notes/11111111-1111-4111-8111-111111111111"
 
@@ -81,6 +81,85 @@ def test_list_shows_the_newest_first(app: TestApp) -> None:
     assert [note["text"] for note in notes] == ["three", "two"]
 
 
+def since(app: TestApp, mark: str, limit: int = 20) -> tuple[list[str], str]:
+    """Give the texts of the notes written since a mark, and the next mark."""
+    answer = app.get(f"/api/notes?since={mark}&limit={limit}").json
+    return [note["text"] for note in answer["notes"]], answer["next"]
+
+
+def test_since_shows_what_was_written_after_it(app: TestApp) -> None:
+    """New notes and notes that were replaced, in the order in which they were written."""
+    put(app, NOTE, "old")
+    put(app, f"/api/notes/{uuid4()}", "untouched")
+    mark = app.get("/api/notes").json["next"]
+    assert since(app, mark) == ([], mark)
+    put(app, f"/api/notes/{uuid4()}", "new")
+    put(app, NOTE, "replaced")
+    assert since(app, mark)[0] == ["new", "replaced"]
+
+
+def test_since_misses_no_note_that_is_committed_late(
+    app: TestApp, settings: dict[str, Any]
+) -> None:
+    """A note that was begun before the mark, and committed after it, is not overtaken."""
+    with unit_of_work(settings) as slow:
+        write_note(slow, uuid4(), "begun first, committed last")
+        put(app, NOTE, "overtakes it")
+        answer = app.get("/api/notes").json
+        assert [note["text"] for note in answer["notes"]] == ["overtakes it"]
+        assert since(app, answer["next"])[1] == answer["next"]
+    assert "begun first, committed last" in since(app, answer["next"])[0]
+
+
+def test_since_does_not_go_on_past_what_is_open(app: TestApp, settings: dict[str, Any]) -> None:
+    """A full answer's mark, too, leaves nothing behind that is committed later."""
+    mark = app.get("/api/notes").json["next"]
+    with unit_of_work(settings) as slow:
+        write_note(slow, uuid4(), "committed last")
+        for words in ("one", "two", "three"):
+            put(app, f"/api/notes/{uuid4()}", words)
+        notes, mark = since(app, mark, limit=2)
+        assert notes == ["one", "two"]
+    assert "committed last" in since(app, mark)[0]
+
+
+def test_since_goes_on_where_an_answer_was_full(app: TestApp) -> None:
+    """An answer with as many notes as were asked for has the next ones' mark."""
+    mark = app.get("/api/notes").json["next"]
+    written = [f"note {number}" for number in range(5)]
+    for words in written:
+        put(app, f"/api/notes/{uuid4()}", words)
+    seen: list[str] = []
+    full = True
+    while full:
+        notes, mark = since(app, mark, limit=3)
+        full = len(notes) == 3
+        seen += [words for words in notes if words not in seen]
+    assert seen == written
+
+
+@pytest.mark.parametrize("since", ["-1", "many", "", "1.5", str(2**63)])
+def test_bad_since(app: TestApp, since: str) -> None:
+    """A mark that no answer had is refused with the reason."""
+    answer = app.get(f"/api/notes?since={since}", status=400)
+    assert answer.json["error"].startswith("since must be a whole number from 0 to ")
+
+
+def test_list_comes_from_the_replica(app: TestApp, settings: dict[str, Any]) -> None:
+    """The list takes no connection of the primary's, and catching up none of the replica's."""
+
+    def checkouts(name: str) -> int:
+        pool = get_engine(settings, name).pool
+        assert isinstance(pool, ManagedPool)
+        return pool.snapshot().checkouts
+
+    primary, replica = checkouts("default"), checkouts("replica")
+    mark = app.get("/api/notes").json["next"]
+    assert (checkouts("default"), checkouts("replica")) == (primary, replica + 1)
+    since(app, mark)
+    assert (checkouts("default"), checkouts("replica")) == (primary + 1, replica + 1)
+
+
 @pytest.mark.parametrize("limit", ["0", "101", "-1", "many", "", "%ff", "1.5"])
 def test_bad_limit(app: TestApp, limit: str) -> None:
     """A limit that is no number from 1 to 100 is refused with the reason."""
@@ -101,6 +180,7 @@ def test_bad_limit(app: TestApp, limit: str) -> None:
         (b'{"text": ""}', "must not be empty"),
         (b'{"text": " \\n"}', "must not be empty"),
         (b'{"text": "%s"}' % (b"x" * (MAX_TEXT + 1)), "10000 are allowed"),
+        (b'{"text": "%s"}' % (b"x" * MAX_BODY), "has more than 131072 bytes"),
         (b'{"text": "a\\u0000b"}', "NUL"),
         (b'{"text": "a\\ud800b"}', "surrogates"),
     ],

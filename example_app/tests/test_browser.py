@@ -1,0 +1,168 @@
+"""The page, in a browser."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from processes import BOTH, StartProgram
+
+from example_app.models import Note
+from pyramid_dbpool import unit_of_work
+from tests.servers import report
+
+SECOND = 1000  # milliseconds
+
+THREE = [
+    "The pool is ready: five connections, and one line before them.",
+    "Deployed. Open this page in a second window and write something.",
+    "Who restarts the streamer? Nothing is lost: this page comes back and catches up.",
+]
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give Debian's Chromium."""
+    program = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
+    if not program:
+        report.skip_without("Chromium", "no program chromium on this machine")
+    with sync_playwright() as playwright:
+        # In a container, as root, its sandbox cannot be had.
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        report.used("Chromium", chromium.version, str(program))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, settings: dict[str, Any], both_environments: None, start_web: StartProgram
+) -> Iterator[OpenPage]:
+    """Open windows on the page; none may have complained at the end."""
+    complaints: list[str] = []
+    windows = []
+    start_web()
+
+    def complain(text: str) -> None:
+        # What a page cannot keep quiet: that the streamer is away, that a note is refused.
+        if "ERR_CONNECTION_REFUSED" not in text and "status of 400" not in text:
+            complaints.append(text)
+
+    def window(clock: bool = False, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        windows.append(context)
+        page = context.new_page()
+        if clock:
+            page.clock.install()
+        page.on("console", lambda message: complain(message.text))
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.goto(settings["streamer.origins"])
+        expect(page.locator("#live")).to_have_text("live")
+        return page
+
+    yield window
+    for context in windows:
+        context.close()
+    assert complaints == []
+
+
+def write(page: Page, words: str) -> None:
+    """Write a note as a person would, with the keyboard."""
+    field = page.get_by_label("A new note")
+    field.focus()
+    page.keyboard.type(words)
+    page.keyboard.press("Control+Enter")
+    expect(field).to_have_value("")
+
+
+@BOTH
+def test_note_appears_in_the_other_window(
+    open_page: OpenPage, start_streamer: StartProgram
+) -> None:
+    """What is written in one window appears in the other one within a second, once in each."""
+    start_streamer()
+    one, other = open_page(), open_page()
+    write(one, "Hello")
+    expect(other.get_by_text("Hello")).to_have_count(1, timeout=SECOND)
+    write(one, "<b>again</b>")
+    expect(other.locator("li").first).to_contain_text("<b>again</b>", timeout=SECOND)
+    expect(one.locator("li")).to_have_count(2)
+    expect(other.locator("li")).to_have_count(2)
+
+
+@pytest.mark.parametrize(
+    "environment", [pytest.param("development", marks=pytest.mark.slow), "production"]
+)
+def test_note_written_while_the_streamer_was_dead(
+    open_page: OpenPage, start_streamer: StartProgram
+) -> None:
+    """The streamer is killed and started again: the windows come back and catch up."""
+    streamer = start_streamer()
+    one, other = open_page(), open_page()
+    streamer.kill()
+    expect(other.locator("#live")).to_have_text("reconnecting …")
+    write(one, "Is anybody there?")
+    expect(one.get_by_text("Is anybody there?")).to_have_count(1)
+    start_streamer()
+    expect(other.get_by_text("Is anybody there?")).to_have_count(1, timeout=30 * SECOND)
+    expect(other.locator("#live")).to_have_text("live", timeout=30 * SECOND)
+    write(one, "Welcome back")
+    expect(other.get_by_text("Welcome back")).to_have_count(1, timeout=SECOND)
+
+
+def test_note_whose_event_was_lost(
+    open_page: OpenPage, start_streamer: StartProgram, settings: dict[str, Any]
+) -> None:
+    """What was committed and never published appears when the page next catches up."""
+    start_streamer()
+    page = open_page(clock=True)
+    with unit_of_work(settings) as session:
+        session.add(Note(id=uuid4(), text="The process died after the commit"))
+    page.clock.fast_forward(30 * SECOND)
+    expect(page.locator("li")).to_have_count(1)
+
+
+def test_note_that_is_refused(open_page: OpenPage, start_streamer: StartProgram) -> None:
+    """The page says why, keeps the text, and stores it once at the next attempt."""
+    start_streamer()
+    page = open_page()
+    field = page.get_by_label("A new note")
+    field.fill("   ")
+    field.press("Control+Enter")
+    expect(page.get_by_role("alert")).to_have_text(
+        "The note is not stored: the text must not be empty"
+    )
+    expect(page.locator("li")).to_have_count(0)
+    field.press_sequentially("text")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("li")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_text("")
+    expect(field).to_be_focused()
+
+
+def test_the_picture_of_the_readme(open_page: OpenPage, start_streamer: StartProgram) -> None:
+    """Light, dark and on a phone nothing sticks out.
+
+    The pictures are written to the folder WRITE_PICTURES; `notes.png` is the README's.
+    """
+    start_streamer()
+    phone = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True}
+    light, dark, small = (
+        open_page(viewport={"width": 720, "height": 560}, color_scheme="light"),
+        open_page(color_scheme="dark"),
+        open_page(**phone),
+    )
+    for words in THREE:
+        write(light, words)
+    for name, page in {"notes": light, "dark": dark, "phone": small}.items():
+        expect(page.locator("li")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        folder = os.environ.get("WRITE_PICTURES")
+        if folder:
+            page.screenshot(path=Path(folder, f"{name}.png"), animations="disabled")

@@ -1,0 +1,126 @@
+"""The lines before the sockets, on socket pairs."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from listener import HANDSHAKE, Listener
+from processes import wait_until
+
+from example_app.sockets import LINE, Hub, Socket
+
+ENVIRON = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HANDSHAKE.items()}
+LONG = json.dumps("x" * 10_000)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """Give a hub; at the end its sockets are closed and their threads have ended."""
+    hub = Hub()
+    before = set(threading.enumerate())
+    yield hub
+    hub.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
+    """Open sockets that the hub serves, each in a thread."""
+    opened = []
+
+    def open_one() -> Listener:
+        ours, theirs = socket.socketpair()
+        opened.extend([ours, theirs])
+        theirs.settimeout(30)
+        served = Socket({"HTTP_HOST": "here", **ENVIRON, "gunicorn.socket": ours})
+        threading.Thread(target=hub.serve, args=(served,)).start()
+        return Listener(theirs)
+
+    yield open_one
+    hub.close()
+    for each in opened:
+        each.close()
+
+
+def wait_for_sockets(hub: Hub, count: int) -> None:
+    """Wait until the hub serves so many."""
+    wait_until(lambda: hub.count == count)
+
+
+def read_until(listener: Listener, note: str | int) -> None:
+    """Read until a note comes."""
+    while note not in listener.notes:
+        assert listener.read()
+
+
+def test_notes_come_in_order_and_together(hub: Hub, listen: Callable[[], Listener]) -> None:
+    """What has waited is sent at once, in the order in which it was pushed."""
+    listener = listen()
+    wait_for_sockets(hub, 1)
+    for number in range(500):
+        hub.push(str(number))
+    hub.push('"last"')
+    read_until(listener, "last")
+    assert [each for each in listener.notes if isinstance(each, int)] == list(range(500))
+
+
+def test_dead_socket_holds_nobody_up_and_is_dropped(
+    hub: Hub, listen: Callable[[], Listener]
+) -> None:
+    """A socket that is not read costs the others nothing; when its line is full it is cut."""
+    dead, alive = listen(), listen()
+    wait_for_sockets(hub, 2)
+    for number in range(2 * LINE):
+        hub.push(LONG)
+        if number % 100 == 0:
+            hub.push(str(number))
+            read_until(alive, number)
+    wait_for_sockets(hub, 1)
+    dead.read_to_the_end()
+    assert dead.notes.count(json.loads(LONG)) < 2 * LINE
+
+
+def test_close_tells_the_browsers(hub: Hub, listen: Callable[[], Listener]) -> None:
+    """Every socket hears that the server goes away, also one that comes too late."""
+    listeners = [listen() for _ in range(3)]
+    wait_for_sockets(hub, 3)
+    hub.close()
+    listeners.append(listen())
+    for listener in listeners:
+        listener.read_to_the_end()
+        assert listener.close_code == 1001
+
+
+def test_close_does_not_wait_for_a_dead_socket(hub: Hub, listen: Callable[[], Listener]) -> None:
+    """One whose send is stuck is cut."""
+    listen()
+    wait_for_sockets(hub, 1)
+    for _ in range(LINE // 2):
+        hub.push(LONG)
+    hub.close()
+    wait_for_sockets(hub, 0)
+
+
+def test_browser_that_goes_is_forgotten(hub: Hub, listen: Callable[[], Listener]) -> None:
+    """Without a close, as when a phone loses its network."""
+    listener = listen()
+    wait_for_sockets(hub, 1)
+    listener.sock.close()
+    wait_for_sockets(hub, 0)
+
+
+def test_what_a_browser_says_is_not_kept(hub: Hub, listen: Callable[[], Listener]) -> None:
+    """Its words have no meaning here; too many of them at once end the connection."""
+    listener = listen()
+    listener.sock.sendall(b"\x81\x80\0\0\0\0" * 10)  # empty messages
+    wait_for_sockets(hub, 1)
+    hub.push('"after"')
+    read_until(listener, "after")
+    listener.sock.sendall(b"\x81\xfe\x08\x00\0\0\0\0" + bytes(2048))
+    listener.read_to_the_end()
+    hub.push('"anybody there?"')
+    wait_for_sockets(hub, 0)
