@@ -64,5 +64,9 @@ def includeme(config: "Configurator") -> None:
     config.add_subscriber(configuration.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         configuration.add_pool(config, app, pool)
+    configuration.add_retry(config, app)
+    configuration.answer_overload(config, app)
+    configuration.add_readiness(config, app)
+    configuration.check_when_created(config, app)
     configuration.add_release(config, app)
     configuration.warn_without_retry(config)

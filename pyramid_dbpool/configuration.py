@@ -4,26 +4,35 @@ import logging
 from functools import cache
 
 from pyramid.config import Configurator
-from pyramid.events import NewRequest
+from pyramid.events import ApplicationCreated, NewRequest
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IExecutionPolicy
+from pyramid.interfaces import IExecutionPolicy, ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
+from pyramid.tweens import EXCVIEW, INGRESS
 from sqlalchemy.orm import Session, sessionmaker
 
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
 from .identity import name_app
+from .overload import add_overload_views
+from .readiness import READINESS, PoolReadiness, Readiness
 from .request import RequestSessions, SessionMaker, request_sessionmaker
+from .retry import REQUEST_TIMEOUT
 from .settings import AppSettings, PoolSettings, load_app
+from .startup import check_at_start, started_by_script
 from .streaming import environ_key
 
 __all__ = [
     "PyramidSettingsError",
     "add_engine_hook",
     "add_pool",
+    "add_readiness",
     "add_release",
+    "add_retry",
+    "answer_overload",
+    "check_when_created",
     "close_sessions_with_request",
     "load",
     "warn_without_retry",
@@ -128,6 +137,66 @@ def add_release(config: Configurator, app: AppSettings) -> None:
 def close_sessions_with_request(event: NewRequest) -> None:
     """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
     RequestSessions.of(event.request).join_begun()
+
+
+def add_retry(config: Configurator, app: AppSettings) -> None:
+    """Let requests be tried again where that is right, and bound their waits."""
+    config.registry[REQUEST_TIMEOUT] = app.request_timeout
+    _add_outer_tween(config, "pyramid_dbpool.retry.retry_tween_factory")
+
+
+def _add_outer_tween(config: Configurator, factory: str) -> None:
+    # Over pyramid_tm's, whether it is there or not.
+    config.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+    config.action(None, lambda: _warn_of_a_missing_tween(config.registry, factory), order=_LAST)
+
+
+def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:
+    # Pyramid then leaves out, without a word, what is not listed.
+    explicit = [name for name, _tween in registry.getUtility(ITweens).explicit]
+    if explicit and factory not in explicit:
+        log.warning(
+            "pyramid.tweens does not list %s, so it has no effect: put it before"
+            " pyramid_tm.tm_tween_factory.",
+            factory,
+        )
+
+
+def add_readiness(config: Configurator, app: AppSettings) -> None:
+    """Answer on the readiness path, if there is one."""
+    if app.readiness_route is None:
+        return
+    readiness = config.registry[READINESS] = Readiness(app.readiness_route)
+
+    def register() -> None:
+        settings = config.get_settings()
+        readiness.pools = [PoolReadiness(process_engine(settings, name)) for name in app.pools]
+
+    config.action(None, register, order=_LAST)
+    # After the other one, and so over it.
+    _add_outer_tween(config, "pyramid_dbpool.readiness.readiness_tween_factory")
+
+
+def check_when_created(config: Configurator, app: AppSettings) -> None:
+    """Have `dbpool.startup_check` done when the app is there, but not for a script."""
+
+    def check(_event: ApplicationCreated) -> None:
+        checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
+        if checked and not started_by_script():
+            for pool in checked:
+                check_at_start(process_engine(config.get_settings(), pool.name))
+
+    config.add_subscriber(check, ApplicationCreated)
+
+
+def answer_overload(config: Configurator, app: AppSettings) -> None:
+    """Answer 503 where a pool refuses, unless the app has a view for that."""
+
+    def register() -> None:
+        settings = config.get_settings()
+        add_overload_views(config, {name: process_engine(settings, name) for name in app.pools})
+
+    config.action(None, register, order=_LAST)
 
 
 def warn_without_retry(config: Configurator) -> None:

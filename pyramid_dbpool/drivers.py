@@ -22,6 +22,7 @@ __all__ = [
     "connect_failure",
     "is_known_rollback",
     "is_missed_disconnect",
+    "is_unknown_outcome",
     "transaction_failed",
 ]
 
@@ -107,7 +108,9 @@ SQLITE_CODES: Mapping[int, ConnectFailure] = {
 # UnicodeDecodeError in the place of its own error.
 SERVER_ENCODINGS = ("utf-8", "cp1252", "cp1250", "cp1251", "koi8-r", "euc-jp", "euc-kr", "gbk")
 
-KNOWN_ROLLBACK_SQLSTATES = frozenset({"40001", "40P01"})
+KNOWN_ROLLBACK = "40"  # PostgreSQL's class "transaction rollback", but for the unknown one
+# Statement completion unknown, transaction resolution unknown.
+UNKNOWN_OUTCOMES = frozenset({"40003", "08007"})
 KNOWN_ROLLBACK_NUMBERS = frozenset({1020, 1205, 1213})
 SQLITE_LOCKS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -169,9 +172,17 @@ def is_known_rollback(error: DBAPIError) -> bool:
     of the transaction is stored, and another try may succeed.
     """
     orig = _driver_error(error)
-    if _sqlstate(orig) in KNOWN_ROLLBACK_SQLSTATES or _number(orig) in KNOWN_ROLLBACK_NUMBERS:
+    state = _sqlstate(orig) or ""
+    if state in UNKNOWN_OUTCOMES:
+        return False
+    if state.startswith(KNOWN_ROLLBACK) or _number(orig) in KNOWN_ROLLBACK_NUMBERS:
         return True
     return _sqlite_code(orig) in SQLITE_LOCKS
+
+
+def is_unknown_outcome(error: DBAPIError) -> bool:
+    """Tell whether the server itself says that it does not know what became of a COMMIT."""
+    return _sqlstate(_driver_error(error)) in UNKNOWN_OUTCOMES
 
 
 def _driver_error(error: BaseException) -> BaseException:

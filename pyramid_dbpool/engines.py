@@ -11,15 +11,23 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy import exc as sa_exc
 
-from . import connecting, forks, transactions
-from .drivers import is_missed_disconnect, transaction_failed
-from .errors import SettingsError, TransactionFailed
+from . import connecting, forks, outcomes, transactions
+from .drivers import (
+    ConnectFailure,
+    classify_connect_failure,
+    is_missed_disconnect,
+    transaction_failed,
+)
+from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
+from .liveness import has_ended
+from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
 
 __all__ = [
     "ProcessEngine",
     "dispose_engine",
+    "find_engine",
     "get_engine",
     "live_engines",
     "process_engine",
@@ -167,6 +175,11 @@ def live_engines() -> list[tuple[str, Engine]]:
     return [(made.settings.name, made.engine) for made in _engines.all()]
 
 
+def find_engine(engine: Engine) -> ProcessEngine | None:
+    """Return what is known of an engine of this process; None for one that is not ours."""
+    return next((made for made in _engines.all() if made.engine is engine), None)
+
+
 def _make_engine(pool: PoolSettings) -> Engine:
     options = {**pool.engine_options, **pool.managed_arguments}
     if pool.managed:
@@ -180,16 +193,64 @@ def _make_engine(pool: PoolSettings) -> Engine:
     forks.protect(engine)
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
+    event.listen(engine, "commit", _refuse_lost_connection)
     event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
+    if not pool.managed:
+        event.listen(engine, "handle_error", _failed_connect(pool), retval=True)
+    outcomes.note_outcomes(
+        engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]
+    )
     connecting.prepare(engine, pool)
     return engine
+
+
+def _is_autocommit(pool: PoolSettings) -> bool:
+    arguments = pool.engine_options.get("connect_args") or {}
+    level = pool.engine_options.get("isolation_level")
+    return level == "AUTOCOMMIT" or bool(arguments.get("autocommit"))
+
+
+def _failed_connect(pool: PoolSettings) -> Callable[[ExceptionContext], BaseException | None]:
+    """Say what a failed connect means, for a pool that does not do so itself."""
+
+    def refine(context: ExceptionContext) -> BaseException | None:
+        error = context.sqlalchemy_exception
+        if context.connection is not None or context.is_pre_ping or error is None:
+            return None
+        refused = DatabaseUnavailable(None, None, context.original_exception)
+        refused.pool_name = pool.name
+        kind = classify_connect_failure(context.dialect, error)
+        if kind is ConnectFailure.CONFIGURATION:
+            refused.args = (unavailable_text(pool.name, kind, 0.0, context.original_exception),)
+        else:
+            said = driver_text(context.original_exception)
+            refused.args = (f"pool {pool.name!r}: no connection ({said})",)
+        return refused
+
+    return refine
 
 
 def _see_lost_connection(context: ExceptionContext) -> None:
     # Else the pool keeps the connection, and its rollback looks like a lost COMMIT.
     if is_missed_disconnect(context.original_exception):
         context.is_disconnect = True
+
+
+def _refuse_lost_connection(connection: Connection) -> None:
+    # Else COMMIT is sent into the void, and nobody knows that it never arrived.
+    if has_ended(connection.connection.dbapi_connection):
+        # With a statement: without one it would be taken for an answer that was lost.
+        lost = sa_exc.OperationalError(
+            "COMMIT",
+            None,
+            connection.dialect.loaded_dbapi.OperationalError(
+                "the server closed the connection before COMMIT was sent"
+            ),
+            connection_invalidated=True,
+        )
+        connection.invalidate(lost)
+        raise lost
 
 
 def _refuse_failed_transaction(connection: Connection) -> None:

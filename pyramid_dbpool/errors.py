@@ -31,6 +31,8 @@ class SettingsError(PoolError, ValueError):
 class PoolTimeout(PoolError, sa_exc.TimeoutError):
     """No connection came free before the caller's deadline."""
 
+    pool_name: str | None = None
+
 
 class PoolLineFull(PoolTimeout):
     """The line for a connection is as long as `dbpool.max_waiting` allows."""
@@ -38,6 +40,8 @@ class PoolLineFull(PoolTimeout):
 
 class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
     """The database server cannot be reached; `orig` is the driver's error."""
+
+    pool_name: str | None = None
 
 
 class CommitUnknown(PoolError, sa_exc.OperationalError):

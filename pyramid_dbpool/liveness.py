@@ -109,6 +109,24 @@ def socket_of(connection: Any) -> int | None:
     return fd if isinstance(fd, int) and fd >= 0 else None
 
 
+def has_ended(connection: Any) -> bool:
+    """Look, for a microsecond, whether the other side of a driver's connection is gone.
+
+    False too where it cannot be seen: without a socket, or over a network that drops silently.
+    """
+    fd = socket_of(connection)
+    if fd is None:
+        return False
+    seen = _PollFD(fd, _EVENTS, 0)
+    if _poll is None:
+        poller = _poll_class()()
+        poller.register(fd, _EVENTS)
+        found = poller.poll(0)
+        return bool(found and found[0][1] & _ENDED)
+    _poll(ctypes.byref(seen), 1, 0)
+    return bool(seen.revents & _ENDED)
+
+
 def closed_by(connection: Any) -> Callable[[], object] | None:
     """Return what tells, without I/O, whether the driver has closed a connection.
 

@@ -30,6 +30,7 @@ from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .service import Service
 from .stats import BOUNDS_SECONDS, PoolSnapshot
+from .trouble import Trouble
 from .views import IdleView
 
 __all__ = ["ManagedPool"]
@@ -302,6 +303,11 @@ class ManagedPool(QueuePool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps openings from succeeding, as far as the pool knows."""
+        return self._service.opener.trouble
 
     # Numbers
 

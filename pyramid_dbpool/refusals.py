@@ -48,6 +48,7 @@ class Refusals:
         # SQLAlchemy's link would be a second line, about operational errors in general.
         refusal.code = ""
         refusal.__cause__ = error
+        refusal.pool_name = self._name
         return refusal
 
     def check_admission_locked(self, now: float) -> None:
@@ -63,7 +64,9 @@ class Refusals:
         self._service.stats.refused["line_full"] += 1
         line = self._service.line
         text = messages.line_full_text(self._name, line.waiting, line.capacity)
-        return PoolLineFull(text, code=BACKGROUND)
+        error = PoolLineFull(text, code=BACKGROUND)
+        error.pool_name = self._name
+        return error
 
     def timed_out(self, waited: float, cut: bool = False) -> BaseException:
         """Make the error for a caller whose time is over.
@@ -94,6 +97,7 @@ class Refusals:
             )
         error = PoolTimeout(text, code=BACKGROUND)
         error.__cause__ = None if trouble is None else trouble.error
+        error.pool_name = self._name
         return error
 
     def leases_locked(self) -> list[Lease]:

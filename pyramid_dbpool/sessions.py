@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import transaction
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, scoped_session
 from .engines import process_engine
 from .errors import CommitUnknown, SessionInUse
 from .labels import labelled_by_caller
+from .outcomes import unobserved
 from .transactions import Modes
 
 __all__ = ["close_session", "session_factory", "unit_of_work"]
@@ -133,7 +134,8 @@ def _unit(session: Session, read_only: bool) -> Iterator[None]:
         except BaseException:
             _rollback(session)
             raise
-        session.commit()
+        with unobserved() if read_only else nullcontext():
+            session.commit()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from .engines import find_engine
 from .identity import take_role
 from .labels import labelled_by
 from .sessions import session_factory as default_session_factory
@@ -19,6 +20,7 @@ from .sources import (
     messages_of,
     stop_signal,
 )
+from .startup import check_at_start
 from .transactions import Modes
 from .tries import Unit
 
@@ -109,12 +111,21 @@ def consume(
     with contextlib.ExitStack() as stack:
         if stop_on_sigterm:
             stack.enter_context(stop_signal(stopper))
+        _check_at_start(session, stopper)
         stoppable = stop_on_sigterm or stop is not None
         source = messages_of(messages, stopper if stoppable else None)
         for number, message in enumerate(stack.enter_context(contextlib.closing(source)), 1):
             named = MessageName(message, number, identify)
             if _settle(unit, message, named, on_error) and ack is not None:
                 _acknowledge(ack, message, named)
+
+
+def _check_at_start(session: Session, stopper: Stop) -> None:
+    # A session of the caller's own may have no engine, or one that is not ours.
+    bind = session.bind
+    made = None if bind is None else find_engine(bind.engine)
+    if made is not None:
+        check_at_start(made, stopper.wait)
 
 
 def _check_callable(name: str, value: object, optional: bool = False) -> None:

@@ -140,6 +140,18 @@ def hook(engine: Engine) -> None:
     event.listen(engine, "connect", lambda *_: hooked.append("connect"))
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["missing", "listed"])
+def test_an_explicit_list_of_tweens_has_to_have_ours(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, listed: bool
+) -> None:
+    """Pyramid leaves out what is not listed, and says nothing."""
+    tweens = ["pyramid_dbpool.retry.retry_tween_factory"] * listed
+    tweens += ["pyramid_tm.tm_tween_factory", "pyramid.tweens.excview_tween_factory"]
+    parts = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
+    with app({**settings, "pyramid.tweens": " ".join(tweens)}, *parts):
+        assert ("pyramid.tweens does not list" in caplog.text) is not listed
+
+
 class TestShell:
     """`[pshell] setup = pyramid_dbpool.pshell.setup`."""
 

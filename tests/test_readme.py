@@ -16,7 +16,7 @@ from docutils.nodes import literal_block, system_message
 from pyramid.config import Configurator
 from webtest import TestApp
 
-from pyramid_dbpool import dispose_engine, get_engine, session_factory
+from pyramid_dbpool import PoolTimeout, dispose_engine, get_engine, session_factory
 from pyramid_dbpool.settings import reference
 
 README = Path(__file__).parent.parent / "README.rst"
@@ -88,6 +88,27 @@ def test_the_app_serves(code: dict[str, Any], settings: dict[str, str]) -> None:
     config.add_route("export", "/export")
     config.add_view(code["export"], route_name="export")
     assert TestApp(config.make_wsgi_app()).get("/export").text == "1,first\n"
+
+
+def test_the_app_says_whether_it_is_ready(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """On the path of the ini block."""
+    client = TestApp(code["main"]({}, **settings))
+    client.get("/notes")
+    assert client.get("/ready").text.startswith("default: ready\n")
+
+
+def test_an_app_answers_overload_by_itself(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """Its own view takes the place of the 503."""
+
+    def refused(request: Any) -> None:
+        raise PoolTimeout("full")
+
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.include(code["include_busy"])
+    config.add_route("refused", "/")
+    config.add_view(refused, route_name="refused")
+    assert TestApp(config.make_wsgi_app()).get("/", status=503).json == {"error": "busy"}
 
 
 def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:

@@ -337,6 +337,18 @@ class TestUnitOfWork:
             session.add(Row())
         assert not isinstance(raised.value, CommitUnknown)
 
+    def test_a_connection_that_is_lost_just_before_commit_is_no_unknown_outcome(
+        self, pg_settings: dict[str, Any]
+    ) -> None:
+        """COMMIT is not sent: the error is that of a lost connection, and the pool closes it."""
+        with pytest.raises(DBAPIError) as raised, unit_of_work(pg_settings) as session:
+            session.execute(text("SELECT 1"))
+            _terminate(pg_settings)
+        assert not isinstance(raised.value, CommitUnknown)
+        assert raised.value.connection_invalidated and raised.value.statement == "COMMIT"
+        pool: Any = get_engine(pg_settings).pool
+        assert pool.snapshot().closed["invalidated"] == 1
+
     def test_a_session_that_cannot_be_closed_gives_its_connection_up(
         self, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -81,6 +81,8 @@ def test_our_own_settings_have_their_types() -> None:
         "engine_hook": None,
         "read_only": False,
         "connect_timeout": None,
+        "startup_check": "off",
+        "startup_timeout": 20.0,
         "application_name": None,
         "statement_timeout": None,
         "lock_timeout": None,

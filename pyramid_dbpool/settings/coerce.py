@@ -29,6 +29,7 @@ _WORDS = {
     "json": "a JSON object",
     "key": "the name of a setting",
     "module": "the dotted name of a module",
+    "path": "a path such as /ready",
     "plugins": "names of engine plugins, separated by commas or spaces",
     "reset": "a name",
     "text": "text",

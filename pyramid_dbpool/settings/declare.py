@@ -9,6 +9,7 @@ from sqlalchemy.pool import Pool
 
 from ..options import PLUGIN_DEFAULTS
 from .declare_server import SERVER_SETTINGS
+from .declare_web import WEB_SETTINGS
 from .setting import YEAR, Setting, managed, own, sa
 
 __all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS"]
@@ -138,6 +139,7 @@ SETTINGS: tuple[Setting, ...] = (
         "The attribute of the request that holds its session.",
         scope="app",
     ),
+    *WEB_SETTINGS,
     # Ours, for each pool.
     own("session_class", "class", Session, "The class of sessions.", base=Session),
     own(

@@ -195,4 +195,6 @@ class AppSettings:
 
     registry_key: str
     request_attr: str
+    request_timeout: float | None
+    readiness_route: str | None
     pools: Mapping[str, PoolSettings]

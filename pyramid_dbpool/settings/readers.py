@@ -141,6 +141,13 @@ def _key(setting: Setting, value: Any) -> str:
     return word
 
 
+def _path(setting: Setting, value: Any) -> str:
+    word = _text(setting, value)
+    if not re.fullmatch(r"/[\w.~/-]+", word, re.ASCII):
+        raise ValueError("it is not a plain path that begins with /")
+    return word
+
+
 def _plugins(setting: Setting, value: Any) -> list[str]:
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
@@ -214,6 +221,7 @@ READERS: dict[str, Callable[[Setting, Any], Any]] = {
     "json": _json,
     "key": _key,
     "module": _module,
+    "path": _path,
     "plugins": _plugins,
     "reset": _reset,
     "text": _text,

@@ -19,6 +19,7 @@ Kind = Literal[
     "json",
     "key",
     "module",
+    "path",
     "plugins",
     "reset",
     "text",

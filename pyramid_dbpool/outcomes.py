@@ -1,0 +1,130 @@
+"""What the work in hand may have stored so far, and so whether it may be run again.
+
+Whoever may run something again observes it; the engines note what they send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
+
+from .drivers import is_known_rollback, is_unknown_outcome
+from .errors import CommitUnknown
+
+__all__ = ["Outcome", "current_outcome", "note_outcomes", "observed", "unobserved"]
+
+_current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None)
+current_outcome = _current.get
+
+
+class Outcome:
+    """What was sent on any of our engines while this was observed.
+
+    :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it.
+    """
+
+    __slots__ = ("autocommit", "commits", "committing", "on_error", "prepared")
+
+    def __init__(self, on_error: Callable[[Outcome, Exception], object] | None = None) -> None:
+        self.on_error = on_error
+        # COMMITs that were begun, without those known to have been rolled back.
+        self.commits = 0
+        self.autocommit = False
+        self.prepared = False
+        # The connection whose last word was COMMIT.
+        self.committing: Connection | None = None
+
+    @property
+    def nothing_stored(self) -> bool:
+        """Whether it is certain that nothing is stored."""
+        return not (self.commits or self.autocommit or self.prepared)
+
+
+@contextmanager
+def observed(
+    on_error: Callable[[Outcome, Exception], object] | None = None,
+) -> Iterator[Outcome]:
+    """Note what the block stores, in this thread (or greenlet) and in copies of its context."""
+    outcome = Outcome(on_error)
+    token = _current.set(outcome)
+    try:
+        yield outcome
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Note nothing: what the block commits has stored nothing."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
+    """Note what `engine` sends with whoever observes.
+
+    :param autocommit: whether its connections are in AUTOCOMMIT unless they say otherwise.
+    :param read_only: whether its transactions are read-only, so that COMMIT stores nothing.
+    """
+
+    def begin(connection: Connection) -> None:
+        outcome = _current.get()
+        if outcome is not None:
+            outcome.committing = None
+            level = connection.get_execution_options().get("isolation_level")
+            if level == "AUTOCOMMIT" or (level is None and autocommit):
+                outcome.autocommit = True
+
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
+    event.listen(engine, "handle_error", _note_error, retval=True)
+    if not read_only:
+        event.listen(engine, "commit", _note_commit)
+        event.listen(engine, "prepare_twophase", _note_prepare)
+        event.listen(engine, "commit_twophase", lambda connection, *_: _note_commit(connection))
+
+
+def _note_commit(connection: Connection) -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.commits += 1
+        outcome.committing = connection
+
+
+def _note_prepare(_connection: Connection, _xid: Any) -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.prepared = True
+
+
+def _note_error(context: ExceptionContext) -> BaseException | None:
+    outcome, error = _current.get(), context.sqlalchemy_exception
+    # KeyboardInterrupt and its like are no errors of the database; a connection that was
+    # never there has sent nothing.
+    if outcome is None or context.connection is None or not isinstance(error, DBAPIError):
+        return None
+    said: Exception = error
+    if _is_of_commit(outcome, context):
+        outcome.committing = None
+        if context.is_disconnect or is_unknown_outcome(error):
+            said = CommitUnknown(context.original_exception)
+        elif is_known_rollback(error):
+            outcome.commits -= 1
+    if outcome.on_error is not None:
+        outcome.on_error(outcome, said)
+    return None if said is error else said
+
+
+def _is_of_commit(outcome: Outcome, context: ExceptionContext) -> bool:
+    if outcome.committing is None or outcome.committing is not context.connection:
+        return False
+    # COMMIT is no statement to SQLAlchemy, COMMIT PREPARED is one.
+    return context.statement is None or outcome.prepared

@@ -1,0 +1,103 @@
+"""Which requests pyramid_retry may try again, and how long one may wait for connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+from pyramid.request import Request
+from pyramid.response import Response
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm.exc import StaleDataError
+from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
+
+from .drivers import is_known_rollback, is_missed_disconnect
+from .errors import CommitUnknown, PoolError
+from .limits import deadline
+from .outcomes import Outcome, current_outcome, observed
+
+try:
+    from pyramid_retry import IRetryableError
+except ImportError:
+
+    class IRetryableError(Interface):  # type: ignore[no-redef, misc]
+        """Nobody looks for it."""
+
+
+__all__ = ["REQUEST_TIMEOUT", "may_try_again", "retry_tween_factory"]
+
+# RFC 9110, section 9.2.2.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+# The registry's key of the setting, in seconds.
+REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
+# The WSGI environ's key of the deadline: all attempts share the environ.
+_UNTIL = "pyramid_dbpool.until"
+
+Handler = Callable[[Request], Response]
+
+
+def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
+    """Return the tween that lets requests be tried again; over pyramid_tm's.
+
+    There it sees what a commit raised: as the error itself, or, if an exception view has
+    answered, as `request.exception`, where pyramid_retry looks too.
+    """
+    timeout: float | None = registry.get(REQUEST_TIMEOUT)
+
+    def tween(request: Request) -> Response:
+        if current_outcome() is not None:
+            # A subrequest is a part of its request, which is tried again as a whole.
+            return handler(request)
+        judge = partial(_judge, request.method)
+        with observed(judge) as outcome, _limit(request, timeout):
+            try:
+                response = handler(request)
+            except Exception as error:
+                judge(outcome, error)
+                raise
+            answered = getattr(request, "exception", None)
+            if answered is not None:
+                judge(outcome, answered)
+            return response
+
+    return tween
+
+
+def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | None:
+    """Tell whether a request that ended in `error` may run again; None: others may say."""
+    if not isinstance(error, sa_exc.SQLAlchemyError):
+        return None
+    if outcome.prepared:
+        return False
+    if isinstance(error, CommitUnknown):
+        return method in IDEMPOTENT
+    # A line that is too long gets longer by retries; an outage was waited for already.
+    if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:
+        return False
+    return True if _is_transient(error) else None
+
+
+def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
+    if isinstance(error, sa_exc.DBAPIError):
+        lost = error.connection_invalidated or is_missed_disconnect(error)
+        return lost or is_known_rollback(error)
+    return isinstance(error, StaleDataError)
+
+
+def _judge(method: str, outcome: Outcome, error: Exception) -> None:
+    verdict = may_try_again(method, outcome, error)
+    if verdict:
+        alsoProvides(error, IRetryableError)
+    elif verdict is False and IRetryableError in directlyProvidedBy(error):
+        # zope.sqlalchemy knows the error, but not what else the request has stored.
+        noLongerProvides(error, IRetryableError)
+
+
+def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:
+    if timeout is None:
+        return nullcontext()
+    until = request.environ.setdefault(_UNTIL, time.monotonic() + timeout)
+    return deadline(max(0.0, until - time.monotonic()))

@@ -1,0 +1,219 @@
+"""`dbpool.startup_check`: what a server and a worker do when the database is not there."""
+
+import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyramid.paster import bootstrap
+from sqlalchemy import Engine, event, make_url
+
+from pyramid_dbpool import consume, get_engine, startup
+from pyramid_dbpool.embedded import free_port
+from pyramid_dbpool.engines import process_engine
+from pyramid_dbpool.startup import EXIT_STATUS, check_at_start
+from tests.webapp import app
+
+PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
+
+
+@pytest.fixture
+def settings(psycopg_url: str) -> dict[str, Any]:
+    """Settings of an app on a database that is there."""
+    return {"sqlalchemy.url": psycopg_url}
+
+
+@pytest.fixture
+def away(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an app on a server that is not there."""
+    url = make_url(settings["sqlalchemy.url"]).set(port=free_port(), password="geheim")
+    return {"sqlalchemy.url": url.render_as_string(hide_password=False)}
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == startup.__name__]
+
+
+@pytest.mark.parametrize("mode", ["off", "warn", "wait", "require"])
+def test_a_database_that_is_there_is_not_mentioned(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    """And nothing is left of the look at it: no connection, nothing in the pool."""
+    opened: list[Engine] = []
+
+    def hook(engine: Engine) -> None:
+        event.listen(engine, "connect", lambda *_: opened.append(engine))
+
+    settings |= {"dbpool.startup_check": mode, "dbpool.engine_hook": hook}
+    with app(settings, *PARTS) as web:
+        assert (lines(caplog), web.engine.pool.checkedin()) == ([], 0)  # type: ignore[attr-defined]
+        assert len(opened) == (0 if mode == "off" else 1)
+        assert web.engine not in opened
+
+
+def test_warn_says_so_once_and_starts(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line: the key, the pool, the address, the server's words, and no password."""
+    away["dbpool.startup_check"] = "warn"
+    with app(away, *PARTS):
+        (said,) = lines(caplog)
+    assert said.startswith("dbpool.startup_check = warn: pool 'default' cannot connect to")
+    assert said.endswith("starting all the same.")
+    assert "geheim" not in said and "\n" not in said
+
+
+def test_a_named_pool_has_its_own(
+    settings: dict[str, Any], away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default pool is not looked at because a replica is."""
+    settings["sqlalchemy.replica.url"] = away["sqlalchemy.url"]
+    settings["dbpool.replica.startup_check"] = "warn"
+    with app(settings, *PARTS):
+        (said,) = lines(caplog)
+    assert said.startswith("dbpool.replica.startup_check")
+
+
+def test_wait_starts_when_its_time_is_over(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says that it waits, and that it starts."""
+    away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "200ms"}
+    with app(away, *PARTS):
+        waiting, starting = lines(caplog)
+    assert "waiting up to" in waiting and starting.endswith("starting all the same.")
+
+
+def test_wait_ends_when_the_database_is_there(
+    away: dict[str, Any], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses grow, at random, up to a longest one."""
+    away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "1h"}
+    pauses: list[float] = []
+    errors = iter([ConnectionRefusedError()] * 9)
+    monkeypatch.setattr(startup, "try_to_connect", lambda _made: next(errors, None))
+    check_at_start(process_engine(away), pauses.append)
+    assert len(pauses) == 9 and 0.05 <= pauses[0] <= 0.1 and 1.0 <= pauses[-1] <= 2.0
+
+
+def test_require_ends_the_process(away: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """With a status that gunicorn's master understands too."""
+    away |= {"dbpool.startup_check": "require", "dbpool.startup_timeout": "0"}
+    with pytest.raises(SystemExit) as raised, app(away, *PARTS):
+        pass
+    assert raised.value.code == EXIT_STATUS
+    (said,) = lines(caplog)
+    assert said.endswith("the process ends.")
+    assert caplog.records[-1].levelno == logging.CRITICAL
+
+
+def test_nobody_waits_for_a_wrong_password(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a person can help."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    settings = {"sqlalchemy.url": nowhere, "dbpool.startup_check": "wait"}
+    with app(settings, *PARTS):
+        (said,) = lines(caplog)
+    assert "waiting" not in said
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """PyMySQL's own limit would end where the server accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = {
+            "sqlalchemy.url": f"mysql+pymysql://web:x@127.0.0.1:{mute.getsockname()[1]}/h",
+            "dbpool.connect_timeout": "2",
+            "dbpool.startup_check": "warn",
+        }
+        with app(settings, *PARTS):
+            assert len(lines(caplog)) == 1
+
+
+def test_a_worker_looks_too(away: dict[str, Any]) -> None:
+    """Before its first message."""
+    away |= {"dbpool.startup_check": "require", "dbpool.startup_timeout": "0"}
+    with pytest.raises(SystemExit):
+        consume([1], lambda *_: pytest.fail(), away)
+    get_engine(away).dispose()
+
+
+def test_a_worker_stops_waiting_when_it_is_to_stop(away: dict[str, Any]) -> None:
+    """The stop is obeyed, and is no failure."""
+    away |= {"dbpool.startup_check": "require", "dbpool.startup_timeout": "1h"}
+    check_at_start(process_engine(away), lambda _seconds: True)
+
+
+INI = """
+[app:main]
+use = call:{module}:make_app
+sqlalchemy.url = {url}
+dbpool.startup_check = require
+dbpool.startup_timeout = 0
+[server:main]
+use = egg:waitress#main
+listen = 127.0.0.1:0
+"""
+
+
+@pytest.fixture
+def ini(away: dict[str, Any], tmp_path: Path) -> Path:
+    """Write the ini file of an app that requires a database which is not there."""
+    file = tmp_path / "app.ini"
+    file.write_text(INI.format(module=__name__, url=away["sqlalchemy.url"]))
+    return file
+
+
+def make_app(_global_config: object, **settings: str) -> Any:
+    """Make the app of the ini file."""
+    with app(settings, *PARTS) as web:
+        return web.router
+
+
+@pytest.mark.parametrize("script", ["proutes", "pviews", "ptweens", "prequest"])
+def test_pyramids_scripts_work_without_a_database(ini: Path, script: str) -> None:
+    """They look at the app, not at its data."""
+    path = {"pviews": ["/"], "prequest": ["/nowhere"]}.get(script, [])
+    code = f"import sys; from pyramid.scripts.{script} import main; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(ini), *path],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode != EXIT_STATUS and "startup_check" not in ended.stderr
+
+
+def test_bootstrap_is_a_scripts(ini: Path) -> None:
+    """And so are pshell and an app's own scripts."""
+    bootstrap(str(ini))["closer"]()
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        ["-m", "pyramid.scripts.pserve"],
+        ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--paste"],
+        ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--preload", "--paste"],
+    ],
+    ids=["pserve", "gunicorn", "preload"],
+)
+def test_a_server_that_requires_a_database_ends(ini: Path, server: list[str]) -> None:
+    """One line says why, and the status is not 0."""
+    code = "import sys; from pyramid.scripts.pserve import main; sys.exit(main())"
+    command = ["-c", code] if "pyramid" in server[-1] else server
+    ended = subprocess.run(
+        [sys.executable, *command, str(ini)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == EXIT_STATUS, ended.stderr
+    assert len([line for line in ended.stderr.splitlines() if "startup_check" in line]) == 1
+    assert "Traceback" not in ended.stderr
