@@ -6,7 +6,8 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test lint style types layers format docs bench pool-suite matrix wheel clean
+.PHONY: help demo picture test lint style types layers format docs bench drill \
+	pool-suite matrix wheel clean
 
 help:
 	@echo 'make demo     run the example app, live in the browser; Ctrl-C stops it'
@@ -17,6 +18,7 @@ help:
 	@echo 'make docs     write the settings table of README.rst from the declaration'
 	@echo 'make picture  take the picture of the example app for README.rst'
 	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
+	@echo 'make drill    let the database fail under the example app, six minutes'
 	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool, 2.0 and 2.1'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
 	@echo 'make wheel    build the wheel and try it in a clean environment'
@@ -68,6 +70,10 @@ docs:
 bench:
 	@tools/install test
 	.venv/bin/python -m benchmarks $(ARGS)
+
+drill:
+	@tools/install test
+	.venv/bin/python -m drills $(ARGS)
 
 pool-suite:
 	@tools/install matrix

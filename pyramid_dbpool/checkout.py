@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
 from .entries import LEASED, NEW, SLOT, Grant, Refusal, Waiter
-from .limits import current_deadline, is_callers
+from .limits import current_deadline, current_stopped, is_callers
 
 if TYPE_CHECKING:
     from .service import Service
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
+# Seconds between two looks whether a caller who may be stopped has been.
+_LOOK = 0.2
 
 
 class Checkout:
@@ -132,7 +134,7 @@ class Checkout:
 
     def _wait(self, waiter: Waiter, began: float) -> Grant:
         seconds = _FOREVER if self._limit is None else min(self._limit - began, _FOREVER)
-        if seconds <= 0 or not self._gate.acquire(timeout=seconds):
+        if not self._is_handed_over(seconds):
             self._service.before_giving_up()
         granted = waiter.granted
         if granted is None:
@@ -144,6 +146,19 @@ class Checkout:
             raise self._service.refusals.timed_out(ended - self._began, self._cut)
         self.waited_seconds = ended - self._began
         return granted
+
+    def _is_handed_over(self, seconds: float) -> bool:
+        """Wait so long for what is handed over; return whether it came."""
+        stopped = current_stopped()
+        if stopped is None:
+            return seconds > 0 and bool(self._gate.acquire(timeout=seconds))
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._gate.acquire(timeout=min(left, _LOOK)):
+                return True
+            if stopped():
+                break
+        return False
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""

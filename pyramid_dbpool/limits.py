@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 _deadline: ContextVar[float | None] = ContextVar("dbpool_deadline", default=None)
 # The deadline that stands for the pool's own timeout, over more than one attempt.
 _pools_own: ContextVar[float | None] = ContextVar("dbpool_pools_own", default=None)
+_stopped: ContextVar[Callable[[], bool] | None] = ContextVar("dbpool_stopped", default=None)
 _label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
-# Bound methods: both are read on every checkout.
+# Bound methods: they are read on every checkout.
 current_deadline = _deadline.get
+current_stopped = _stopped.get
 current_label = _label.get
 
 
@@ -57,6 +59,16 @@ def pool_limit(seconds: float) -> Iterator[None]:
 def is_callers(until: float) -> bool:
     """Tell whether a deadline was set by the caller, and is not a pool's own timeout."""
     return until != _pools_own.get()
+
+
+@contextmanager
+def stoppable(stopped: Callable[[], bool]) -> Iterator[None]:
+    """Let waits for a connection inside the block end soon after `stopped()` becomes true."""
+    token = _stopped.set(stopped)
+    try:
+        yield
+    finally:
+        _stopped.reset(token)
 
 
 def name_holder(label: object | None) -> object | None:

@@ -19,6 +19,7 @@ from .drivers import (
     is_missed_disconnect,
 )
 from .errors import CommitUnknown, DatabaseUnavailable
+from .limits import stoppable
 from .sessions import unit_of_work
 from .sources import MessageName, Stop
 from .transactions import Modes
@@ -52,6 +53,11 @@ class Unit(Generic[M]):
 
         :raises Exception: the error of the last try.
         """
+        # Else a stop would wait as long as a caller may for a connection.
+        with stoppable(self.stop.is_set):
+            return self._run(message, named)
+
+    def _run(self, message: M, named: MessageName[M]) -> bool:
         tries = 0
         while True:
             tries += 1

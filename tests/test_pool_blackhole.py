@@ -3,20 +3,20 @@
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
 from pyramid_dbpool.errors import PoolError, PoolTimeout
 from pyramid_dbpool.liveness import socket_of
-from tests.blackhole import BlackHole
 from tests.pool_load import managed, unit
+from tests.servers.fixtures import NewDatabase, NewProxy
+from tests.servers.proxy import FaultProxy, Newcomers
 
-NewDatabase = Callable[[str], str]
-Hole = tuple[BlackHole, Engine]
+Hole = tuple[FaultProxy, Engine]
 
 # What the design promises: the first statement fails within 15 s.
 LIMIT = 15.0
@@ -26,19 +26,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's s
 
 
 @pytest.fixture(params=BACKENDS)
-def hole(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator[Hole]:
-    """Give an engine of the plugin whose server stands behind a black hole."""
-    url = make_url(new_database(request.param))
-    assert url.port is not None
-    between = BlackHole(url.port)
-    address = url.set(host="127.0.0.1", port=between.port)
+def hole(
+    request: pytest.FixtureRequest, new_database: NewDatabase, new_proxy: NewProxy
+) -> Iterator[Hole]:
+    """Give an engine of the plugin whose server stands behind a network that can swallow."""
+    url = new_database(request.param)
+    between = new_proxy(url)
     settings = {
-        "sqlalchemy.url": address.render_as_string(hide_password=False),
+        "sqlalchemy.url": between.url(url),
         # So short that a connection can be made to have been silent for longer.
         "dbpool.ping_after": "200ms",
     }
     yield between, get_engine(settings)
-    between.close()
     dispose_engine(settings)
 
 
@@ -65,6 +64,7 @@ def test_statement_on_a_fresh_connection_fails_in_time(hole: Hole) -> None:
     between, engine = hole
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
+        between.meet(Newcomers.DROP)
         between.swallow()
         began = time.monotonic()
         with pytest.raises(DBAPIError) as caught:
@@ -80,7 +80,7 @@ def test_connection_that_was_silent_is_replaced_in_time(hole: Hole) -> None:
     """Flows were forgotten, the server is there: the next caller gets a new connection."""
     between, engine = hole
     unit(engine)
-    between.swallow(newcomers=False)
+    between.swallow()
     time.sleep(0.3)
     began = time.monotonic()
     unit(engine)
@@ -95,6 +95,7 @@ def test_caller_is_told_in_time_that_the_network_is_gone(hole: Hole) -> None:
     """Neither old nor new connections pass: the caller learns it, and is served afterwards."""
     between, engine = hole
     unit(engine)
+    between.meet(Newcomers.DROP)
     between.swallow()
     time.sleep(0.3)
     began = time.monotonic()
@@ -104,7 +105,7 @@ def test_caller_is_told_in_time_that_the_network_is_gone(hole: Hole) -> None:
     print(f"told after {took:.1f} s: {caught.value!r}")
     assert took < LIMIT
     assert "QueuePool limit" not in str(caught.value)
-    between.spit()
+    between.meet(Newcomers.PASS)
     deadline = time.monotonic() + LIMIT
     while True:
         try:

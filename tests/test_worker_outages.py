@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import CommitUnknown, tries
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
-from tests.servers.fixtures import MARIADB, POSTGRES
+from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, NewProxy
 from tests.servers.mariadb import MariaDB
-from tests.workers import CuttingProxy, Worker, ended_within, log_watch, outside, store
+from tests.servers.proxy import FaultProxy
+from tests.workers import Worker, ended_within, log_watch, outside, store
 
-NewDatabase = Callable[[str], str]
 NewPostgres = Callable[..., PrivatePostgres]
 
 TRIED = "try 1 of 5"
+# For the wait that comes after the pool's own.
+IMPATIENT = {"sqlalchemy.pool_timeout": "100ms"}
 STOPPED = "neither handled nor acknowledged"
 
 
@@ -102,7 +104,7 @@ def check_restart(server: Server, worker: Worker) -> None:
 def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostgres) -> None:
     """The first connection of the process fails; nothing is lost."""
     server = new_postgres()
-    worker = Worker(server.url())
+    worker = Worker(server.url(), **IMPATIENT)
     server.stop()
     with log_watch(TRIED) as log:
         thread = worker.start("a")
@@ -115,7 +117,7 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostg
 def test_a_full_server_is_waited_for(new_postgres: NewPostgres) -> None:
     """There is no room for the worker until somebody else leaves."""
     server = new_postgres({"max_connections": 4, "max_wal_senders": 0})
-    worker = Worker(server.url())
+    worker = Worker(server.url(), **IMPATIENT)
     taken: list[Connection] = []
     with pytest.raises(DBAPIError):
         while True:
@@ -162,7 +164,10 @@ def test_sigterm_ends_the_wait_for_the_database() -> None:
 def away() -> Worker:
     """Return a worker whose server is not there."""
     worker = object.__new__(Worker)
-    worker.settings = {"sqlalchemy.url": f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x"}
+    worker.settings = {
+        "sqlalchemy.url": f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x",
+        **IMPATIENT,
+    }
     worker.acked, worker.failed = [], []
     return worker
 
@@ -252,17 +257,15 @@ def test_a_message_that_kills_its_connection_is_handed_on_in_the_end(worker: Wor
 
 
 @pytest.fixture
-def cut(worker: Worker) -> Iterator[tuple[Worker, CuttingProxy]]:
+def cut(worker: Worker, new_proxy: NewProxy) -> tuple[Worker, FaultProxy]:
     """Give a worker and the proxy between it and its database."""
-    url = make_url(worker.settings["sqlalchemy.url"])
-    assert url.port
-    proxy = CuttingProxy(url.port)
-    worker.settings["sqlalchemy.url"] = url.set(port=proxy.port).render_as_string(False)
-    yield worker, proxy
-    proxy.close()
+    url = worker.settings["sqlalchemy.url"]
+    proxy = new_proxy(url)
+    worker.settings["sqlalchemy.url"] = proxy.url(url)
+    return worker, proxy
 
 
-def cutting(proxy: CuttingProxy) -> Callable[[str, Session], None]:
+def cutting(proxy: FaultProxy) -> Callable[[str, Session], None]:
     """Return a handler during whose first commit the network breaks."""
     calls: list[str] = []
 
@@ -271,12 +274,12 @@ def cutting(proxy: CuttingProxy) -> Callable[[str, Session], None]:
         store(f"{message}{len(calls)}", session)
         session.flush()
         if len(calls) == 1:
-            proxy.cut.set()
+            proxy.faults.fatal_request = b"COMMIT"
 
     return handle
 
 
-def test_an_unknown_commit_is_not_tried_again(cut: tuple[Worker, CuttingProxy]) -> None:
+def test_an_unknown_commit_is_not_tried_again(cut: tuple[Worker, FaultProxy]) -> None:
     """The work is stored, though the worker cannot know: twice would be wrong."""
     worker, proxy = cut
     worker.run("ab", cutting(proxy))
@@ -285,7 +288,7 @@ def test_an_unknown_commit_is_not_tried_again(cut: tuple[Worker, CuttingProxy]) 
     assert (worker.acked, worker.stored()) == (["b"], ["a1", "b2"])
 
 
-def test_an_unknown_commit_is_raised_without_on_error(cut: tuple[Worker, CuttingProxy]) -> None:
+def test_an_unknown_commit_is_raised_without_on_error(cut: tuple[Worker, FaultProxy]) -> None:
     """And the message is not acknowledged."""
     worker, proxy = cut
     with pytest.raises(CommitUnknown):
@@ -294,7 +297,7 @@ def test_an_unknown_commit_is_raised_without_on_error(cut: tuple[Worker, Cutting
 
 
 def test_an_unknown_commit_of_an_idempotent_handler_is_tried_again(
-    cut: tuple[Worker, CuttingProxy],
+    cut: tuple[Worker, FaultProxy],
 ) -> None:
     """Its author said that another try does no harm."""
     worker, proxy = cut
@@ -303,7 +306,7 @@ def test_an_unknown_commit_of_an_idempotent_handler_is_tried_again(
     assert worker.stored() == ["a1", "a2", "b3"]
 
 
-def test_an_unknown_commit_of_a_reader_is_tried_again(cut: tuple[Worker, CuttingProxy]) -> None:
+def test_an_unknown_commit_of_a_reader_is_tried_again(cut: tuple[Worker, FaultProxy]) -> None:
     """A read-only transaction has nothing that could be stored twice."""
     worker, proxy = cut
     seen: list[Any] = []
@@ -311,7 +314,7 @@ def test_an_unknown_commit_of_a_reader_is_tried_again(cut: tuple[Worker, Cutting
     def handle(message: str, session: Session) -> None:
         seen.append(session.scalar(text("SELECT 1")))
         if len(seen) == 1:
-            proxy.cut.set()
+            proxy.faults.fatal_request = b"COMMIT"
 
     worker.run("a", handle, read_only=True)
     assert (seen, worker.acked, worker.failed) == ([1, 1], ["a"], [])

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,53 +131,3 @@ def ended_within(thread: threading.Thread, seconds: float) -> bool:
     begun = time.monotonic()
     thread.join(seconds + 5)
     return not thread.is_alive() and time.monotonic() - begun < seconds
-
-
-class CuttingProxy:
-    """Stands before a database server and, once `cut` is set, cuts at COMMIT.
-
-    The server gets the COMMIT and answers it; the answer never arrives.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.cut = threading.Event()
-        self._server_port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """Accept no more."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
-                lost = threading.Event()
-                for run in (self._requests, self._answers):
-                    threading.Thread(target=run, args=(client, server, lost), daemon=True).start()
-
-    def _requests(
-        self, client: socket.socket, server: socket.socket, lost: threading.Event
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(65536):
-                if b"COMMIT" in data and self.cut.is_set():
-                    self.cut.clear()
-                    lost.set()
-                server.sendall(data)
-            server.shutdown(socket.SHUT_RDWR)
-
-    def _answers(
-        self, client: socket.socket, server: socket.socket, lost: threading.Event
-    ) -> None:
-        with contextlib.suppress(OSError), client, server:
-            while data := server.recv(65536):
-                if lost.is_set():
-                    client.shutdown(socket.SHUT_RDWR)
-                    return
-                client.sendall(data)
-            client.shutdown(socket.SHUT_RDWR)

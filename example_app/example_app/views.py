@@ -139,7 +139,9 @@ def note_text(request: Request) -> str:
 
 def json_body(request: Request) -> object:
     """Read the body, if it is not too long to be a note."""
-    body = request.body_file.read(MAX_BODY + 1)
+    # From its start: an earlier attempt may have read it.
+    request.make_body_seekable()
+    body = request.body_file_raw.read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
         raise Refused(400, f"the body has more than {MAX_BODY} bytes")
     try:

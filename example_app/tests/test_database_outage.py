@@ -1,5 +1,6 @@
 """What the streamer does when the database goes away and comes back."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from processes import StartProgram, write
 from webtest import TestApp
 
+from example_app.broker import connect, publish
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
 
@@ -35,3 +37,24 @@ def test_database_that_was_restarted(
     database.restart()
     get_engine(settings).dispose()
     streamer.wait_for(write(app, "after"))
+
+
+def test_streamer_that_is_stopped_while_the_database_is_away(
+    database: PrivatePostgres,
+    settings: dict[str, Any],
+    app: TestApp,
+    start_streamer: StartProgram,
+) -> None:
+    """It ends as usual, and the next one shows what it could not."""
+    streamer = start_streamer()
+    note = write(app, "before")
+    streamer.wait_for(note)
+    database.stop()
+    get_engine(settings).dispose()
+    with connect(settings) as broker:
+        publish(broker, {"id": note})
+    streamer.wait_for("waiting for the database")
+    assert streamer.end(signal.SIGTERM, seconds=5) == 0
+    assert "Traceback" not in streamer.output
+    database.start()
+    start_streamer().wait_for(note)

@@ -6,9 +6,12 @@ from uuid import uuid4
 
 import pytest
 from processes import wait_until
+from pyramid.request import Request
+from pyramid_retry import RetryableException
 from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
+from example_app import views
 from example_app.models import Note, write_note
 from example_app.views import MAX_BODY, MAX_TEXT
 from pyramid_dbpool import ManagedPool, get_engine, unit_of_work
@@ -202,6 +205,19 @@ def test_charset_that_nobody_knows(app: TestApp) -> None:
     """JSON is UTF-8, whatever the header says."""
     headers = {"Content-Type": "application/json; charset=bogus"}
     assert app.put(NOTE, b'{"text": "Hello"}', headers=headers, status=201)
+
+
+def test_put_that_is_tried_again(app: TestApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt reads the body from its start."""
+    failures = [RetryableException()]
+
+    def fail_once(request: Request, event: dict[str, str]) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(views, "publish_after_commit", fail_once)
+    assert put(app, NOTE, "Hello", 201).json["text"] == "Hello"
+    assert not failures
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])

@@ -18,6 +18,7 @@ from tests.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import FAST, Postgres
 from tests.servers.process import ServerMissing
+from tests.servers.proxy import FaultProxy
 from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 POSTGRES = ("postgresql+psycopg", "postgresql+psycopg2")
@@ -40,6 +41,7 @@ class DatabaseServer(Protocol):
 
 
 NewDatabase = Callable[[str], str]
+NewProxy = Callable[[str], FaultProxy]
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +174,22 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New
         # MariaDB waits for the locks of those still connected; PostgreSQL would refuse.
         force = " WITH (FORCE)" if isinstance(server, Postgres) else ""
         server.execute(f"DROP DATABASE {name}{force}")
+
+
+@pytest.fixture
+def new_proxy() -> Iterator[NewProxy]:
+    """Stand proxies before servers: `new_proxy(url).url(url)` leads through one that can fail."""
+    proxies: list[FaultProxy] = []
+
+    def stand_before(url: str) -> FaultProxy:
+        port = make_url(url).port
+        assert port is not None, "a proxy needs a server with a port"
+        proxies.append(FaultProxy(port))
+        return proxies[-1]
+
+    yield stand_before
+    for proxy in proxies:
+        proxy.close()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,0 +1,111 @@
+"""Everything that a drill needs: PostgreSQL, the proxy before it, the web app, the streamer."""
+
+import http.client
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
+
+from drills import processes
+from drills.processes import PATIENCE, Process
+from example_app.migrate import upgrade
+from pyramid_dbpool import dispose_engine
+from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from tests.servers.proxy import FaultProxy
+
+# No machine crashes in a drill: without these a start takes as long as its disk likes.
+SERVER = {"fsync": "off", "full_page_writes": "off"}
+
+
+@dataclass
+class Stack:
+    """What runs; `variables` are those of drill.ini."""
+
+    folder: Path
+    postgres: PrivatePostgres
+    proxy: FaultProxy
+    app: str
+    variables: dict[str, str]
+    ends: ExitStack
+
+    def start_web(self, *, workers: int, threads: int, path: str) -> tuple[Process, int]:
+        """Start the app under gunicorn; return when `path` is answered, with its port."""
+        options = ["--workers", str(workers), "--threads", str(threads)]
+        program, port = self._start("web.log", self.app, *options)
+        end = time.monotonic() + PATIENCE
+        while not answers(port, path):
+            program.check(end, "no request was answered")
+            time.sleep(0.1)
+        return program, port
+
+    def start_streamer(self, config: str) -> tuple[Process, int]:
+        """Start the streamer; return when it listens to the broker, with its port."""
+        program, port = self._start(
+            "streamer.log", "streamer", "--config", f"python:{config}", "--threads", "16"
+        )
+        program.wait_for("Listening to the queue")
+        return program, port
+
+    def _start(self, log: str, app: str, *options: str) -> tuple[Process, int]:
+        port = free_port()
+        program = processes.gunicorn(self.folder / log, app, port, self.variables, *options)
+        self.ends.callback(program.stop)
+        return program, port
+
+    def execute(self, sql: str) -> list[tuple[object, ...]]:
+        """Run a statement past the proxy."""
+        engine = create_engine(self.postgres.url(), poolclass=NullPool)
+        with engine.begin() as connection:
+            result = connection.execute(text(sql))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+
+@contextmanager
+def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack]:
+    """Start PostgreSQL and the proxy, and make the tables; in the end, stop all that runs.
+
+    `patience` and `grace` are the app's `pool_timeout` and `outage_grace`, in seconds.
+    """
+    with ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drill-")))
+        postgres = ends.enter_context(PrivatePostgres(folder / "postgres", settings=SERVER))
+        proxy = FaultProxy(port_of(make_url(postgres.url())))
+        ends.callback(proxy.close)
+        make_tables(postgres.url())
+        variables = {
+            "database_url": proxy.url(postgres.url()),
+            "broker_folder": str(folder / "broker"),
+            "patience": str(patience),
+            "grace": str(grace),
+        }
+        yield Stack(folder, postgres, proxy, app, variables, ends)
+
+
+def make_tables(url: str) -> None:
+    """Migrate the database, and leave no pool behind that would look for it."""
+    settings = {"sqlalchemy.url": url}
+    upgrade(settings)
+    dispose_engine(settings)
+
+
+def port_of(url: URL) -> int:
+    """Give the port of a server's URL."""
+    assert url.port is not None
+    return url.port
+
+
+def answers(port: int, path: str) -> bool:
+    """Tell whether a GET is answered with 200."""
+    with suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+    return False

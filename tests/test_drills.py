@@ -1,0 +1,32 @@
+"""The drills in a short form; their figures are taken with `make drill`.
+
+Here only what is counted has to be right: seconds depend on who else is at work.
+"""
+
+import pytest
+
+from drills import flood, outage, restart
+from drills.report import Figure, as_text, missed
+
+pytestmark = pytest.mark.slow
+
+
+def check(title: str, figures: list[Figure]) -> None:
+    """Show the figures; none that is a count may fall short."""
+    print(as_text(title, figures))
+    assert not [figure for figure in missed(figures) if not figure.unit]
+
+
+def test_a_restart_of_the_database_is_noticed_by_nobody() -> None:
+    """Every request is answered with 2xx, and every note reaches the sockets."""
+    check("restart", restart.drill("main", 6, patience=20))
+
+
+def test_a_flood_is_served_or_told_to_come_back() -> None:
+    """Every answer is 2xx, or 503 with Retry-After."""
+    check("flood", flood.drill(1.5))
+
+
+def test_a_long_outage_is_refused_at_once() -> None:
+    """With 503; one attempt to connect at a time; afterwards nothing fails."""
+    check("outage", outage.drill(7, grace=2))
