@@ -123,6 +123,9 @@ class Socket:
             pass  # the browser has gone
         finally:
             self.cut()
+            # gunicorn closes the socket next, and a reader that has not seen the end by then
+            # would look for it until its next ping.
+            self._ws.thread.join(GOODBYE)
 
     def _send_line(self) -> None:
         # All at once: a socket that has fallen behind costs no more than the others.

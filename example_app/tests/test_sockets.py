@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from listener import HANDSHAKE, Listener
-from processes import wait_until
+from processes import Program, wait_until
 
 from example_app.sockets import LINE, Hub, Socket
 
@@ -42,6 +42,7 @@ def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
 
     yield open_one
     hub.close()
+    wait_for_sockets(hub, 0)
     for each in opened:
         each.close()
 
@@ -124,3 +125,18 @@ def test_what_a_browser_says_is_not_kept(hub: Hub, listen: Callable[[], Listener
     listener.read_to_the_end()
     hub.push('"anybody there?"')
     wait_for_sockets(hub, 0)
+
+
+UNDER_GEVENT = """
+import sys
+from gevent import monkey
+monkey.patch_all()
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "not all_of_this", sys.argv[1]]))
+"""
+
+
+def test_all_of_this_under_gevent() -> None:
+    """The same holds for greenlets, whose sockets may send a part of what they are given."""
+    tests = Program("-c", UNDER_GEVENT, __file__)
+    assert tests.end(seconds=100) == 0, tests.output
