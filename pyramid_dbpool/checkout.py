@@ -99,6 +99,8 @@ class Checkout:
 
     def _obtain(self) -> None:
         """Take a place in the line, and wait for what comes."""
+        if self._service.timeout == 0 and self._reserve():
+            return
         began = time.monotonic()
         waiter = self._join(began)
         granted = waiter.granted
@@ -110,6 +112,12 @@ class Checkout:
         self._entry = granted if isinstance(granted, PooledEntry) else None
         self._waiter = None
         self._served = True
+
+    def _reserve(self) -> bool:
+        """Take a slot for a caller who will wait for nobody: he opens for himself."""
+        with self._lock:
+            self._slot = self._service.opener.trouble is None and self._line.reserve()
+        return self._slot
 
     def _join(self, now: float) -> Waiter:
         service, line = self._service, self._line

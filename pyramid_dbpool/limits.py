@@ -32,7 +32,8 @@ def deadline(seconds: float) -> Iterator[None]:
     :param seconds: the time for everything inside the block, in seconds.
     :raises ValueError: no number, or below 0.
     """
-    if not isinstance(seconds, int | float) or seconds < 0:
+    # Written so that NaN, which compares with nothing, is refused too.
+    if not (isinstance(seconds, int | float) and seconds >= 0):
         raise ValueError(f"deadline takes seconds, 0 or more, not {seconds!r}.")
     until = time.monotonic() + seconds
     outer = _deadline.get()

@@ -69,6 +69,8 @@ class Line(Generic[E]):
         self.crowded_until = 0.0
         self.held = 0
         self.opening = 0
+        # Whether a slot became free when its owner could not know of it: to be planned for.
+        self.freed_late = False
         self._busy = False
         self._late: deque[Callable[[], None]] = deque()
 
@@ -241,9 +243,13 @@ class Line(Generic[E]):
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
         if self._busy:
-            self._late.append(lambda: self._lose(entry))
+            self._late.append(lambda: self._lose_late(entry))
         else:
             self._lose(entry)
+
+    def _lose_late(self, entry: E) -> None:
+        self._lose(entry)
+        self.freed_late = True
 
     @whole
     def _lose(self, entry: E) -> None:

@@ -232,6 +232,8 @@ class ManagedPool(QueuePool):
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
             kept = service.line.put(entry, now)
+        if service.line.freed_late:
+            service.replan()
         if not kept:
             service.connections.close_entry(entry, "surplus")
         elif not service.upkeep.is_due:

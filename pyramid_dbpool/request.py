@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from transaction.interfaces import NoTransaction
 
 from .engines import ProcessEngine
-from .errors import RequestOver, SessionInUse
+from .errors import PoolError, RequestOver, SessionInUse
 from .identity import take_role
 from .joining import join
 from .labels import request_label, request_name
@@ -167,7 +167,9 @@ class RequestSessions:
             session.info[_OWNER] = self._parent
             self._parent._adopted.append(session)
             return
-        lost = has_uncommitted_changes(session)
+        # Whoever was refused a connection knows that nothing was stored.
+        refused = isinstance(getattr(self._request, "exception", None), PoolError)
+        lost = not refused and has_uncommitted_changes(session)
         close_session(session)
         if lost:
             _warn_of_lost_changes(self._request)

@@ -97,6 +97,7 @@ class Service:
 
     def replan(self) -> None:
         """Start openings, if a slot that became free is wanted."""
+        self.line.freed_late = False
         if self.options.background:
             with self.lock:
                 self.opener.plan_locked(time.monotonic())

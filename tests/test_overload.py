@@ -16,7 +16,7 @@ from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, overload, warm
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.limits import holder_label
-from tests.webapp import WebApp, app, database
+from tests.webapp import Row, WebApp, app, database
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
 
@@ -121,6 +121,21 @@ def test_a_full_line_is_503_with_the_holders_in_the_log(
     (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
     assert "dbpool.max_waiting" in said
     assert "2 of 2 connections checked out" in said and "GET route 'slow' for" in said
+
+
+def test_a_refused_write_is_not_warned_of_as_forgotten(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was not the app that forgot to commit."""
+
+    def writes(request: Request) -> str:
+        request.db.add(Row())
+        request.db.flush()
+        return ""
+
+    with app(away, "pyramid_dbpool", index=writes) as web:
+        web.get(status=503)
+    assert "uncommitted" not in caplog.text
 
 
 def test_a_flood_of_refusals_is_not_a_flood_of_lines(

@@ -199,6 +199,16 @@ def test_connection_that_cannot_be_prepared_is_closed(
     assert pool.snapshot().opening == 0
 
 
+def test_caller_who_waits_for_nobody_opens_for_himself(maker: Maker) -> None:
+    """A timeout of 0 means no wait in the line, as with QueuePool; not no connection."""
+    pool = ManagedPool(maker, 1, 1, timeout=0, background=True)
+    leases = [pool.connect() for _ in range(2)]
+    with pytest.raises(PoolTimeout):
+        pool.connect()
+    for lease in leases:
+        lease.close()
+
+
 def test_full_line_is_said_so(maker: Maker) -> None:
     """One caller too many is refused at once, with the key that allows more."""
     pool = ManagedPool(maker, 1, 0, max_waiting=0)
@@ -256,6 +266,13 @@ def test_deadline_only_shortens(maker: Maker) -> None:
     assert time.monotonic() - began < 10
     lease.close()
     other.close()
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "5"])
+def test_deadline_that_is_none_is_refused(seconds: Any) -> None:
+    """Nobody waits for ever because of a slip in arithmetic."""
+    with pytest.raises(ValueError, match="takes seconds"), deadline(seconds):
+        pass
 
 
 def test_dead_idle_connections_are_not_handed_out(maker: Maker) -> None:
