@@ -43,6 +43,7 @@ class Line(Generic[E]):
     :param slots_to_waiters: grant a free slot to the first waiter; if false, the
         owner watches `free` and `waiting`, and opens connections for the line.
     :param max_waiting: the longest line; None: no bound.
+    :param freed_late: called when a loss that was put off has made a slot free.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Line(Generic[E]):
         stamped: bool = True,
         slots_to_waiters: bool = True,
         max_waiting: int | None = None,
+        freed_late: Callable[[], object] = lambda: None,
     ) -> None:
         self.keep = keep
         self.capacity = capacity
@@ -69,8 +71,7 @@ class Line(Generic[E]):
         self.crowded_until = 0.0
         self.held = 0
         self.opening = 0
-        # Whether a slot became free when its owner could not know of it: to be planned for.
-        self.freed_late = False
+        self.freed_late = freed_late
         self._busy = False
         self._late: deque[Callable[[], None]] = deque()
 
@@ -112,11 +113,9 @@ class Line(Generic[E]):
 
         The one method that may be called without the owner's lock.
         """
-        if not self.idle:
-            return None
         try:
             entry = self.idle.take()
-        except IndexError:  # another caller was quicker
+        except IndexError:
             return None
         entry.state = LEASED
         entry.leased_at = now
@@ -249,7 +248,7 @@ class Line(Generic[E]):
 
     def _lose_late(self, entry: E) -> None:
         self._lose(entry)
-        self.freed_late = True
+        self.freed_late()
 
     @whole
     def _lose(self, entry: E) -> None:

@@ -219,7 +219,7 @@ class ManagedPool(QueuePool):
             record.dbapi_connection is None
             or entry.state is not LEASED
             or now >= entry.expires_at
-            or entry.record.starttime != entry.started
+            or record.starttime != entry.started  # type: ignore[attr-defined]
         ):
             self._return(record, entry, now)
             return
@@ -232,8 +232,6 @@ class ManagedPool(QueuePool):
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
             kept = service.line.put(entry, now)
-        if service.line.freed_late:
-            service.replan()
         if not kept:
             service.connections.close_entry(entry, "surplus")
         elif not service.upkeep.is_due:

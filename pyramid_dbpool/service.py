@@ -18,6 +18,7 @@ from .connections import Connections
 from .entries import LEASED
 from .holders import named
 from .holds import Holds
+from .housekeeper import WeakCall, housekeeper
 from .limits import current_label
 from .line import Line
 from .opener import Opener
@@ -66,6 +67,7 @@ class Service:
             stamped=options.has_upkeep,
             slots_to_waiters=not options.background,
             max_waiting=options.max_waiting,
+            freed_late=WeakCall(self._replan_soon),
         )
         checks = Checks(options, pre_ping, self.stats, self.lock)
         self.connections = Connections(self, source, checks)
@@ -97,11 +99,14 @@ class Service:
 
     def replan(self) -> None:
         """Start openings, if a slot that became free is wanted."""
-        self.line.freed_late = False
         if self.options.background:
             with self.lock:
                 self.opener.plan_locked(time.monotonic())
             self.opener.openings.launch()
+
+    def _replan_soon(self) -> None:
+        # Not here: whoever does something with the line has not finished.
+        housekeeper().call_at(time.monotonic(), WeakCall(self.replan))
 
     # Leases
 
