@@ -95,7 +95,7 @@ class Holds:
             return
         now = self._clock()
         with self._lock:
-            leased = {each: each.leased_at for each in self._line.members if _is_held(each)}
+            leased = {each: each.leased_at for each in list(self._line.members) if _is_held(each)}
             self._said = {each: at for each, at in self._said.items() if leased.get(each) == at}
             rest = {each: at for each, at in leased.items() if each not in self._said}
             overdue = {each: at for each, at in rest.items() if now - at >= self._limit}
@@ -134,7 +134,7 @@ class Holds:
             first = next(
                 (
                     each
-                    for each in self._line.members
+                    for each in list(self._line.members)
                     if each is not taken and _is_held(each) and _is_theirs(each, ident, label)
                 ),
                 None,

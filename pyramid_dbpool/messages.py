@@ -117,11 +117,11 @@ def away_text(pool_name: str | None, grace: float | None, error: BaseException) 
 
 def back_text(pool_name: str | None, lasted: float, refused: int) -> str:
     """Say in the log that an outage is over."""
-    callers = "1 caller" if refused == 1 else f"{refused or 'no'} callers"
-    return (
-        f"{_pool(pool_name)}: the database server is back after {lasted:.1f} s;"
-        f" {callers} got no connection meanwhile."
+    callers = "1 caller" if refused == 1 else f"{refused} callers"
+    ending = (
+        f"; {callers} got no connection meanwhile." if refused else ". Every caller was served."
     )
+    return f"{_pool(pool_name)}: the database server is back after {lasted:.1f} s{ending}"
 
 
 def held_text(pool_name: str | None, holder: Holder, where: str) -> str:

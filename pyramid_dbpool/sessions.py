@@ -14,6 +14,7 @@ from .errors import CommitUnknown, SessionInUse
 from .labels import labelled_by_caller
 from .outcomes import unobserved
 from .transactions import Modes
+from .writes import roll_back
 
 __all__ = ["close_session", "session_factory", "unit_of_work"]
 
@@ -100,11 +101,9 @@ def unit_of_work(
 def close_session(session: Session) -> None:
     """Close `session` and give its connections back, whatever state they are in."""
     try:
-        session.rollback()
-    except Exception:
-        # In close() it would leave the connection checked out; after it, close()
-        # has nothing more to roll back.
-        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
+        # A failure in close() would leave the connection checked out; after this,
+        # close() has nothing more to roll back.
+        roll_back(session)
     finally:
         session.close()
 

@@ -4,11 +4,13 @@ import logging
 from typing import Any
 
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 
 from .drivers import transaction_failed
 from .errors import SessionInUse, TransactionFailed
+from .messages import driver_text
 
 __all__ = [
     "WROTE",
@@ -105,9 +107,22 @@ def _has_written(session: Session) -> bool:
 
 def end_transaction(session: Session) -> None:
     """Roll back, and give the connection back; the objects stay, and are loaded anew."""
-    try:
-        # Not close(): a change to an object that it has detached would be lost unseen.
-        session.rollback()
-    except Exception:
-        log.warning("The rollback of a session failed; its connection is reset.", exc_info=True)
+    # Not close(): a change to an object that it has detached would be lost unseen.
+    if not roll_back(session):
         session.close()
+
+
+def roll_back(session: Session) -> bool:
+    """Roll back; false, and a line in the log, if that fails: then the session is to be closed."""
+    try:
+        session.rollback()
+    except Exception as error:
+        # A connection that is gone has been told of already, by what failed before.
+        gone = isinstance(error, DBAPIError) and error.connection_invalidated
+        log.warning(
+            "The rollback of a session failed; its connection is closed: %s",
+            driver_text(error),
+            exc_info=not gone,
+        )
+        return False
+    return True

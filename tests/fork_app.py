@@ -13,7 +13,8 @@ from sqlalchemy import text
 from pyramid_dbpool import ForkedConnectionError, session_factory
 
 MASTER = os.getpid()
-settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"]}
+# Two sessions at a time are meant here.
+settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"], "dbpool.hold_warning": "off"}
 held = session_factory(settings)
 idle = session_factory(settings)
 BACKENDS = [s.scalar(text("SELECT pg_backend_pid()")) for s in (held, idle)]

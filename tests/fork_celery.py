@@ -20,7 +20,8 @@ from sqlalchemy import text
 
 from pyramid_dbpool import ForkedConnectionError, session_factory, unit_of_work
 
-settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"]}
+# Two sessions at a time are meant here.
+settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"], "dbpool.hold_warning": "off"}
 BACKEND = text("SELECT pg_backend_pid()")
 held, idle = session_factory(settings), session_factory(settings)
 

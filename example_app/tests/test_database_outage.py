@@ -54,7 +54,7 @@ def test_streamer_that_is_stopped_while_the_database_is_away(
     with connect(settings) as broker:
         publish(broker, {"id": note})
     streamer.wait_for("waiting for the database")
-    assert streamer.end(signal.SIGTERM, seconds=5) == 0
+    assert streamer.end(signal.SIGTERM, seconds=15) == 0
     assert "Traceback" not in streamer.output
     database.start()
     start_streamer().wait_for(note)
