@@ -178,6 +178,18 @@ def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) 
     assert probes.count == 0
 
 
+def test_a_connection_that_comes_back_broken_says_nothing(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """A probe has to look."""
+    made = process_engine(settings)
+    pool = PoolReadiness(made, Clock())
+    with made.engine.connect() as connection:
+        assert pool.is_ready()
+        connection.invalidate()
+    assert is_ready(at(pool, FRESH_GOOD)) and probes.count == 1
+
+
 def test_a_full_server_and_a_full_pool_are_ready(
     settings: dict[str, Any], new_postgres: Callable[..., PrivatePostgres]
 ) -> None:
@@ -217,6 +229,7 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
+        pool._progress = 0  # what comes back now was opened before the outage
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1
 
