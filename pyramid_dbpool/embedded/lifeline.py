@@ -12,6 +12,8 @@ __all__ = ["free_port", "lifeline"]
 # The death signal is set last: a change of credentials clears it. The check of
 # the parent comes after it: a parent that died before would never be noticed.
 _WRAPPER = """
+import _signal
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # else Ctrl-C now prints a traceback
 import ctypes, os, sys
 parent, leave_root, death = (int(word) for word in sys.argv[1:4])
 if sys.platform == "linux":
