@@ -72,5 +72,5 @@ def test_stop_while_the_broker_is_away(
     """A streamer without a broker ends at SIGTERM as usual."""
     settings["broker.url"] = f"amqp://127.0.0.1:{free_port()}//"
     streamer = serve("-streamer", "The broker is away")
-    assert streamer.end(signal.SIGTERM, seconds=5) == 0
+    assert streamer.end(signal.SIGTERM, seconds=15) == 0
     assert "Traceback" not in streamer.output

@@ -74,7 +74,7 @@ def test_sigterm_closes_the_sockets_and_ends_it(
 ) -> None:
     """Browsers are told that the streamer goes away; it ends at once, in silence."""
     program, sockets = start_streamer(), [open_socket() for _ in range(3)]
-    assert program.end(signal.SIGTERM, seconds=5) == 0
+    assert program.end(signal.SIGTERM, seconds=15) == 0
     for socket in sockets:
         with pytest.raises(ConnectionClosed) as closed:
             socket.receive(5)
@@ -86,7 +86,7 @@ def test_ctrl_c_ends_it_in_silence(start_streamer: StartProgram, open_socket: Op
     """Ctrl-C is no error."""
     program = start_streamer()
     open_socket()
-    assert program.end(signal.SIGINT, seconds=5) == 0
+    assert program.end(signal.SIGINT, seconds=15) == 0
     assert "Traceback" not in program.output
 
 
