@@ -157,6 +157,14 @@ def test_one_probe_at_a_time(pool: PoolReadiness, probes: Probes) -> None:
     probes.hold.set()
 
 
+def test_a_probe_that_was_given_up_changes_nothing(pool: PoolReadiness, probes: Probes) -> None:
+    """What it says when it ends at last is out of date."""
+    assert [is_ready(pool), is_ready(pool)] == [False, True]
+    probes.error = ConnectionRefusedError()
+    pool._look(at(pool, 1)._clock() - LONGEST_PROBE)
+    assert is_ready(pool)
+
+
 def test_a_child_does_not_wait_for_its_parents_probe(
     pool: PoolReadiness, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
