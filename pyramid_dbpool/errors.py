@@ -39,7 +39,7 @@ class PoolLineFull(PoolTimeout):
 
 
 class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
-    """The database server cannot be reached; `orig` is the driver's error."""
+    """The server cannot be reached, or refuses the login; `orig` is the driver's error."""
 
     pool_name: str | None = None
 
@@ -68,7 +68,7 @@ class TransactionFailed(PoolError, sa_exc.InvalidRequestError):
 
 
 class SessionInUse(PoolError, sa_exc.InvalidRequestError):
-    """A unit of work was started on a session that is already in a transaction."""
+    """A session is in a transaction that belongs to somebody else, or that would be lost."""
 
 
 class RequestOver(PoolError, sa_exc.InvalidRequestError):

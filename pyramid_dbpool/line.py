@@ -20,19 +20,20 @@ any other method, in the same thread: it is put off until that method is done.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, cast
+from typing import cast
 
-from .entries import GONE, HELD, IDLE, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
+from .entries import GONE, HELD, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
 from .idle import Idle
 from .reentry import whole
+from .slots import Slots
 
 # Seconds after the last waiter came during which a line counts as crowded.
 CROWDED_FOR = 1.0
 
 
-class Line(Generic[E]):
+class Line(Slots[E]):
     """Decide who gets which connection or slot.
 
     :param keep: how many idle connections to keep for good; None: all.
@@ -58,48 +59,21 @@ class Line(Generic[E]):
         max_waiting: int | None = None,
         freed_late: Callable[[], object] = lambda: None,
     ) -> None:
+        super().__init__(capacity, Idle(lifo=lifo, stamped=stamped))
         self.keep = keep
-        self.capacity = capacity
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
-        self.idle = Idle[E](lifo=lifo, stamped=stamped)
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        # Every connection there is; those neither idle nor held are leased.
-        self.members: set[E] = set()
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
-        self.held = 0
-        self.opening = 0
         self.freed_late = freed_late
-        self._busy = False
-        self._late: deque[Callable[[], None]] = deque()
 
     def __repr__(self) -> str:
         return (
             f"<Line idle={len(self.idle)} leased={self.leased} held={self.held}"
             f" opening={self.opening} waiting={len(self.waiters)} capacity={self.capacity}>"
         )
-
-    @property
-    def leased(self) -> int:
-        """Count the connections in the hands of callers."""
-        return len(self.members) - len(self.idle) - self.held
-
-    @property
-    def total(self) -> int:
-        """Count every connection that is open, being opened or being closed."""
-        return len(self.members) + self.opening
-
-    @property
-    def free(self) -> int | None:
-        """Count the slots in which a connection may be opened; None: no limit."""
-        return None if self.capacity is None else self.capacity - self.total
-
-    @property
-    def full(self) -> bool:
-        """Whether no further connection may be opened."""
-        return self.capacity is not None and len(self.members) + self.opening >= self.capacity
 
     @property
     def waiting(self) -> int:
@@ -124,14 +98,6 @@ class Line(Generic[E]):
     def reserve(self) -> bool:
         """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
         return not self.waiters and self.reserve_for_line()
-
-    @whole
-    def reserve_for_line(self) -> bool:
-        """Reserve a slot for an opening on behalf of those who wait, if one is free."""
-        if self.full:
-            return False
-        self.opening += 1
-        return True
 
     def join(self, waiter: Waiter) -> bool:
         """Put a newcomer at the end of the line; False if the line is full.
@@ -261,21 +227,6 @@ class Line(Generic[E]):
         self._slot_freed()
 
     @whole
-    def reopening(self, entry: E) -> None:
-        """Turn the lease of a dead connection into an opening by the same caller."""
-        entry.state = GONE
-        self.opening += 1
-        self.members.discard(entry)
-
-    @whole
-    def opened(self, entry: E, now: float) -> None:
-        """Turn an opening into a lease, for whoever reserved it."""
-        entry.leased_at = entry.since = now
-        entry.state = LEASED
-        self.opening -= 1
-        self.members.add(entry)
-
-    @whole
     def open_failed(self) -> None:
         """Give a reserved slot back: the opening failed or was not needed."""
         self.opening -= 1
@@ -309,15 +260,6 @@ class Line(Generic[E]):
         return len(refused)
 
     # Housekeeping
-
-    @whole
-    def hold(self, entry: E) -> bool:
-        """Take an idle connection aside, to check or close it; False if it is not idle."""
-        if entry.state is not IDLE or not self.idle.take_out(entry):
-            return False
-        entry.state = HELD
-        self.held += 1
-        return True
 
     @whole
     def unhold(self, entry: E, now: float) -> None:

@@ -19,7 +19,7 @@ import time
 from bisect import bisect_left
 from typing import Any, cast
 
-from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from . import forkmark
@@ -29,9 +29,8 @@ from .limits import current_label, pool_limit
 from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .service import Service
-from .stats import BOUNDS_SECONDS, PoolSnapshot
-from .trouble import Trouble
-from .views import IdleView
+from .stats import BOUNDS_SECONDS
+from .views import IdleView, ServicedPool
 
 __all__ = ["ManagedPool"]
 
@@ -41,7 +40,7 @@ _get_ident = threading.get_ident
 _here = forkmark.here
 
 
-class ManagedPool(QueuePool):
+class ManagedPool(ServicedPool):
     """A `QueuePool` that serves callers in order and looks after its connections.
 
     Alone, with SQLAlchemy's own defaults and behaviour but for the order::
@@ -303,26 +302,3 @@ class ManagedPool(QueuePool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
-
-    @property
-    def trouble(self) -> Trouble | None:
-        """What keeps openings from succeeding, as far as the pool knows."""
-        return self._service.opener.trouble
-
-    # Numbers
-
-    def checkedout(self) -> int:
-        """Count the connections that are checked out.
-
-        Not one that is being opened, or that was just opened in the background and
-        has had no holder yet.
-        """
-        return self._service.checked_out()
-
-    @property
-    def _overflow(self) -> int:  # type: ignore[override]
-        return self._service.overflow()
-
-    def snapshot(self) -> PoolSnapshot:
-        """Return what the pool has counted, and who holds what, as of now."""
-        return self._service.snapshot()

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pyramid.request import Request
@@ -76,7 +77,7 @@ class PoolReadiness:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        # Guards `_probing_since`; held for a moment, never during a probe.
+        # Guards `_probing_since` and what a probe finds; held for a moment, never during a probe.
         self._lock = threading.Lock()
         self._probing_since = float("-inf")
         # Nobody has looked yet: not ready until somebody has.
@@ -119,14 +120,18 @@ class PoolReadiness:
             if now - self._probing_since < LONGEST_PROBE:
                 return
             self._probing_since = now
-        threading.Thread(target=self._look, name="dbpool-readiness", daemon=True).start()
+        look = partial(self._look, now)
+        threading.Thread(target=look, name="dbpool-readiness", daemon=True).start()
 
-    def _look(self) -> None:
+    def _look(self, began: float) -> None:
         error = try_to_connect(self._made)
-        # A server that is full is there.
-        self._ready = error is None or self._is_full(error)
-        self._known_at = self._clock()
-        self._probing_since = float("-inf")
+        with self._lock:
+            if self._probing_since != began:
+                return  # given up; what another one has found since is newer
+            self._probing_since = float("-inf")
+            # A server that is full is there.
+            self._ready = error is None or self._is_full(error)
+            self._known_at = self._clock()
 
     def _is_full(self, error: Exception) -> bool:
         kind = classify_connect_failure(self._made.engine.dialect, error)

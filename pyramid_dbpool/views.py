@@ -1,4 +1,4 @@
-"""What of the line is shown under the names that SQLAlchemy's `QueuePool` has for it."""
+"""A service as SQLAlchemy sees it: under the names that its `QueuePool` has for things."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.util.queue import QueueCommon
+
+from .stats import PoolSnapshot
+from .trouble import Trouble
 
 if TYPE_CHECKING:
     from .pool import ManagedPool
+    from .service import Service
 
 
 class IdleView(QueueCommon[Any]):
@@ -45,3 +49,30 @@ class IdleView(QueueCommon[Any]):
         self._owner._service.connections.husks[:] = [
             each for each in self._owner._service.connections.husks if each in kept
         ]
+
+
+class ServicedPool(QueuePool):
+    """A `QueuePool` whose numbers are those of its service."""
+
+    _service: Service
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps openings from succeeding, as far as the pool knows."""
+        return self._service.opener.trouble
+
+    def checkedout(self) -> int:
+        """Count the connections that are checked out.
+
+        Not one that is being opened, or that was just opened in the background and
+        has had no holder yet.
+        """
+        return self._service.checked_out()
+
+    @property
+    def _overflow(self) -> int:  # type: ignore[override]
+        return self._service.overflow()
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what the pool has counted, and who holds what, as of now."""
+        return self._service.snapshot()

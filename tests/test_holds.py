@@ -16,7 +16,7 @@ from pyramid_dbpool import get_engine, stream, unit_of_work
 from pyramid_dbpool.housekeeper import housekeeper
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.pool import ManagedPool
-from tests.test_pool import Maker, wait_for
+from tests.makers import Maker, wait_for
 from tests.webapp import app
 
 LOGGER = "pyramid_dbpool.holds"
@@ -32,16 +32,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self._real() + self.ahead
-
-
-@pytest.fixture
-def maker() -> Iterator[Maker]:
-    """Give a creator, and close what it made."""
-    made = Maker()
-    yield made
-    for connection in made.made:
-        if not connection.closed:
-            connection.close()
 
 
 @pytest.fixture

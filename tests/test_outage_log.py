@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import event, text
@@ -15,20 +15,10 @@ from pyramid_dbpool.limits import current_deadline, is_callers, pool_limit
 from pyramid_dbpool.outages import OutageLog
 from pyramid_dbpool.pool import ManagedPool
 from pyramid_dbpool.trouble import Trouble
-from tests.test_pool import Connection, Maker
+from tests.makers import Connection, Maker
 
 NewPostgres = Callable[..., PrivatePostgres]
 LOGGER = "pyramid_dbpool.outages"
-
-
-@pytest.fixture
-def maker() -> Iterator[Maker]:
-    """Give a creator, and close what it made."""
-    made = Maker()
-    yield made
-    for connection in made.made:
-        if not connection.closed:
-            connection.close()
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

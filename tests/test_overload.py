@@ -16,6 +16,7 @@ from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, overload, warm
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.stats import Holder
 from tests.webapp import Row, WebApp, app, database
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
@@ -110,6 +111,7 @@ def test_a_full_pool_is_503_and_not_tried_again(
     ):
         assert part in said
     assert "\n" not in said
+    assert said.count("ongest holders") == 1
 
 
 def test_a_full_line_is_503_with_the_holders_in_the_log(
@@ -223,3 +225,15 @@ def test_the_longer_the_line_the_later(settings: dict[str, Any]) -> None:
         hold = dataclasses.replace(seen.hold, count=10, sum_seconds=20.0)
         busy = dataclasses.replace(seen, hold=hold, waiting=9, capacity=4)
         assert overload._line_seconds(busy) == 2.0 * 10 / 4
+
+
+def test_a_connection_that_is_held_for_long_counts_for_the_estimate(
+    settings: dict[str, Any],
+) -> None:
+    """Those that are out now may be nothing like those that came back before."""
+    with app(settings, *PARTS) as web, database(settings["sqlalchemy.url"]):
+        seen = web.engine.pool.snapshot()  # type: ignore[attr-defined]
+        hold = dataclasses.replace(seen.hold, count=10, sum_seconds=0.1)
+        holders = (Holder("GET route 'slow'", 30.0), Holder("GET route 'slower'", 50.0))
+        busy = dataclasses.replace(seen, hold=hold, waiting=0, capacity=2, holders=holders)
+        assert overload._line_seconds(busy) == 40.0 / 2

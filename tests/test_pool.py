@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,61 +22,7 @@ from pyramid_dbpool.limits import deadline, holder_label
 from pyramid_dbpool.liveness import Look, limited, socket_of
 from pyramid_dbpool.options import PoolOptions
 from pyramid_dbpool.pool import ManagedPool
-
-
-class Connection:
-    """The least that a pool needs, with a real socket."""
-
-    def __init__(self) -> None:
-        self.near, self.far = socket.socketpair()
-        self.closed = 0
-
-    def fileno(self) -> int:
-        """Return the descriptor of our end."""
-        return self.near.fileno()
-
-    def rollback(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.closed += 1
-        self.near.close()
-        self.far.close()
-
-
-class Maker:
-    """Makes connections and remembers them."""
-
-    def __init__(self) -> None:
-        self.made: list[Connection] = []
-        self.error: Exception | None = None
-        self.before: Callable[[], object] = lambda: None
-
-    def __call__(self) -> Connection:
-        self.before()
-        if self.error is not None:
-            raise self.error
-        self.made.append(Connection())
-        return self.made[-1]
-
-
-@pytest.fixture
-def maker() -> Iterator[Maker]:
-    """Yield a creator, and close what it made."""
-    made = Maker()
-    yield made
-    for connection in made.made:
-        if not connection.closed:
-            connection.close()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return when the condition holds."""
-    until, pause = time.monotonic() + 5, threading.Event()
-    while not condition():
-        assert time.monotonic() < until, "not in time"
-        pause.wait(0.002)
+from tests.makers import Maker, wait_for
 
 
 def in_thread(run: Callable[[], object]) -> threading.Thread:
@@ -439,7 +385,7 @@ INTERRUPTED = """
 import gc, signal, sys, threading, time
 from pyramid_dbpool import upkeep
 from pyramid_dbpool.pool import ManagedPool
-from tests.test_pool import Connection
+from tests.makers import Connection
 
 sys.unraisablehook = lambda unraisable: None  # some interrupts strike in a destructor
 upkeep.STRAY_AFTER = 0.1  # only this thread checks out: no lease is on its way for so long

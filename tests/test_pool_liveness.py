@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 
 from pyramid_dbpool import checks
 from pyramid_dbpool.pool import ManagedPool
+from tests.makers import Connection
 from tests.pool_load import managed, plugin_engine, unit
-from tests.test_pool import Connection
 
 NewDatabase = Callable[[str], str]
 SHOWN = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")

@@ -157,6 +157,14 @@ def test_one_probe_at_a_time(pool: PoolReadiness, probes: Probes) -> None:
     probes.hold.set()
 
 
+def test_a_probe_that_was_given_up_changes_nothing(pool: PoolReadiness, probes: Probes) -> None:
+    """What it says when it ends at last is out of date."""
+    assert [is_ready(pool), is_ready(pool)] == [False, True]
+    probes.error = ConnectionRefusedError()
+    pool._look(at(pool, 1)._clock() - LONGEST_PROBE)
+    assert is_ready(pool)
+
+
 def test_a_child_does_not_wait_for_its_parents_probe(
     pool: PoolReadiness, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +184,18 @@ def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) 
             connection.scalar(select(1))
         assert at(pool, round_ * 60).is_ready()
     assert probes.count == 0
+
+
+def test_a_connection_that_comes_back_broken_says_nothing(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """A probe has to look."""
+    made = process_engine(settings)
+    pool = PoolReadiness(made, Clock())
+    with made.engine.connect() as connection:
+        assert pool.is_ready()
+        connection.invalidate()
+    assert is_ready(at(pool, FRESH_GOOD)) and probes.count == 1
 
 
 def test_a_full_server_and_a_full_pool_are_ready(
@@ -217,6 +237,7 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
+        pool._progress = 0  # what comes back now was opened before the outage
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1
 

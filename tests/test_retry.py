@@ -549,3 +549,23 @@ def test_all_attempts_share_one_deadline(
         web.get()
         assert left == [pytest.approx(1800, abs=60), pytest.approx(1200, abs=60)]
         assert current_deadline() is None
+
+
+def test_a_request_whose_time_is_over_waits_for_nothing(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again all the same: there may be a connection that it need not wait for."""
+    settings["dbpool.request_timeout"] = "30m"
+    began = time.monotonic()
+    left: list[float] = []
+
+    def view(request: Request) -> None:
+        left.append((current_deadline() or 0.0) - time.monotonic())
+        # An hour goes by.
+        monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=lambda: began + 3600))
+        if len(left) < 2:
+            raise RetryableException
+
+    with app(settings, *PARTS, index=view) as web:
+        web.get()
+    assert len(left) == 2 and left[1] <= 0

@@ -8,7 +8,7 @@ from pyramid_dbpool import upkeep
 from pyramid_dbpool.pool import ManagedPool
 from pyramid_dbpool.stats import BOUNDS_SECONDS, Histogram, Stats
 
-from .test_pool import Connection
+from .makers import Connection
 
 
 def test_histogram_counts_by_upper_bound() -> None:

@@ -9,10 +9,17 @@ import pytest
 from listener import HANDSHAKE, Listener
 from processes import Program, wait_until
 
+from example_app import sockets
 from example_app.sockets import LINE, Hub, Socket
 
 ENVIRON = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HANDSHAKE.items()}
 LONG = json.dumps("x" * 10_000)
+
+
+@pytest.fixture(autouse=True)
+def endless_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no send give up by itself: a socket that is stuck has to be cut."""
+    monkeypatch.setattr(sockets, "SEND_TIMEOUT", 600)
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""Connections for pools that need no database, and who makes them."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+class Connection:
+    """The least that a pool needs, with a real socket."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair()
+        self.closed = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor of our end."""
+        return self.near.fileno()
+
+    def rollback(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.closed += 1
+        self.near.close()
+        self.far.close()
+
+
+class Maker:
+    """Makes connections and remembers them."""
+
+    def __init__(self) -> None:
+        self.made: list[Connection] = []
+        self.error: Exception | None = None
+        self.before: Callable[[], object] = lambda: None
+
+    def __call__(self) -> Connection:
+        self.before()
+        if self.error is not None:
+            raise self.error
+        self.made.append(Connection())
+        return self.made[-1]
+
+
+@pytest.fixture
+def maker() -> Iterator[Maker]:
+    """Yield a creator, and close what it made."""
+    made = Maker()
+    yield made
+    for connection in made.made:
+        if not connection.closed:
+            connection.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return when the condition holds."""
+    until, pause = time.monotonic() + 5, threading.Event()
+    while not condition():
+        assert time.monotonic() < until, "not in time"
+        pause.wait(0.002)
