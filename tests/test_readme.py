@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import transaction
 from docutils.core import publish_doctree
-from docutils.nodes import literal_block, system_message
+from docutils.nodes import entry, literal_block, row, system_message, table
 from pyramid.config import Configurator
 from webtest import TestApp
 
@@ -69,6 +69,19 @@ def code(
 def test_the_text_is_valid(document: Any) -> None:
     """docutils has nothing to say about it."""
     assert [message.astext() for message in document.findall(system_message)] == []
+
+
+def test_no_row_of_a_table_is_cut(document: Any) -> None:
+    """A simple table makes a row of its own of each line of a first cell that is wrapped."""
+    tables = [
+        [next(each.findall(entry)).astext() for each in found.findall(row)]
+        for found in document.findall(table)
+    ]
+    # Requests, an outage, errors, the example app; the settings have a test of their own.
+    written = [firsts for firsts in tables if firsts[0] != "Setting"]
+    assert [len(firsts) for firsts in written] == [7, 7, 10, 7]
+    assert {"The server is away", "After the last finished callback"} < {*written[0], *written[1]}
+    assert all(first for firsts in written for first in firsts)
 
 
 def test_the_settings_table_is_the_declaration(document: Any) -> None:
