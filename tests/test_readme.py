@@ -38,7 +38,8 @@ def blocks(document: Any, language: str) -> list[str]:
 def settings(document: Any, psycopg_url: str) -> Iterator[dict[str, str]]:
     """What the ini blocks say, on databases that exist."""
     parser = configparser.ConfigParser()
-    parser.read_string("\n".join(blocks(document, "ini")))
+    for block in blocks(document, "ini"):
+        parser.read_string(block if block.startswith("[") else f"[app:main]\n{block}")
     made = dict(parser["app:main"])
     del made["use"]
     for key in [key for key in made if key.endswith("url")]:
@@ -122,6 +123,19 @@ def test_an_app_answers_overload_by_itself(code: dict[str, Any], settings: dict[
     config.add_route("refused", "/")
     config.add_view(refused, route_name="refused")
     assert TestApp(config.make_wsgi_app()).get("/", status=503).json == {"error": "busy"}
+
+
+def test_a_script_finds_the_settings(
+    code: dict[str, Any], settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the ini file, as strings."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setitem(code, "create_tables", found.append)
+    lines = [f"{key} = {value}" for key, value in settings.items()]
+    ini = tmp_path / "development.ini"
+    ini.write_text("\n".join(["[app:main]", "use = call:pyramid.config:Configurator", *lines]))
+    code["script"](str(ini))
+    assert {key: found[0][key] for key in settings} == settings
 
 
 def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:
