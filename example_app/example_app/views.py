@@ -88,11 +88,12 @@ def list_notes(request: Request) -> dict[str, Any]:
 def written_since(db: Session, since: int, at_most: int) -> dict[str, Any]:
     """Show the notes of the transactions from `since` on, the earliest first."""
     mark: int = db.scalars(earliest_open).one()
-    written = select(Note).where(Note.written_in >= since).order_by(Note.written_in, Note.id)
-    notes = list(db.scalars(written.limit(at_most)))
-    if len(notes) == at_most:
-        # There may be more: go on from the last one, but not past what is still open.
-        mark = min(mark, notes[-1].written_in)
+    written = select(Note).where(Note.written_in >= since).order_by(Note.written_in)
+    # With ties: cut in the middle, a transaction of more notes than this is never got past.
+    notes = list(db.scalars(written.fetch(at_most, with_ties=True)))
+    if len(notes) >= at_most:
+        # There may be more: go on after the last one, but not past what is still open.
+        mark = min(mark, notes[-1].written_in + 1)
     return {"notes": notes, "next": str(mark)}
 
 

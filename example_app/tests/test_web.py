@@ -141,6 +141,19 @@ def test_since_goes_on_where_an_answer_was_full(app: TestApp) -> None:
     assert seen == written
 
 
+def test_since_gets_past_a_transaction_of_many_notes(
+    app: TestApp, settings: dict[str, Any]
+) -> None:
+    """They come all at once, as they were written."""
+    mark = app.get("/api/notes").json["next"]
+    with unit_of_work(settings) as session:
+        for number in range(5):
+            write_note(session, uuid4(), f"note {number}")
+    notes, mark = since(app, mark, limit=2)
+    assert len(notes) == 5
+    assert since(app, mark, limit=2) == ([], mark)
+
+
 @pytest.mark.parametrize("since", ["-1", "many", "", "1.5", str(2**63)])
 def test_bad_since(app: TestApp, since: str) -> None:
     """A mark that no answer had is refused with the reason."""
