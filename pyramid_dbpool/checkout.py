@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .checks import PooledEntry
 from .entries import LEASED, NEW, SLOT, Grant, Refusal, Waiter
-from .limits import current_deadline, current_stopped, is_callers
+from .limits import cited_setting, current_deadline, current_stopped, is_callers
 
 if TYPE_CHECKING:
     from .service import Service
@@ -151,7 +151,9 @@ class Checkout:
                 granted = self._line.leave(waiter)
         ended = time.monotonic()
         if granted is None:
-            raise self._service.refusals.timed_out(ended - self._began, self._cut)
+            raise self._service.refusals.timed_out(
+                ended - self._began, self._cut, cited_setting(self._limit)
+            )
         self.waited_seconds = ended - self._began
         return granted
 

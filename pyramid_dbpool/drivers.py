@@ -23,6 +23,7 @@ __all__ = [
     "is_known_rollback",
     "is_missed_disconnect",
     "is_unknown_outcome",
+    "sqlstate",
     "transaction_failed",
 ]
 
@@ -140,7 +141,7 @@ def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | Non
         return None
     if failure := CONNECT_CLASSIFIERS.get(dialect.name, _no_classifier)(orig):
         return failure
-    answered = _sqlstate(orig) or _number(orig) or _sqlite_code(orig)
+    answered = sqlstate(orig) or _number(orig) or _sqlite_code(orig)
     return None if answered else _classify_by_type(dialect, orig)
 
 
@@ -172,7 +173,7 @@ def is_known_rollback(error: DBAPIError) -> bool:
     of the transaction is stored, and another try may succeed.
     """
     orig = _driver_error(error)
-    state = _sqlstate(orig) or ""
+    state = sqlstate(orig) or ""
     if state in UNKNOWN_OUTCOMES:
         return False
     if state.startswith(KNOWN_ROLLBACK) or _number(orig) in KNOWN_ROLLBACK_NUMBERS:
@@ -182,7 +183,7 @@ def is_known_rollback(error: DBAPIError) -> bool:
 
 def is_unknown_outcome(error: DBAPIError) -> bool:
     """Tell whether the server itself says that it does not know what became of a COMMIT."""
-    return _sqlstate(_driver_error(error)) in UNKNOWN_OUTCOMES
+    return sqlstate(_driver_error(error)) in UNKNOWN_OUTCOMES
 
 
 def _driver_error(error: BaseException) -> BaseException:
@@ -192,7 +193,8 @@ def _driver_error(error: BaseException) -> BaseException:
     return error
 
 
-def _sqlstate(error: BaseException) -> str | None:
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE that a driver's error carries."""
     for name in ("sqlstate", "pgcode"):
         if isinstance(value := getattr(error, name, None), str):
             return value
@@ -213,7 +215,7 @@ def _sqlite_code(error: BaseException) -> int | None:
 
 
 def _classify_postgres(error: BaseException) -> ConnectFailure | None:
-    state = _sqlstate(error) or ""
+    state = sqlstate(error) or ""
     for length in (5, 3, 2):
         if failure := SQLSTATES.get(state[:length]):
             return failure

@@ -23,6 +23,7 @@ from .liveness import has_ended
 from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
+from .swallowed import note_failures, swallowed
 
 __all__ = [
     "ProcessEngine",
@@ -196,6 +197,7 @@ def _make_engine(pool: PoolSettings) -> Engine:
     event.listen(engine, "commit", _refuse_lost_connection)
     event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
+    note_failures(engine)
     if not pool.managed:
         event.listen(engine, "handle_error", _failed_connect(pool), retval=True)
     outcomes.note_outcomes(
@@ -258,13 +260,14 @@ def _refuse_failed_transaction(connection: Connection) -> None:
     # would be lost while its author believes that it is stored.
     proxy = connection.connection
     if transaction_failed(proxy.dbapi_connection):
+        failure = swallowed(connection)
         # As after any failed COMMIT, the connection has to be out of the
         # transaction; SQLAlchemy takes it for ended and sends nothing more.
         proxy.rollback()
         raise TransactionFailed(
-            "A statement of this transaction failed and its error was swallowed, so the server"
-            " would roll everything back. Nothing was committed: let the error propagate, or run"
-            " the statement that may fail inside session.begin_nested()."
+            f"{failure} and its error was swallowed, so the server would roll everything back."
+            " Nothing was committed: let the error propagate, or run the statement that may fail"
+            " inside session.begin_nested()."
         )
 
 

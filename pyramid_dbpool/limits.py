@@ -10,6 +10,8 @@ from contextvars import ContextVar
 _deadline: ContextVar[float | None] = ContextVar("dbpool_deadline", default=None)
 # The deadline that stands for the pool's own timeout, over more than one attempt.
 _pools_own: ContextVar[float | None] = ContextVar("dbpool_pools_own", default=None)
+# The deadline that a setting has set, and how an error cites that setting.
+_settings: ContextVar[tuple[float, str] | None] = ContextVar("dbpool_settings", default=None)
 _stopped: ContextVar[Callable[[], bool] | None] = ContextVar("dbpool_stopped", default=None)
 _label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
@@ -55,6 +57,29 @@ def pool_limit(seconds: float) -> Iterator[None]:
             yield
         finally:
             _pools_own.reset(token)
+
+
+@contextmanager
+def setting_limit(seconds: float, cited: str) -> Iterator[None]:
+    """Set the deadline that a setting asks for.
+
+    :param cited: the setting and its value, for errors.
+    """
+    outer = current_deadline()
+    with deadline(seconds):
+        until = current_deadline()
+        mine = None if until is None or until == outer else (until, cited)
+        token = _settings.set(mine or _settings.get())
+        try:
+            yield
+        finally:
+            _settings.reset(token)
+
+
+def cited_setting(until: float | None) -> str | None:
+    """Return the setting that has set a deadline, and its value; None if none has."""
+    found = _settings.get()
+    return found[1] if found is not None and found[0] == until else None
 
 
 def is_callers(until: float) -> bool:

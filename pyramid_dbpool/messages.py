@@ -26,7 +26,16 @@ def driver_text(error: BaseException) -> str:
     """Return a driver's error on one line, without its secrets."""
     # SQLAlchemy's own text would add the statement and a link.
     said = getattr(error, "orig", None) or error
-    return mask_text(" ".join(str(said).split())) or type(said).__name__
+    return mask_text(one_line(str(said))) or type(said).__name__
+
+
+def one_line(said: str) -> str:
+    """Put what a driver said on one line, without the question that libpq adds."""
+    lines = [" ".join(line.split()) for line in said.strip().splitlines()]
+    text = ""
+    for line in lines[:1] + [line for line in lines[1:] if line and not line.endswith("?")]:
+        text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
+    return text
 
 
 def holders_text(holders: Sequence[Holder]) -> str:
@@ -44,27 +53,47 @@ def timeout_text(
     waiting: int,
     holders: Sequence[Holder],
     cut: bool = False,
+    setting: str | None = None,
 ) -> str:
-    """Explain that no connection came free in time; `cut`: in the time of a `deadline`."""
+    """Explain that no connection came free in time.
+
+    :param cut: whether that was the time of a `deadline`.
+    :param setting: the setting that had set this deadline, and its value.
+    """
+    over, more_time = "", f"raise {ini_key(pool_name, 'pool_timeout')}"
+    if cut and setting:
+        over, more_time = f", when {setting} was over", f"raise {setting.partition(' ')[0]}"
+    elif cut:
+        over, more_time = ", the deadline of the caller", "allow a longer deadline"
+    others = "1 other" if waiting == 1 else f"{waiting} others"
     text = (
         f"{_pool(pool_name)}: no connection came free within {waited:.2f} s"
-        f"{', the deadline of the caller' if cut else ''} (QueuePool limit of size {size}"
-        f" overflow {overflow} reached, {len(holders)} checked out, {waiting} others waiting)."
+        f"{over} (QueuePool limit of size {size}"
+        f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting)."
     )
     if holders:
         text += f" Longest holders: {holders_text(holders)}."
-    more_time = "allow a longer deadline" if cut else f"raise {ini_key(pool_name, 'pool_timeout')}"
     return (
         f"{text} Give connections back sooner, raise {ini_key(pool_name, 'pool_size')} or"
         f" {ini_key(pool_name, 'max_overflow')}, or {more_time}."
     )
 
 
-def slow_text(pool_name: str | None, waited: float, opening: int, *, cut: bool = False) -> str:
+def slow_text(
+    pool_name: str | None,
+    waited: float,
+    opening: int,
+    *,
+    cut: bool = False,
+    setting: str | None = None,
+) -> str:
     """Explain that the time was over before any connection could be opened."""
-    limit = "the deadline of the caller" if cut else ini_key(pool_name, "pool_timeout")
+    still = "1 connection is" if opening == 1 else f"{opening} connections are"
+    limit = ini_key(pool_name, "pool_timeout")
+    if cut:
+        limit = setting or "the deadline of the caller"
     return (
-        f"{_pool(pool_name)}: no connection within {waited:.2f} s; {opening} are still being"
+        f"{_pool(pool_name)}: no connection within {waited:.2f} s; {still} still being"
         f" opened. The server answers slowly or not at all; {limit} says how long to wait."
     )
 
@@ -81,8 +110,10 @@ def saturated_text(pool_name: str | None, waited: float, count: int, error: Base
 
 def line_full_text(pool_name: str | None, waiting: int, capacity: int | None) -> str:
     """Explain that the line is as long as it may be."""
+    callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
+    places = "only connection" if capacity == 1 else f"{capacity} connections"
     return (
-        f"{_pool(pool_name)}: {waiting} callers wait already for its {capacity} connections, as"
+        f"{_pool(pool_name)}: {callers} already for its {places}, as"
         f" many as {ini_key(pool_name, 'max_waiting', 'dbpool.')} allows."
     )
 

@@ -68,10 +68,13 @@ class Refusals:
         error.pool_name = self._name
         return error
 
-    def timed_out(self, waited: float, cut: bool = False) -> BaseException:
+    def timed_out(
+        self, waited: float, cut: bool = False, setting: str | None = None
+    ) -> BaseException:
         """Make the error for a caller whose time is over.
 
         :param cut: whether it was the caller's own deadline that came first.
+        :param setting: the setting that had set this deadline, and its value.
         """
         with self._service.lock:
             trouble, line = self._service.opener.trouble, self._service.line
@@ -84,7 +87,7 @@ class Refusals:
         elif trouble is not None:
             return self.refusal(trouble.error, trouble.kind)
         elif opening and opening >= line.leased:
-            text = messages.slow_text(name, waited, opening, cut=cut)
+            text = messages.slow_text(name, waited, opening, cut=cut, setting=setting)
         else:
             text = messages.timeout_text(
                 name,
@@ -94,6 +97,7 @@ class Refusals:
                 waiting=waiting,
                 holders=named(leases),
                 cut=cut,
+                setting=setting,
             )
         error = PoolTimeout(text, code=BACKGROUND)
         error.__cause__ = None if trouble is None else trouble.error

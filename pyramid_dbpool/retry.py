@@ -16,7 +16,7 @@ from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLonger
 
 from .drivers import is_known_rollback, is_missed_disconnect
 from .errors import CommitUnknown, PoolError
-from .limits import deadline
+from .limits import setting_limit
 from .outcomes import Outcome, current_outcome, observed
 
 try:
@@ -100,4 +100,5 @@ def _limit(request: Request, timeout: float | None) -> AbstractContextManager[No
     if timeout is None:
         return nullcontext()
     until = request.environ.setdefault(_UNTIL, time.monotonic() + timeout)
-    return deadline(max(0.0, until - time.monotonic()))
+    cited = f"dbpool.request_timeout = {timeout:g} s"
+    return setting_limit(max(0.0, until - time.monotonic()), cited)

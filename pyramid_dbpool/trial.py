@@ -7,6 +7,7 @@ from sqlalchemy import create_engine, select
 from . import connecting
 from .drivers import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
+from .messages import one_line
 from .settings import scrub
 
 __all__ = ["may_pass", "reason", "try_to_connect"]
@@ -42,4 +43,4 @@ def reason(made: ProcessEngine, error: Exception) -> str:
     """Return the driver's words on one line, without secrets."""
     cause = getattr(error, "orig", None) or error
     said = scrub(str(cause) or type(cause).__name__, made.settings.url)
-    return " ".join(said.split())
+    return one_line(said)

@@ -125,10 +125,16 @@ class Unit(Generic[M]):
             raise
         return None
 
+    def is_refused(self, error: Exception) -> bool:
+        """Tell whether the database refuses all connections, which no message can help."""
+        if not isinstance(error, DatabaseUnavailable):
+            return False
+        failure = classify_connect_failure(self._engine.dialect, error)
+        return failure is ConnectFailure.CONFIGURATION
+
     def _is_away(self, error: Exception) -> bool:
         if isinstance(error, DatabaseUnavailable):
-            # The pool says so of a wrong password too, which no wait mends.
-            return classify_connect_failure(self._engine.dialect, error) in WORTH_WAITING
+            return not self.is_refused(error)
         if not isinstance(error, sa_exc.DBAPIError):
             return False
         if error.connection_invalidated or is_missed_disconnect(error):

@@ -63,7 +63,9 @@ def consume(
     identity, never with its content (an SQL error shows no parameters; what the database's own
     text quotes stays), and given to `on_error(message, error)`, which rejects the
     message, or stores it away; the loop goes on. Without `on_error` the error is raised and
-    the message not acknowledged. So is an error of `ack` or `on_error` itself.
+    the message not acknowledged. So is an error of `ack` or `on_error` itself. A database that
+    refuses the login or is not there any more is not the message's fault: then `on_error` is not
+    called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
 
     **A message is tried again,** `max_tries` times in all, when the database went away under it
     (after a wait for the database, however long that lasts), when no connection came free in
@@ -95,6 +97,7 @@ def consume(
     :raises ValueError: `max_tries` below 1, an unknown isolation level, or `stop_on_sigterm`
         outside the main thread.
     :raises SettingsError: a setting is unknown or wrong.
+    :raises DatabaseUnavailable: the database refuses the login, or there is none of its name.
     """
     _check_callable("handle", handle)
     _check_callable("session_factory", session_factory)
@@ -160,6 +163,11 @@ def _settle(
             return unit.run(message, named)
     except Exception as error:
         _hide_parameters(error)
+        # Else a password that was changed has every message of the queue rejected.
+        if unit.is_refused(error):
+            said = str(error).partition("\n")[0]
+            log.error("consume ends: %s; %s is not acknowledged and will come again.", said, named)
+            raise
         log.exception("%s could not be handled", named)
         if on_error is None:
             raise

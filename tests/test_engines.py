@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import (
     SettingsError,
@@ -202,6 +203,47 @@ def test_a_transaction_in_error_is_not_committed(postgres_url: str) -> None:
             connection.commit()
         connection.rollback()
         assert connection.scalar(text("SELECT 1")) == 1
+    dispose_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("SELECT nope", '(UndefinedColumn: column "nope" does not exist)'),
+        ("SELECT CAST(:secret AS integer)", "(InvalidTextRepresentation)"),
+    ],
+)
+def test_a_transaction_in_error_names_the_swallowed_error(
+    postgres_url: str, statement: str, said: str
+) -> None:
+    """The first one, by its first line, and not where it may quote a value."""
+    settings = {"sqlalchemy.url": postgres_url}
+    with get_engine(settings).connect() as connection:
+        for tried in (statement, "SELECT 1"):
+            with pytest.raises(DBAPIError):
+                connection.execute(text(tried), {"secret": "s3cret"} if ":" in tried else {})
+        with pytest.raises(TransactionFailed) as caught:
+            connection.commit()
+        connection.rollback()
+        with pytest.raises(DBAPIError):
+            connection.execute(text("SELECT another"))
+        with pytest.raises(TransactionFailed, match="another"):
+            connection.commit()
+    assert said in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    dispose_engine(settings)
+
+
+def test_what_a_savepoint_has_undone_is_not_named(postgres_url: str) -> None:
+    """That error was handled; it is a later one that was swallowed."""
+    settings = {"sqlalchemy.url": postgres_url}
+    with get_engine(settings).connect() as connection:
+        with pytest.raises(DBAPIError), connection.begin_nested():
+            connection.execute(text("SELECT first"))
+        with pytest.raises(DBAPIError):
+            connection.execute(text("SELECT second"))
+        with pytest.raises(TransactionFailed, match="second"):
+            connection.commit()
     dispose_engine(settings)
 
 

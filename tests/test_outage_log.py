@@ -11,7 +11,14 @@ from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose
 from pyramid_dbpool.drivers import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.limits import current_deadline, is_callers, pool_limit
+from pyramid_dbpool.limits import (
+    cited_setting,
+    current_deadline,
+    is_callers,
+    pool_limit,
+    setting_limit,
+)
+from pyramid_dbpool.messages import driver_text, line_full_text, slow_text
 from pyramid_dbpool.outages import OutageLog
 from pyramid_dbpool.pool import ManagedPool
 from pyramid_dbpool.trouble import Trouble
@@ -66,7 +73,7 @@ def test_the_line_shows_no_secret(maker: Maker, caplog: pytest.LogCaptureFixture
         pool.connect()
     (away,) = lines(caplog)
     for said in (away, str(caught.value)):
-        assert "no way to host=db password=***" in said
+        assert "no way to; host=db password=***" in said
         assert "s3cret" not in said
     pool.dispose()
 
@@ -137,6 +144,42 @@ def test_whose_deadline_it_is_is_known_at_every_depth() -> None:
         until = current_deadline()
         assert until is not None
         assert is_callers(until)
+
+
+def test_a_settings_deadline_is_cited_only_where_it_comes_first() -> None:
+    """A caller's own one inside or around it may be shorter."""
+    with setting_limit(1.0, "dbpool.request_timeout = 1 s"):
+        assert cited_setting(current_deadline()) == "dbpool.request_timeout = 1 s"
+        with deadline(9):
+            assert cited_setting(current_deadline()) == "dbpool.request_timeout = 1 s"
+        with deadline(0.5):
+            assert cited_setting(current_deadline()) is None
+    with deadline(0.5), setting_limit(1.0, "dbpool.request_timeout = 1 s"):
+        assert cited_setting(current_deadline()) is None
+
+
+def test_a_drivers_words_stand_on_one_line_without_its_question() -> None:
+    """libpq asks whether the server runs: whoever reads the log cannot answer."""
+    said = OSError(
+        'connection to server at "::1", port 1 failed: Connection refused\n'
+        "\tIs the server running on that host and accepting TCP/IP connections?\n"
+        'connection to server at "127.0.0.1", port 1 failed: timeout expired\n'
+    )
+    assert driver_text(said) == (
+        'connection to server at "::1", port 1 failed: Connection refused; '
+        'connection to server at "127.0.0.1", port 1 failed: timeout expired'
+    )
+    listed = OSError("all failures were:\n- host: 'a'\n- host: 'b'")
+    assert driver_text(listed) == "all failures were: - host: 'a'; - host: 'b'"
+
+
+def test_one_is_no_plural() -> None:
+    """In the errors of a pool with one connection."""
+    full = line_full_text("default", 1, 1)
+    assert "1 caller waits already for its only connection, as many as" in full
+    assert "3 callers wait already for its 2 connections" in line_full_text("default", 3, 2)
+    assert "1 connection is still being opened" in slow_text("default", 1.0, 1)
+    assert "2 connections are still being opened" in slow_text("default", 1.0, 2)
 
 
 def test_a_slow_server_is_no_reason_to_change_what_does_not_hold(maker: Maker) -> None:

@@ -108,6 +108,8 @@ def test_a_full_pool_is_503_and_not_tried_again(
         "pool 'default'",
         "2 checked out",
         "slow",
+        "s, when dbpool.request_timeout = 0.05 s was over (",
+        "or raise dbpool.request_timeout.",
     ):
         assert part in said
     assert "\n" not in said

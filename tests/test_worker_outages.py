@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import CommitUnknown, tries
+from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, tries
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, NewProxy
 from tests.servers.mariadb import MariaDB
@@ -347,3 +347,63 @@ def test_the_wait_probes_the_database_and_not_the_message(
         log.wait("the database is back")
         thread.join(30)
     assert (seen, worker.acked, worker.failed) == (["a", "a"], ["a"], [])
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("in_hand", [False, True])
+def test_a_changed_password_ends_the_loop_and_blames_no_message(
+    driver: str, in_hand: bool, new_postgres: NewPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether a message comes after it or is in hand; one line of the log says what to do."""
+    server = new_postgres(password="admin")
+    with outside({"sqlalchemy.url": server.url()}).begin() as connection:
+        connection.execute(text("CREATE ROLE app SUPERUSER LOGIN PASSWORD 'old'"))
+    url = make_url(server.url(driver)).set(username="app", password="old")
+    worker = Worker(url.render_as_string(hide_password=False))
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        session.flush()
+        if (message == "2") and in_hand:
+            shut_out()
+            session.execute(text("SELECT 1"))
+
+    def shut_out() -> None:
+        with outside({"sqlalchemy.url": server.url()}).begin() as connection:
+            connection.execute(text("ALTER ROLE app PASSWORD 'new'"))
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE usename = 'app'"
+                )
+            )
+
+    def ack(message: str) -> None:
+        worker.acked.append(message)
+        if not in_hand:
+            shut_out()
+
+    with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
+        worker.run("123", handle, ack=ack, identify=str)
+    assert (worker.acked, worker.failed) == (["1"], [])
+    (record,) = (each for each in caplog.records if each.levelno >= logging.ERROR)
+    said = record.getMessage()
+    assert said.startswith("consume ends: pool 'default': ")
+    assert "check sqlalchemy.url" in said
+    assert said.endswith("message '2' is not acknowledged and will come again.")
+    assert (record.exc_info, "\n" in said, "old" in said) == (None, False, False)
+
+
+@pytest.mark.parametrize("poolclass", ["", "NullPool"])
+def test_a_database_that_is_not_there_ends_the_loop(
+    new_postgres: NewPostgres, poolclass: str
+) -> None:
+    """With SQLAlchemy's own pools too."""
+    worker = object.__new__(Worker)
+    worker.settings = {"sqlalchemy.url": new_postgres().url(database="nowhere")}
+    if poolclass:
+        worker.settings["sqlalchemy.poolclass"] = poolclass
+    worker.acked, worker.failed = [], []
+    with pytest.raises(DatabaseUnavailable, match="nowhere"):
+        worker.run("ab", handle_there)
+    assert (worker.acked, worker.failed) == ([], [])

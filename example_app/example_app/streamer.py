@@ -6,12 +6,16 @@ them, in each of its workers, one more takes the events from the broker.
 
 import json
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from time import sleep
 from typing import Any
 from uuid import UUID
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 from kombu import Message
 from pyramid.config import Configurator
@@ -29,9 +33,13 @@ from wsproto.utilities import RemoteProtocolError
 from example_app import broker
 from example_app.models import Note
 from example_app.sockets import Hub, Socket
-from pyramid_dbpool import consume, get_engine
+from pyramid_dbpool import DatabaseUnavailable, consume, get_engine
 
 log = logging.getLogger(__name__)
+
+# gunicorn's master ends with a worker that ends with this; any other it starts again, at once
+# and without end.
+GIVE_UP = 3
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
@@ -77,6 +85,26 @@ def post_worker_init(worker: Worker) -> None:
     threading.Thread(target=stream, args=(worker.wsgi.registry, worker), daemon=True).start()
 
 
+def worker_exit(server: Arbiter, worker: Worker) -> None:
+    """End gunicorn if the database refuses us; gunicorn calls this when its worker ends."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None and app.registry.get("refused"):
+        leave(GIVE_UP)
+
+
+def on_exit(server: Arbiter) -> None:
+    """End with gunicorn's own exit code; its master calls this as its last act."""
+    error = sys.exc_info()[1]
+    if isinstance(error, HaltServer):
+        leave(error.exit_status)
+
+
+def leave(code: int) -> None:
+    """End this process; pserve would make an exit code of 0 of a SystemExit."""
+    logging.shutdown()
+    os._exit(code)
+
+
 def stream(registry: Registry, worker: Worker) -> None:
     """Push the note of every event, until the worker ends; then close the sockets."""
     hub: Hub = registry["hub"]
@@ -94,6 +122,9 @@ def stream(registry: Registry, worker: Worker) -> None:
                 read_only=True,
                 deferrable=True,
             )
+    except DatabaseUnavailable:
+        # A person has to look; `consume` has logged what it is.
+        registry["refused"] = True
     except Exception:
         log.exception("The streamer cannot go on; gunicorn will start it again")
     finally:

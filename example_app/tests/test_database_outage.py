@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from processes import StartProgram, write
+from sqlalchemy import create_engine, make_url, text
 from webtest import TestApp
 
 from example_app.broker import connect, publish
+from example_app.streamer import GIVE_UP
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
 
@@ -16,7 +18,7 @@ from pyramid_dbpool.embedded import PrivatePostgres
 @pytest.fixture
 def database(new_postgres: Callable[..., PrivatePostgres]) -> PrivatePostgres:
     """Give a PostgreSQL that may be stopped."""
-    return new_postgres()
+    return new_postgres(password="admin")
 
 
 @pytest.fixture
@@ -58,3 +60,34 @@ def test_streamer_that_is_stopped_while_the_database_is_away(
     assert "Traceback" not in streamer.output
     database.start()
     start_streamer().wait_for(note)
+
+
+def test_streamer_that_the_database_refuses(
+    database: PrivatePostgres,
+    settings: dict[str, Any],
+    app: TestApp,
+    start_streamer: StartProgram,
+) -> None:
+    """It ends with one line, gunicorn with it, and the note is shown when it may log in again."""
+    streamer = start_streamer()
+    note = write(app, "before")
+    streamer.wait_for(note)
+    engine = create_engine(settings["sqlalchemy.url"])
+    with engine.begin() as connection:
+        connection.execute(text("ALTER ROLE postgres PASSWORD 'new'"))
+        connection.execute(text(OTHERS))
+    engine.dispose()
+    with connect(settings) as broker:
+        publish(broker, {"id": note})
+    assert streamer.end(seconds=30) == GIVE_UP
+    assert streamer.output.count("consume ends: ") == 1
+    assert "Traceback" not in streamer.output
+    changed = make_url(settings["sqlalchemy.url"]).set(password="new")
+    settings["sqlalchemy.url"] = changed.render_as_string(hide_password=False)
+    start_streamer().wait_for(f"note {note} to")
+
+
+OTHERS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE usename = 'postgres' AND pid <> pg_backend_pid()
+"""
