@@ -16,25 +16,8 @@ _FURTHER_COMMIT = re.compile(r";\s*commit\b", re.I)
 _IMPLICIT_COMMIT_DIALECTS = frozenset({"mysql", "mariadb", "oracle"})
 # CALL: what a procedure commits, nobody sees.
 _IMPLICIT_COMMITS = frozenset(
-    [
-        "ALTER",
-        "ANALYZE",
-        "BEGIN",
-        "CALL",
-        "CREATE",
-        "DROP",
-        "FLUSH",
-        "GRANT",
-        "LOAD",
-        "LOCK",
-        "OPTIMIZE",
-        "RENAME",
-        "REPAIR",
-        "REVOKE",
-        "START",
-        "TRUNCATE",
-        "UNLOCK",
-    ]
+    {"ALTER", "ANALYZE", "BEGIN", "CALL", "CREATE", "DROP", "FLUSH", "GRANT", "LOAD", "LOCK"}
+    | {"OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK"}
 )
 
 

@@ -222,6 +222,55 @@ def test_an_engine_in_autocommit_stores_with_its_first_statement(
         assert count() == 1
 
 
+def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """Return a tween that commits before anybody else has a say."""
+
+    def tween(request: Request) -> Response:
+        ours_committed(request)
+        return handler(request)
+
+    return tween
+
+
+def audit(config: Configurator) -> None:
+    config.add_tween(f"{__name__}.audit_tween_factory")
+
+
+def test_what_a_tween_of_the_app_has_committed_is_stored(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """Ours is over those that are added after it."""
+    view = at_first(lose_connection)
+    with app(settings, *PARTS, audit, index=view) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+READS: list[Callable[[Request], bytes]] = [
+    lambda request: request.body,
+    lambda request: request.body_file.read(),
+    lambda request: request.body_file_raw.read(),
+    lambda request: request.environ["wsgi.input"].read(),
+]
+
+
+@pytest.mark.parametrize("read", READS, ids=["body", "body_file", "raw", "wsgi"])
+def test_each_attempt_reads_the_body_from_its_beginning(
+    settings: dict[str, Any], read: Callable[[Request], bytes]
+) -> None:
+    """However it reads."""
+
+    def view(request: Request) -> str:
+        said = read(request).decode()
+        if number(request) == 0:
+            lose_connection(request)
+        return f"{number(request)} {said}"
+
+    with app(settings, *PARTS, index=view) as web:
+        assert web.client.post("/", "hello").text == "1 hello"
+
+
 @pytest.mark.parametrize(
     ("backend", "query", "race"),
     [
