@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome
 from .errors import CommitUnknown
+from .messages import driver_text
 from .statements import commits
 
 __all__ = ["Outcome", "current_outcome", "note_outcomes", "observed", "unobserved"]
@@ -149,7 +150,8 @@ def _note_error(context: ExceptionContext) -> BaseException | None:
     if _is_of_commit(outcome, context):
         outcome.committing = None
         if context.is_disconnect or is_unknown_outcome(error):
-            said = CommitUnknown(context.original_exception)
+            lost = context.original_exception
+            said = CommitUnknown(lost, driver_text(lost))
         elif is_known_rollback(error):
             outcome.commits -= 1
     if outcome.on_error is not None:
