@@ -70,10 +70,11 @@ def _tries(
         if error is None or not may_pass(made, error):
             return error, False
         longest = min(FIRST_PAUSE * 2 ** min(number, 10), LONGEST_PAUSE)
-        pause = random.uniform(longest / 2, longest)
         left = until - time.monotonic()
-        if pause > left:
+        if left <= 0:
             return error, False
+        # The last try comes when the time is over, not before.
+        pause = min(random.uniform(longest / 2, longest), left)
         if number == 0:
             log.warning("%s; waiting up to %.0f s.", _complaint(made, error, 0.0), left)
         if wait(pause):

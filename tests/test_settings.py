@@ -135,6 +135,28 @@ def test_an_unknown_key_cites_the_nearest_known_one(key: str, nearest: str) -> N
     assert message.rstrip(".").split()[-1] == nearest
 
 
+@pytest.mark.parametrize("key", ["sqlalchemy.convert_unicode", "dbpool.nonsense"])
+def test_an_unknown_key_like_no_other_gets_no_guess(key: str) -> None:
+    """A wrong one would send its reader astray."""
+    message = refusal({"sqlalchemy.url": FILE, key: "7"})
+    assert message == f"{key} = '7' is not a setting; `pdbpool settings` lists them."
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("pyramid_dbpool.hold_warning", "dbpool.hold_warning"),
+        ("pyramid_dbpool.hold_warn", "dbpool.hold_warning"),
+        ("pyramid_dbpool.pool_size", "sqlalchemy.pool_size"),
+        ("pyramid_dbpool.replica.read_only", "dbpool.replica.read_only"),
+    ],
+)
+def test_the_packages_own_name_is_no_prefix(key: str, wanted: str) -> None:
+    """A setting under it would be ignored in silence."""
+    message = refusal({"sqlalchemy.url": FILE, key: "7"})
+    assert message == f"{key} is not a setting: write {wanted}."
+
+
 INTERNAL = """
     pool dialect dbapi events pool_events strategy empty_in_strategy compiler_linting cls creator_
     _pool _initialize _coerce_config _dispatch . ..

@@ -49,6 +49,22 @@ def test_a_wrong_url_says_what_is_wrong_with_it(url: Any, says: str) -> None:
     assert says in refusal(url)
 
 
+@pytest.mark.parametrize("url", ["foo://web:s3cret@db/h", "postgresql+zzz://web:s3cret@db/h"])
+def test_a_name_like_no_other_gets_no_guess(url: str) -> None:
+    """What is known is listed all the same."""
+    message = refusal(url)
+    assert "nearest" not in message
+    assert "there are " in message and "postgresql" in message
+
+
+def test_a_misspelt_key_of_the_url_is_said_to_be_misspelt() -> None:
+    """Nobody wants to keep that spelling."""
+    with pytest.raises(SettingsError) as caught:
+        load_pool({"slqalchemy.url": "postgresql://web:s3cret@db/h"})
+    assert str(caught.value).endswith("There is slqalchemy.url; did you mean sqlalchemy.url?")
+    assert "url_setting" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "sync"),
     [

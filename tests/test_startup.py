@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,24 @@ def test_wait_ends_when_the_database_is_there(
     monkeypatch.setattr(startup, "try_to_connect", lambda _made: next(errors, None))
     check_at_start(process_engine(away), pauses.append)
     assert len(pauses) == 9 and 0.05 <= pauses[0] <= 0.1 and 1.0 <= pauses[-1] <= 2.0
+
+
+def test_the_whole_time_is_used_and_told(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last pause is cut short, so that the last try comes at the end."""
+    away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "7s"}
+    now = [0.0]
+    monkeypatch.setattr(startup, "try_to_connect", lambda _made: ConnectionRefusedError("no"))
+
+    def wait(pause: float) -> None:
+        now[0] += pause
+
+    monkeypatch.setattr(startup, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    check_at_start(process_engine(away), wait)
+    assert now == [pytest.approx(7.0)]
+    waiting, starting = lines(caplog)
+    assert "waiting up to 7 s" in waiting and " within 7 s (" in starting
 
 
 def test_require_ends_the_process(away: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

@@ -164,7 +164,7 @@ def dialect_class(url: URL, key: str) -> type[Dialect]:
 def _unknown(url: URL) -> str:
     name, _, driver = url.drivername.partition("+")
     if name in _DRIVERS:
-        near = get_close_matches(driver.lower(), _DRIVERS[name], 1, 0.0)
+        near = get_close_matches(driver.lower(), _DRIVERS[name], 1)
         if not _DRIVERS[name][1:]:
             only = f"{name}+{_DRIVERS[name][0]}"
             return f"SQLAlchemy knows no driver {url.drivername}; there is only {only}."
@@ -173,7 +173,7 @@ def _unknown(url: URL) -> str:
         return f"SQLAlchemy knows no driver {url.drivername};{hint} there are {known}."
     plugged = {entry.name.partition(".")[0] for entry in entry_points(group="sqlalchemy.dialects")}
     known_names = sorted(set(_DRIVERS) | plugged)
-    near = get_close_matches(name.lower(), known_names, 1, 0.0)
+    near = get_close_matches(name.lower(), known_names, 1)
     hint = f" the nearest is {near[0]};" if near else ""
     return f"SQLAlchemy knows no dialect {name};{hint} there are {', '.join(known_names)}."
 
@@ -221,10 +221,11 @@ def isolation_level(level: str, key: str, backend: Backend) -> str:
         return word
     if word in known:
         return word
-    near = get_close_matches(word, known, 1, 0.0)
+    near = get_close_matches(word, known, 1)
+    hint = f" the nearest is {near[0]};" if near else ""
     raise SettingsError(
-        f"{key} = {shown(level)} is not an isolation level of {backend.dialect.name}: the nearest "
-        f"is {near[0]}; there are {', '.join(known)}."
+        f"{key} = {shown(level)} is not an isolation level of {backend.dialect.name}:{hint} there "
+        f"are {', '.join(known)}."
     )
 
 

@@ -13,6 +13,12 @@ from .mask import is_secret, shown
 __all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
+# What may be taken for ours, because the package is called so.
+_PACKAGE = "pyramid_dbpool."
+# Below this likeness (difflib's own measure for a close match) a guess misleads.
+_CLOSE = 0.6
+# A key that is so much like the URL's is a misspelling of it.
+_MISSPELT = 0.8
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _DATABASE = re.compile(r"(postgres(ql)?|mysql|mariadb|sqlite|oracle|mssql)(\+\w+)?://", re.ASCII)
 _HARMLESS = re.compile(
@@ -41,6 +47,7 @@ def sort_keys(settings: Mapping[str, Any]) -> Keys:
 
     :raises SettingsError: a name that no pool can have, or a key that belongs to no pool.
     """
+    _refuse_package_name(settings)
     ours = sorted(k for k in settings if isinstance(k, str) and k.startswith(_PREFIXES))
     keys = Keys({"default": "sqlalchemy.url"})
     for key in ours:
@@ -57,6 +64,17 @@ def sort_keys(settings: Mapping[str, Any]) -> Keys:
             name, plain = _split(key, keys)
             keys.given.setdefault(name, {})[plain] = Given(key, settings[key])
     return keys
+
+
+def _refuse_package_name(settings: Mapping[str, Any]) -> None:
+    # Else it is not looked at, and whoever wrote it believes that it holds.
+    for key in settings:
+        if isinstance(key, str) and key.startswith(_PACKAGE):
+            wanted = "dbpool." + key.removeprefix(_PACKAGE)
+            # A named pool's key is as good as it stands.
+            named = "." in key.removeprefix(_PACKAGE)
+            near = None if named else nearest(wanted, [s.key for s in SETTINGS])
+            raise SettingsError(f"{key} is not a setting: write {near or wanted}.")
 
 
 def _named_by(key: str) -> str | None:
@@ -89,23 +107,36 @@ def _split(key: str, keys: Keys) -> tuple[str, str]:
         return name, f"{prefix}.{keyword}"
     candidates = {s.key_for(n) for s in SETTINGS for n in keys.url_keys if s.scope == "pool"}
     near = nearest(key, candidates | {s.key for s in SETTINGS})
-    remedy = f"write {near}"
+    remedy = f"write {near}" if near else "remove it"
     if _NAME.fullmatch(name) and name not in KEYWORDS and name != "default":
-        remedy = f"either add sqlalchemy.{name}.url, or write {near}"
+        remedy = f"either add sqlalchemy.{name}.url, or {remedy}"
     raise SettingsError(f"{key} belongs to no pool, there is no pool {name!r}: {remedy}.")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known key that is most like `word`."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known key that is most like `word`; None if none is much like it."""
     last = word.rpartition(".")[2]
     return max(
-        sorted(known),
+        (each for each in sorted(known) if _is_like(word, each)),
+        default=None,
         key=lambda each: (
             # The same keyword under another prefix comes before a similar one.
             each.rpartition(".")[2] == last,
-            SequenceMatcher(None, word.lower(), each).ratio() + each.startswith(word) / 5,
+            _likeness(word, each) + each.startswith(word) / 5,
         ),
     )
+
+
+def _is_like(word: str, each: str) -> bool:
+    if word.startswith(each + ".") or each.startswith(word):
+        return True
+    # Without what stands before: a prefix in common makes all of them alike.
+    mine, other = (key.rpartition(".")[2].lower() for key in (word, each))
+    return _likeness(mine, other) >= _CLOSE
+
+
+def _likeness(word: str, each: str) -> float:
+    return SequenceMatcher(None, word.lower(), each).ratio()
 
 
 def unknown_key(given: Given, name: str, taken: Iterable[str], why: str = "") -> SettingsError:
@@ -113,10 +144,9 @@ def unknown_key(given: Given, name: str, taken: Iterable[str], why: str = "") ->
     known = {s.key_for(name) for s in SETTINGS if s.scope == "pool" or name == "default"}
     middle = "" if name == "default" else f"{name}."
     known |= {f"sqlalchemy.{middle}{keyword}" for keyword in taken}
-    return SettingsError(
-        f"{given.key}{_cited(given)} is not a setting"
-        f"{why}: the nearest known key is {nearest(given.key, known - {given.key})}."
-    )
+    near = nearest(given.key, known - {given.key})
+    hint = f": the nearest known key is {near}" if near else "; `pdbpool settings` lists them"
+    return SettingsError(f"{given.key}{_cited(given)} is not a setting{why}{hint}.")
 
 
 def _cited(given: Given) -> str:
@@ -146,8 +176,10 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
     setting = BY_KEY["dbpool.url_setting"].key_for(name)
     hint = ""
     if likely:
-        found = nearest(url_key, likely)
+        found = max(sorted(likely), key=lambda key: _likeness(key, url_key))
         hint = f" There is {found}; if that is the URL, set {setting} = {found}."
+        if _likeness(found, url_key) >= _MISSPELT:
+            hint = f" There is {found}; did you mean {url_key}?"
     missing = f"{url_key} is missing"
     if url_key != BY_KEY["sqlalchemy.url"].key_for(name):
         missing = f"{setting} says {url_key}, and there is no {url_key}"
