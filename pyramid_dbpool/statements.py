@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["commits", "first_word"]
+__all__ = ["changes_nothing", "commits", "first_word"]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -20,6 +20,14 @@ _IMPLICIT_COMMITS = frozenset(
     | {"OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK"}
 )
 
+# SAVEPOINT and its like change nothing by themselves.
+_HARMLESS = frozenset(
+    {"SELECT", "SHOW", "SET", "EXPLAIN", "DESCRIBE", "DESC", "USE", "VALUES", "WITH", "PRAGMA"}
+    | {"BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END"}
+)
+_LOCKS = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I)
+_WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)
+
 
 def first_word(statement: str) -> str:
     """Return the word that a statement begins with, in capitals; empty if there is none.
@@ -29,6 +37,18 @@ def first_word(statement: str) -> str:
     """
     found = _FIRST_WORD.match(statement)
     return found[1].upper() if found else ""
+
+
+def changes_nothing(statement: str) -> bool:
+    """Tell whether a statement leaves nothing that a rollback would undo: no row, no row lock.
+
+    >>> changes_nothing("SELECT * FROM t"), changes_nothing("SELECT * FROM t FOR UPDATE")
+    (True, False)
+    """
+    word = first_word(statement)
+    if word not in _HARMLESS or (word == "SELECT" and _LOCKS.search(statement)):
+        return False
+    return word != "WITH" or not _WRITES.search(statement)
 
 
 def commits(statement: str, dialect: str) -> bool:

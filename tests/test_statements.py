@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pyramid_dbpool.statements import commits, first_word
+from pyramid_dbpool.statements import changes_nothing, commits, first_word
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,25 @@ def test_the_first_word_stands_behind_blanks_comments_and_parentheses(
 def test_what_commits(statement: str, dialect: str, does: bool) -> None:
     """COMMIT, and what MariaDB says COMMIT before."""
     assert commits(statement, dialect) is does
+
+
+@pytest.mark.parametrize(
+    ("statement", "harmless"),
+    [
+        ("(SELECT 1)", True),
+        ("SELECT * FROM rows FOR\nUPDATE", False),
+        ("SELECT * FROM rows LOCK IN SHARE MODE", False),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("WITH a AS (SELECT 1) INSERT INTO rows SELECT * FROM a", False),
+        ("SAVEPOINT a", True),
+        ("CALL p()", False),
+        ("/* x */ INSERT INTO rows VALUES (1)", False),
+        ("", False),
+    ],
+)
+def test_what_changes_nothing(statement: str, harmless: bool) -> None:
+    """Whatever is not known to be harmless may change something."""
+    assert changes_nothing(statement) is harmless
 
 
 def test_a_text_of_blanks_takes_no_time() -> None:
