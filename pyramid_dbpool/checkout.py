@@ -81,8 +81,11 @@ class Checkout:
                 if self._entry is None and not self._slot:
                     self._obtain()
                 if self._slot:
-                    return self._open()
+                    entry = self._open()
+                    entry.holder = threading.get_ident()
+                    return entry
                 entry = cast("PooledEntry", self._entry)
+                entry.holder = threading.get_ident()
                 if self.waited_seconds is not None and entry.passes(entry.leased_at):
                     return entry
                 self._touched = True

@@ -101,6 +101,10 @@ class Housekeeper:
                     thread.start()
                 except RuntimeError:  # the interpreter is shutting down
                     self._thread = None
+                except BaseException:
+                    if not thread.is_alive():
+                        self._thread = None
+                    raise
         finally:
             self._starting.release()
 

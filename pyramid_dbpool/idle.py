@@ -31,6 +31,9 @@ class Idle(deque[E]):
             self.stamps.append(now)
         # The place last, and no call before it: `take` may take it at once.
         entry.since = now
+        # Nobody's: were its last holder killed in another checkout just when the next
+        # one takes it, it would be taken back from that one.
+        entry.holder = 0
         entry.state = IDLE
         self.append(entry)
 

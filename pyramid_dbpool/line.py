@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 from typing import cast
 
 from .entries import GONE, HELD, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
@@ -104,14 +105,21 @@ class Line(Slots[E]):
 
         If something has become free since he asked, it is granted at once.
         """
-        bound = self.max_waiting
-        if bound is not None and len(self.waiters) >= bound and not self._at_hand:
+        if self.max_waiting is not None and len(self.waiters) >= self._places:
             return False
         self.waiters[waiter] = None
         self.crowded_until = waiter.since + CROWDED_FOR
         if self._at_hand:
             self._serve(waiter.since)
         return True
+
+    @property
+    def _places(self) -> float:
+        """How many may stand in the line: those who only wait for an opening do not count."""
+        if self._at_hand or self.capacity is None or self.max_waiting is None:
+            return inf
+        opened_for_line = 0 if self.slots_to_waiters else self.capacity - len(self.members)
+        return self.max_waiting + opened_for_line
 
     @whole
     def rejoin(self, waiter: Waiter, now: float) -> None:
@@ -233,11 +241,14 @@ class Line(Slots[E]):
         self._slot_freed()
 
     def _slot_freed(self) -> None:
-        while self.slots_to_waiters and self.waiters:
-            if not self.reserve_for_line():
-                return
-            if not self.grant_slot():
-                self.opening -= 1
+        while self.slots_to_waiters and self.waiters and not self.full:
+            waiter = next(iter(self.waiters))
+            # No call from here to the last line: an interrupt in between would leave
+            # a slot that nobody has.
+            self.opening += 1
+            waiter.granted = SLOT
+            del self.waiters[waiter]
+            waiter.wake()
 
     @whole
     def grant_slot(self) -> bool:

@@ -119,7 +119,7 @@ class Opener:
         wanted = max(self._wanted_by_line(now), self._missing())
         if self.trouble is not None and wanted:
             wanted = self._probes_allowed(now)
-        while wanted and self._line.reserve_for_line():
+        while wanted and not self._line.full:
             self.openings.plan_locked(self._next_context())
             if self.trouble is not None:
                 self.trouble.probing(now)
@@ -156,7 +156,10 @@ class Opener:
 
     def _probes_allowed(self, now: float) -> int:
         trouble = self.trouble
-        return int(trouble is not None and now >= trouble.retry_at and not self._opening(now))
+        if trouble is None or now < trouble.retry_at or self._opening(now):
+            return 0
+        # Beside one that hangs another one may try, but not a herd of them.
+        return int(self._line.opening <= 1)
 
     def _next_context(self) -> Context:
         # Connect listeners see the context of someone who waits, each copy once:
@@ -173,8 +176,10 @@ class Opener:
         if due is not None and due < self._look_at:
             if self._task is not None:
                 self._task.cancel()
-            self._look_at = due
+            # In this order: interrupted in between, it is looked at once more, not never.
+            self._look_at = float("inf")
             self._task = housekeeper().call_at(due, WeakCall(self.look))
+            self._look_at = due
 
     def _next_look(self, now: float) -> float | None:
         line, trouble, opening = self._line, self.trouble, self._opening(now)
@@ -199,7 +204,7 @@ class Opener:
         with self._lock:
             self._look_at = float("inf")
             if self.trouble is not None and not self._line.waiting and self._probes_on(now):
-                if self._probes_allowed(now) and self._line.reserve_for_line():
+                if self._probes_allowed(now) and not self._line.full:
                     self.trouble.probing(now)
                     self.openings.plan_locked(Context())
                 self._watch_locked(now)
@@ -249,7 +254,10 @@ class Opener:
 
     def _failed(self, error: BaseException, opening: object, began: float) -> None:
         now = self._clock()
-        kind = self._refusals.classify(error)
+        try:
+            kind = self._refusals.classify(error)
+        except Exception:  # as of an error that cannot be printed: the slot must not be lost
+            kind = None
         with self._lock:
             self.openings.end_locked(opening)
             self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1

@@ -50,8 +50,12 @@ class Openings:
         self._began: dict[object, float] = {}
 
     def plan_locked(self, context: Context) -> None:
-        """Note an opening whose slot has been reserved."""
-        self._planned.append([context])
+        """Reserve a slot, and note that a connection is to be opened in it."""
+        planned, line, ticket = self._planned, self._line, [context]
+        # No call between these two lines: an interrupt there would leave a slot that
+        # counts as being opened for ever.
+        planned += (ticket,)
+        line.opening += 1
 
     @property
     def planned(self) -> bool:
@@ -63,7 +67,9 @@ class Openings:
         while self._planned:
             ticket: list[Context] = []
             try:
-                ticket = self._planned.popleft()
+                # Not popleft(): interrupted as it returns, the ticket would be lost.
+                ticket = self._planned[0]
+                del self._planned[0]
                 self._start(lambda ticket=ticket: self._run(ticket))  # type: ignore[misc]
             except BaseException as error:
                 self._give_back(ticket)

@@ -19,12 +19,14 @@ import time
 from bisect import bisect_left
 from typing import Any, cast
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from . import forkmark
 from .checks import PooledEntry
 from .entries import GONE, LEASED
+from .errors import PoolError
 from .limits import current_label, pool_limit
 from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
@@ -165,9 +167,10 @@ class ManagedPool(ServicedPool):
             fairy = _ConnectionRecord.checkout(self)
             fairy._counter = 1
             return fairy
-        except Exception:
+        except (PoolError, SQLAlchemyError):
             raise
         except BaseException:
+            # Also the Exceptions that strike from outside, such as Celery's soft time limit.
             self._reclaim_from_killed()
             raise
 

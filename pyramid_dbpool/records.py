@@ -50,6 +50,7 @@ class PooledRecord(_ConnectionRecord):
             and entry.pid == os.getpid()
         ):
             self._obtain_again(entry)
+            return cast("DBAPIConnection", self.dbapi_connection)
         return super().get_connection()
 
     def renew(self) -> None:

@@ -171,11 +171,16 @@ class Service:
     def close_idle(self) -> None:
         """Close what is idle, and keep no minimum open until somebody asks again."""
         with self.lock:
-            doomed = [each for each in list(self.line.idle) if self.line.hold(each)]
+            doomed = list(self.line.idle)
             self.connections.husks.clear()
             # Else each one that is closed would be replaced at once.
             self.opener.rest_locked()
-        self.connections.close_held([(entry, "disposed") for entry in doomed])
+        for entry in doomed:
+            # Held one at a time: what an interrupt leaves held is lost.
+            with self.lock:
+                mine = self.line.hold(entry)
+            if mine:
+                self.connections.close_held([(entry, "disposed")])
         self.upkeep.cancel()
         self.holds.cancel()
 

@@ -57,7 +57,11 @@ class Upkeep:
             due = self._next_due_locked(now)
             self.is_due = due is not None
         if due is not None:
-            self._task = housekeeper().call_at(max(due, now), WeakCall(self.run))
+            try:
+                self._task = housekeeper().call_at(max(due, now), WeakCall(self.run))
+            except BaseException:
+                self.is_due = False
+                raise
 
     def cancel(self) -> None:
         """Call the housekeeper off, so that it may rest: the pool was disposed of."""
@@ -97,11 +101,7 @@ class Upkeep:
         try:
             self._connections.close_held(doomed)
             for entry in stale:
-                # Held one at a time: callers need the others meanwhile.
-                with self._lock:
-                    mine = self._line.hold(entry)
-                if mine:
-                    self._connections.examine(entry)
+                self._examine(entry)
         finally:
             self.schedule()
 
@@ -130,10 +130,17 @@ class Upkeep:
     def examine_suspects(self) -> None:
         """Ping every suspect that is idle, each in a thread of its own."""
         with self._lock:
-            idle = list(self._line.idle)
-            suspects = [each for each in idle if each.suspect and self._line.hold(each)]
+            suspects = [each for each in list(self._line.idle) if each.suspect]
         for entry in suspects:
-            self._in_thread(lambda entry=entry: self._connections.examine(entry))  # type: ignore[misc]
+            self._in_thread(lambda entry=entry: self._examine(entry))  # type: ignore[misc]
+
+    def _examine(self, entry: PooledEntry) -> None:
+        # Held only now, by whoever gives it back: callers need the others meanwhile, and
+        # what an interrupt leaves held is lost.
+        with self._lock:
+            mine = self._line.hold(entry)
+        if mine:
+            self._connections.examine(entry)
 
     def reclaim_strays_locked(self, now: float) -> int:
         """Forget leases that nobody received: their slots are free again.

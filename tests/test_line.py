@@ -140,6 +140,25 @@ def test_slot_that_becomes_free_inside_a_return_is_told_to_the_owner() -> None:
     assert told == [1]
 
 
+def test_idle_connection_has_no_holder() -> None:
+    """Else its last holder, killed elsewhere, would take it back from the next one."""
+    line = Line[Entry](1, 1)
+    (lease,) = filled(line, 1)
+    lease.holder = 7
+    line.put(lease, 0.0)
+    taken = line.take(1.0)
+    assert taken is lease
+    assert taken.holder == 0
+
+
+def test_who_waits_for_an_opening_only_does_not_fill_the_line() -> None:
+    """`max_waiting` counts those who wait for others; free slots will serve the rest."""
+    line = Line[Entry](2, 3, slots_to_waiters=False, max_waiting=1)
+    filled(line, 1)
+    joined = [line.join(waiter()) for _ in range(4)]
+    assert joined == [True, True, True, False]
+
+
 def test_fifo_surplus_is_the_low_water_mark() -> None:
     """One request in turn on four connections leaves three surplus, though each is used."""
     line = Line[Entry](4, 4)

@@ -15,7 +15,6 @@ def planned(start: Callable[[Callable[[], object]], object]) -> tuple[Openings, 
     """Make openings, one of them planned; each that runs is over at once."""
     line = Line[Entry](1, 2, slots_to_waiters=False)
     openings = Openings(line, threading.RLock(), line.open_failed, start)
-    assert line.reserve_for_line()
     openings.plan_locked(Context())
     return openings, line
 

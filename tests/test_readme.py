@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import transaction
 from docutils.core import publish_doctree
-from docutils.nodes import literal_block, system_message
+from docutils.nodes import entry, literal_block, row, system_message, table
 from pyramid.config import Configurator
 from webtest import TestApp
 
@@ -38,7 +38,8 @@ def blocks(document: Any, language: str) -> list[str]:
 def settings(document: Any, psycopg_url: str) -> Iterator[dict[str, str]]:
     """What the ini blocks say, on databases that exist."""
     parser = configparser.ConfigParser()
-    parser.read_string("\n".join(blocks(document, "ini")))
+    for block in blocks(document, "ini"):
+        parser.read_string(block if block.startswith("[") else f"[app:main]\n{block}")
     made = dict(parser["app:main"])
     del made["use"]
     for key in [key for key in made if key.endswith("url")]:
@@ -69,6 +70,19 @@ def code(
 def test_the_text_is_valid(document: Any) -> None:
     """docutils has nothing to say about it."""
     assert [message.astext() for message in document.findall(system_message)] == []
+
+
+def test_no_row_of_a_table_is_cut(document: Any) -> None:
+    """A simple table makes a row of its own of each line of a first cell that is wrapped."""
+    tables = [
+        [next(each.findall(entry)).astext() for each in found.findall(row)]
+        for found in document.findall(table)
+    ]
+    # Requests, an outage, errors, the example app; the settings have a test of their own.
+    written = [firsts for firsts in tables if firsts[0] != "Setting"]
+    assert [len(firsts) for firsts in written] == [7, 7, 10, 8]
+    assert {"The server is away", "After the last finished callback"} < {*written[0], *written[1]}
+    assert all(first for firsts in written for first in firsts)
 
 
 def test_the_settings_table_is_the_declaration(document: Any) -> None:
@@ -109,6 +123,19 @@ def test_an_app_answers_overload_by_itself(code: dict[str, Any], settings: dict[
     config.add_route("refused", "/")
     config.add_view(refused, route_name="refused")
     assert TestApp(config.make_wsgi_app()).get("/", status=503).json == {"error": "busy"}
+
+
+def test_a_script_finds_the_settings(
+    code: dict[str, Any], settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the ini file, as strings."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setitem(code, "create_tables", found.append)
+    lines = [f"{key} = {value}" for key, value in settings.items()]
+    ini = tmp_path / "development.ini"
+    ini.write_text("\n".join(["[app:main]", "use = call:pyramid.config:Configurator", *lines]))
+    code["script"](str(ini))
+    assert {key: found[0][key] for key in settings} == settings
 
 
 def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:

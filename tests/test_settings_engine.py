@@ -194,8 +194,11 @@ def test_what_engine_from_config_cannot_read_is_read(keyword: str, value: str) -
     ini = {"sqlalchemy.url": FILE, f"sqlalchemy.{keyword}": value}
     try:
         theirs = engine_from_config(ini)
-        with theirs.connect() as connection:
-            assert callable(connection.dialect._json_serializer)
+        try:
+            with theirs.connect() as connection:
+                assert callable(connection.dialect._json_serializer)
+        finally:
+            theirs.dispose()
     except (ValueError, TypeError, AttributeError, AssertionError):
         loaded = load_pool(ini)
         create_engine(loaded.url, **loaded.engine_options).dispose()

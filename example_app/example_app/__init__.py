@@ -14,6 +14,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_tm")
         config.include("pyramid_dbpool")
         config.include(".broker")
+        config.include(".busy")
         config.include(".views")
     if asbool(settings.get("migrate_on_start")):
         # Not at the top: in production nobody needs Alembic but the command.

@@ -21,6 +21,7 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused, NotAllowed
 from kombu import Connection, Consumer, Exchange, Message, Queue
+from kombu.exceptions import OperationalError
 from kombu.pools import producers
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
@@ -88,8 +89,10 @@ def publish_if_stored(stored: bool, broker: Connection, event: dict[str, str]) -
         return
     try:
         publish(broker, event)
-    except Exception:
+    except (OperationalError, *broker.recoverable_connection_errors) as error:
         # The note is stored: a broker that is away must not make a 500 of that.
+        log.warning("The event %r is not published: %s", event, error)
+    except Exception:
         log.exception("The event %r is not published", event)
 
 

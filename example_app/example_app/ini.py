@@ -17,24 +17,28 @@ from sqlalchemy.exc import SQLAlchemyError
 from pyramid_dbpool import PoolError
 
 
-def read_command_line(doc: str | None, argv: Sequence[str] | None) -> dict[str, Any]:
+class IniError(ValueError):
+    """The ini file cannot be used; says why in one line."""
+
+
+def read_command_line(prog: str, doc: str | None, argv: Sequence[str] | None) -> dict[str, Any]:
     """Set the logging up and return the app's settings; a bad file ends the script."""
-    parser = argparse.ArgumentParser(description=doc)
+    parser = argparse.ArgumentParser(prog=prog, description=doc)
     parser.add_argument("config_uri", help="the ini file")
     parser.add_argument("config_vars", nargs="*", metavar="a=b", help="a value for its [DEFAULT]")
     args = parser.parse_args(argv)
     try:
         return read(args.config_uri, parse_vars(args.config_vars))
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    except ValueError as error:
+        parser.exit(1, f"{prog}: {error}\n")
 
 
 @contextmanager
 def one_line_errors(prog: str) -> Iterator[None]:
-    """End the script with one line on stderr if the settings, the database or the broker fail."""
+    """End the program with one line on stderr if the settings, the database or the broker fail."""
     try:
         yield
-    except (ConfigurationError, SQLAlchemyError, PoolError) as error:
+    except (ConfigurationError, IniError, SQLAlchemyError, PoolError) as error:
         print(f"{prog}: {reason(error)}", file=sys.stderr)
         sys.exit(1)
 
@@ -51,13 +55,15 @@ def reason(error: Exception) -> str:
 def read(config_uri: str, variables: dict[str, str]) -> dict[str, Any]:
     """Set the logging up and return the app's settings.
 
-    Raises ValueError or OSError, with one line that says what is wrong.
+    Raises IniError, with one line that says what is wrong.
     """
     path = config_uri.partition("#")[0]
     try:
         with Path(path).open():  # says better than the parser why a file cannot be read
             setup_logging(config_uri, variables)
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)
+    except OSError as error:
+        raise IniError(f"{path}: {error.strerror or error}.") from error
     except (configparser.Error, ImportError, LookupError, PlasterError) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise IniError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     return settings

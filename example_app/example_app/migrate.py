@@ -1,4 +1,4 @@
-"""Bring the database's tables to what the code needs: `python -m example_app.migrate some.ini`."""
+"""Bring the database's tables to what the code needs: `example-app-migrate some.ini`."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,15 @@ from alembic.config import Config
 
 from example_app import ini
 
+PROGRAM = "example-app-migrate"
 # Any number that no other advisory lock of this database has.
 LOCK = 7_265_113
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""
-    settings = ini.read_command_line(__doc__, argv)
-    with ini.one_line_errors("migrate"):
+    settings = ini.read_command_line(PROGRAM, __doc__, argv)
+    with ini.one_line_errors(PROGRAM):
         upgrade(settings)
     return 0
 

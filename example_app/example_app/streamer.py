@@ -137,7 +137,7 @@ def push(message: Message, session: Session, hub: Hub) -> None:
     note = session.get(Note, UUID(message.payload["id"]))
     if note is not None:
         count = hub.push(json.dumps(note.shown()))
-        log.info("note %s to %d sockets", note.id, count)
+        log.info("note %s to %d %s", note.id, count, "socket" if count == 1 else "sockets")
 
 
 def drop(message: Message, error: Exception) -> None:

@@ -17,10 +17,15 @@ from sqlalchemy.exc import OperationalError, TimeoutError
 
 from example_app import broker, ini
 from example_app.models import Note, write_note
-from pyramid_dbpool import unit_of_work
+from pyramid_dbpool import get_engine, unit_of_work
 
-settings = ini.read(os.environ["EXAMPLE_APP_INI"], {})
-events = broker.connect(settings)
+if not os.environ.get("EXAMPLE_APP_INI"):
+    raise SystemExit("set EXAMPLE_APP_INI to the ini file, such as development.ini")
+# A wrong setting ends the worker here, and not each task; nothing is connected to.
+with ini.one_line_errors("example_app.tasks"):
+    settings = ini.read(os.environ["EXAMPLE_APP_INI"], {})
+    get_engine(settings)
+    events = broker.connect(settings)
 
 app = Celery("example_app", broker=settings["broker.url"])
 if "broker.folder" in settings:
@@ -49,5 +54,6 @@ def count_notes(day: str) -> None:
     with unit_of_work(settings) as session:
         of_the_day = Note.created.between(start, start + timedelta(days=1)), Note.id != note_id
         count: Any = session.scalar(select(func.count()).select_from(Note).where(*of_the_day))
-        write_note(session, note_id, f"{count} notes were written on {day}.")
+        written = "1 note was" if count == 1 else f"{count} notes were"
+        write_note(session, note_id, f"{written} written on {day}.")
     broker.publish(events, {"id": str(note_id)})

@@ -50,8 +50,9 @@ def open_page(
     start_web()
 
     def complain(text: str) -> None:
-        # What a page cannot keep quiet: that the streamer is away, that a note is refused.
-        if "ERR_CONNECTION_REFUSED" not in text and "status of 400" not in text:
+        # What a page cannot keep quiet: that a server is away, that a note is refused.
+        quiet = ("ERR_CONNECTION_REFUSED", "status of 400", "status of 503")
+        if not any(each in text for each in quiet):
             complaints.append(text)
 
     def window(clock: bool = False, **options: Any) -> Page:
@@ -138,12 +139,38 @@ def test_note_that_is_refused(open_page: OpenPage, start_streamer: StartProgram)
     expect(page.get_by_role("alert")).to_have_text(
         "The note is not stored: the text must not be empty"
     )
+    field.fill("x" * 20_000)
+    field.press("Control+Enter")
+    expect(page.get_by_role("alert")).to_have_text(
+        "The note is not stored: the text has 20000 characters; 10000 are allowed"
+    )
     expect(page.locator("li")).to_have_count(0)
-    field.press_sequentially("text")
+    field.fill("text")
     page.get_by_role("button", name="Write").click()
     expect(page.locator("li")).to_have_count(1)
     expect(page.get_by_role("alert")).to_have_text("")
     expect(field).to_be_focused()
+
+
+def test_list_that_cannot_be_loaded(
+    open_page: OpenPage, start_streamer: StartProgram, settings: dict[str, Any]
+) -> None:
+    """The page says so, instead of an empty list, and loads it later."""
+    start_streamer()
+    page = open_page()
+    with unit_of_work(settings) as session:
+        # Without an event, which would show it.
+        session.add(Note(id=uuid4(), text="Hello"))
+    away = {"error": "the database is busy or away; try again in a moment"}
+    page.route("**/api/notes?*", lambda route: route.fulfill(status=503, json=away))
+    page.clock.install()
+    page.reload()
+    expect(page.locator("#away")).to_contain_text("The notes cannot be loaded just now")
+    expect(page.locator("li")).to_have_count(0)
+    page.unroute("**/api/notes?*")
+    page.clock.fast_forward(6 * SECOND)
+    expect(page.locator("li")).to_have_count(1)
+    expect(page.locator("#away")).to_have_text("")
 
 
 def test_the_picture_of_the_readme(open_page: OpenPage, start_streamer: StartProgram) -> None:

@@ -1,4 +1,4 @@
-"""What the streamer does when the database goes away and comes back."""
+"""What the web app and the streamer do when the database goes away and comes back."""
 
 import signal
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from processes import StartProgram, write
 from sqlalchemy import create_engine, make_url, text
 from webtest import TestApp
 
+from example_app import main
 from example_app.broker import connect, publish
 from example_app.streamer import GIVE_UP
 from pyramid_dbpool import get_engine
@@ -25,6 +26,22 @@ def database(new_postgres: Callable[..., PrivatePostgres]) -> PrivatePostgres:
 def psycopg_url(database: PrivatePostgres) -> str:
     """Let everything use that one."""
     return database.url()
+
+
+def test_web_app_whose_database_is_away(
+    database: PrivatePostgres, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so in JSON, when to come back, and in the log why."""
+    settings["sqlalchemy.pool_timeout"] = settings["sqlalchemy.replica.pool_timeout"] = "100ms"
+    app = TestApp(main({}, **settings))
+    note = write(app, "before")
+    database.stop()
+    for path in (f"/api/notes/{note}", "/api/notes"):
+        answer = app.get(path, status=503)
+        assert answer.json == {"error": "the database is busy or away; try again in a moment"}
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "503 for GET" in caplog.text
+    database.start()
 
 
 def test_database_that_was_restarted(

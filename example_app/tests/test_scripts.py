@@ -8,7 +8,7 @@ import pytest
 from processes import Program, write_ini
 from pyramid.exceptions import ConfigurationError
 
-from example_app import streamer
+from example_app import migrate, streamer
 from pyramid_dbpool import SettingsError
 from pyramid_dbpool.embedded import free_port
 
@@ -39,7 +39,42 @@ def said(script: str, folder: Path, settings: dict[str, Any]) -> str:
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, wrong: dict[str, str], why: str) -> None:
     """It names the setting."""
-    assert said(MIGRATE, tmp_path, wrong).startswith(f"{MIGRATE}: {why}")
+    assert said(MIGRATE, tmp_path, wrong).startswith(f"example-app-migrate: {why}")
+
+
+def test_a_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """It names the file first."""
+    with pytest.raises(SystemExit):
+        migrate.main(["nofile.ini"])
+    assert (
+        capsys.readouterr().err == "example-app-migrate: nofile.ini: No such file or directory.\n"
+    )
+
+
+def told_by_celery(monkeypatch: pytest.MonkeyPatch, ini_file: str) -> str:
+    """Run Celery's command, which fails; give what it prints."""
+    monkeypatch.setenv("EXAMPLE_APP_INI", ini_file)
+    program = Program("-m", "celery", "-q", "-A", "example_app.tasks", "report")
+    try:
+        assert program.end() == 1
+    finally:
+        program.kill()
+    return program.output
+
+
+def test_a_wrong_setting_ends_the_worker_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, and not in each task."""
+    assert told_by_celery(monkeypatch, "") == (
+        "set EXAMPLE_APP_INI to the ini file, such as development.ini"
+    )
+    nowhere = told_by_celery(monkeypatch, "nofile.ini")
+    assert nowhere == "example_app.tasks: nofile.ini: No such file or directory."
+    wrong = write_ini(tmp_path, "development.ini", {"sqlalchemy.pool_size": "many"})
+    many = told_by_celery(monkeypatch, str(wrong))
+    assert many.startswith("example_app.tasks: sqlalchemy.pool_size = 'many'")
+    assert "\n" not in many
 
 
 @pytest.mark.parametrize(
@@ -66,7 +101,7 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     url = f"postgresql+psycopg://h:secret@127.0.0.1:{free_port()}/h"
     wrong = {"sqlalchemy.url": url, "sqlalchemy.pool_timeout": "500ms"}
     line = said(MIGRATE, tmp_path, wrong)
-    assert line.startswith("migrate: ")
+    assert line.startswith("example-app-migrate: ")
     assert "onnection refused" in line
 
 

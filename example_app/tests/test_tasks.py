@@ -49,6 +49,6 @@ def test_task_writes_one_note(app: TestApp, celery: Celery) -> None:
         assert celery("call", "example_app.tasks.count_notes", "--args", f'["{today}"]').end() == 0
         worker.wait_for("succeeded")
     notes = [note["text"] for note in app.get("/api/notes").json["notes"]]
-    assert notes == [f"1 notes were written on {today}.", "Hello"]
+    assert notes == [f"1 note was written on {today}.", "Hello"]
     assert worker.end(signal.SIGTERM) == 0
     assert "Traceback" not in worker.output
