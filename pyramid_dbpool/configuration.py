@@ -146,9 +146,14 @@ def add_retry(config: Configurator, app: AppSettings) -> None:
 
 
 def _add_outer_tween(config: Configurator, factory: str) -> None:
-    # Over pyramid_tm's, whether it is there or not.
-    config.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
-    config.action(None, lambda: _warn_of_a_missing_tween(config.registry, factory), order=_LAST)
+    # Of its own and late, so that it is over the tweens that an app adds after it.
+    last = Configurator(registry=config.registry, autocommit=True)
+
+    def register() -> None:
+        last.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+        _warn_of_a_missing_tween(config.registry, factory)
+
+    config.action(None, register, order=_LAST)
 
 
 def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:

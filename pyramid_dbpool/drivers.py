@@ -20,6 +20,7 @@ __all__ = [
     "ConnectFailure",
     "classify_connect_failure",
     "connect_failure",
+    "in_autocommit",
     "is_known_rollback",
     "is_missed_disconnect",
     "is_unknown_outcome",
@@ -164,6 +165,17 @@ def transaction_failed(dbapi_connection: Any) -> bool:
         return bool(pgconn.transaction_status == PG_IN_ERROR)
     status = getattr(dbapi_connection, "get_transaction_status", None)
     return status is not None and status() == PG_IN_ERROR
+
+
+def in_autocommit(dialect: Dialect, dbapi_connection: Any) -> bool:
+    """Tell whether the driver's connection commits each statement, as far as that costs nothing.
+
+    mysql-connector would ask the server.
+    """
+    if dialect.driver == "mysqlconnector":
+        return False
+    ask = getattr(dbapi_connection, "get_autocommit", None)
+    return bool(ask()) if ask else getattr(dbapi_connection, "autocommit", None) is True
 
 
 def is_known_rollback(error: DBAPIError) -> bool:

@@ -207,10 +207,13 @@ def _make_engine(pool: PoolSettings) -> Engine:
     return engine
 
 
+_ON = ("1", "true", "yes", "on")
+
+
 def _is_autocommit(pool: PoolSettings) -> bool:
-    arguments = pool.engine_options.get("connect_args") or {}
+    arguments = {**pool.url.query, **(pool.engine_options.get("connect_args") or {})}
     level = pool.engine_options.get("isolation_level")
-    return level == "AUTOCOMMIT" or bool(arguments.get("autocommit"))
+    return level == "AUTOCOMMIT" or str(arguments.get("autocommit") or 0).lower() in _ON
 
 
 def _failed_connect(pool: PoolSettings) -> Callable[[ExceptionContext], BaseException | None]:

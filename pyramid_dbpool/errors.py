@@ -47,20 +47,22 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 class CommitUnknown(PoolError, sa_exc.OperationalError):
     """The connection was lost during COMMIT: the work may or may not be stored.
 
+    :param said: what of the driver's error may be shown: no secret.
     :ivar orig: the driver's error.
     """
 
-    def __init__(self, orig: BaseException | None) -> None:
+    def __init__(self, orig: BaseException | None, said: str = "") -> None:
         super().__init__(None, None, orig or self, connection_invalidated=True)
         self.args = (
             "The connection was lost while COMMIT was on its way: the work may or may not be"
-            f" stored. Look before you do it again. ({' '.join(str(orig).split())})",
+            f" stored. Look before you do it again. ({said or type(orig).__name__})",
         )
+        self._said = said
         # SQLAlchemy's link explains operational errors in general.
         self.code = ""
 
-    def __reduce__(self) -> tuple[type, tuple[BaseException | None]]:
-        return type(self), (self.orig,)
+    def __reduce__(self) -> tuple[type, tuple[BaseException | None, str]]:
+        return type(self), (self.orig, self._said)
 
 
 class TransactionFailed(PoolError, sa_exc.InvalidRequestError):

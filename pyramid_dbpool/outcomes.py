@@ -13,8 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 
-from .drivers import is_known_rollback, is_unknown_outcome
+from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome
 from .errors import CommitUnknown
+from .messages import driver_text
+from .statements import commits
 
 __all__ = ["Outcome", "current_outcome", "note_outcomes", "observed", "unobserved"]
 
@@ -28,21 +30,25 @@ class Outcome:
     :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it.
     """
 
-    __slots__ = ("autocommit", "commits", "committing", "on_error", "prepared")
+    __slots__ = ("commits", "committing", "on_error", "prepared", "stored", "unseen")
 
     def __init__(self, on_error: Callable[[Outcome, Exception], object] | None = None) -> None:
         self.on_error = on_error
         # COMMITs that were begun, without those known to have been rolled back.
         self.commits = 0
-        self.autocommit = False
+        # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
+        self.stored = False
         self.prepared = False
+        # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
+        # list, since threads with a copy of the context may come together.
+        self.unseen: list[None] = []
         # The connection whose last word was COMMIT.
         self.committing: Connection | None = None
 
     @property
     def nothing_stored(self) -> bool:
         """Whether it is certain that nothing is stored."""
-        return not (self.commits or self.autocommit or self.prepared)
+        return not (self.commits or self.stored or self.prepared or self.unseen)
 
 
 @contextmanager
@@ -79,17 +85,46 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
-            level = connection.get_execution_options().get("isolation_level")
-            if level == "AUTOCOMMIT" or (level is None and autocommit):
-                outcome.autocommit = True
+            if _is_autocommit(connection, autocommit):
+                outcome.stored = True
 
+    event.listen(engine, "checkout", _note_checkout)
+    event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _note_error, retval=True)
     if not read_only:
+        event.listen(engine, "before_cursor_execute", _note_statement)
         event.listen(engine, "commit", _note_commit)
         event.listen(engine, "prepare_twophase", _note_prepare)
         event.listen(engine, "commit_twophase", lambda connection, *_: _note_commit(connection))
+
+
+def _is_autocommit(connection: Connection, configured: bool) -> bool:
+    level = connection.get_execution_options().get("isolation_level")
+    if level is not None:
+        return str(level).upper() == "AUTOCOMMIT"
+    # The driver may have been told by itself: in the URL, or by a hook.
+    return configured or in_autocommit(connection.dialect, connection.connection.dbapi_connection)
+
+
+def _note_checkout(*_args: object) -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.unseen.append(None)
+
+
+def _note_connection(_connection: Connection) -> None:
+    # It comes right after its checkout.
+    outcome = _current.get()
+    if outcome is not None and outcome.unseen:
+        outcome.unseen.pop()
+
+
+def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+    outcome = _current.get()
+    if outcome is not None and not outcome.stored:
+        outcome.stored = commits(str(statement), connection.dialect.name)
 
 
 def _note_commit(connection: Connection) -> None:
@@ -115,7 +150,8 @@ def _note_error(context: ExceptionContext) -> BaseException | None:
     if _is_of_commit(outcome, context):
         outcome.committing = None
         if context.is_disconnect or is_unknown_outcome(error):
-            said = CommitUnknown(context.original_exception)
+            lost = context.original_exception
+            said = CommitUnknown(lost, driver_text(lost))
         elif is_known_rollback(error):
             outcome.commits -= 1
     if outcome.on_error is not None:

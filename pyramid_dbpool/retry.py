@@ -1,4 +1,7 @@
-"""Which requests pyramid_retry may try again, and how long one may wait for connections."""
+"""The outermost tween: which requests may be tried again, and how long one may wait.
+
+It also answers what a pool refuses to a tween or a security policy.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from .drivers import is_known_rollback, is_missed_disconnect
-from .errors import CommitUnknown, PoolError
+from .errors import CommitUnknown, DatabaseUnavailable, PoolError
 from .limits import setting_limit
 from .outcomes import Outcome, current_outcome, observed
 
@@ -40,7 +43,7 @@ Handler = Callable[[Request], Response]
 
 
 def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
-    """Return the tween that lets requests be tried again; over pyramid_tm's.
+    """Return the tween that lets requests be tried again; over all others.
 
     There it sees what a commit raised: as the error itself, or, if an exception view has
     answered, as `request.exception`, where pyramid_retry looks too.
@@ -51,13 +54,19 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
         if current_outcome() is not None:
             # A subrequest is a part of its request, which is tried again as a whole.
             return handler(request)
+        if request.environ.get("retry.attempt"):
+            # What the attempt before has read is at its end.
+            request.make_body_seekable()
         judge = partial(_judge, request.method)
         with observed(judge) as outcome, _limit(request, timeout):
             try:
                 response = handler(request)
             except Exception as error:
                 judge(outcome, error)
-                raise
+                if not isinstance(error, DatabaseUnavailable | sa_exc.TimeoutError):
+                    raise
+                # Raised over Pyramid's own tween that asks the exception views.
+                return request.invoke_exception_view(reraise=True)
             answered = getattr(request, "exception", None)
             if answered is not None:
                 judge(outcome, answered)

@@ -9,10 +9,11 @@ import transaction
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session, scoped_session
 
-from .engines import process_engine
+from .engines import find_engine, process_engine
 from .errors import CommitUnknown, SessionInUse
 from .labels import labelled_by_caller
-from .outcomes import unobserved
+from .messages import driver_text
+from .outcomes import current_outcome, observed, unobserved
 from .transactions import Modes
 from .writes import roll_back
 
@@ -91,8 +92,10 @@ def unit_of_work(
         unit = _unit(session, read_only)
     else:
         unit = _tm_unit(session, read_only, transaction_manager)
+    # Whoever observes already is told; a read-only unit has no COMMIT worth knowing of.
+    watch = nullcontext() if read_only or current_outcome() else observed()
     try:
-        with labelled_by_caller("unit_of_work"), unit, modes.applied(session):
+        with labelled_by_caller("unit_of_work"), watch, unit, modes.applied(session):
             yield session
     finally:
         close_session(session)
@@ -124,7 +127,7 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 @contextmanager
 def _unit(session: Session, read_only: bool) -> Iterator[None]:
     # Around the body too: it may commit by hand.
-    with _commit_outcome(read_only):
+    with _commit_outcome(session, read_only):
         try:
             yield
             # Here, so that a connection that is lost in a flush is not taken for
@@ -145,7 +148,7 @@ def _tm_unit(session: Session, read_only: bool, manager: TransactionManager) -> 
     if is_joined(session):
         raise SessionInUse("The session is joined to another transaction manager already.")
     _begin(manager)
-    with _commit_outcome(read_only):
+    with _commit_outcome(session, read_only):
         try:
             join(session, manager)
             yield
@@ -186,14 +189,22 @@ def _rollback(session: Session) -> None:
 
 
 @contextmanager
-def _commit_outcome(read_only: bool) -> Iterator[None]:
-    """Tell a COMMIT whose answer was lost from one that failed."""
+def _commit_outcome(session: Session, read_only: bool) -> Iterator[None]:
+    """Tell a COMMIT whose answer was lost from one that failed, on an engine that is not ours."""
     try:
         yield
     except sa_exc.DBAPIError as error:
+        if _is_ours(session):
+            # Our engines know what they have sent; a lost ROLLBACK has no statement either.
+            raise
         # Without a statement it was COMMIT itself; a flush has one. A read-only
         # unit has nothing that could be stored.
         lost = error.connection_invalidated and error.statement is None and not read_only
         if lost and not isinstance(error, CommitUnknown):
-            raise CommitUnknown(error.orig) from error
+            raise CommitUnknown(error.orig, driver_text(error)) from error
         raise
+
+
+def _is_ours(session: Session) -> bool:
+    bind = session.bind
+    return bind is not None and find_engine(bind.engine) is not None

@@ -20,6 +20,8 @@ from .drivers import (
 )
 from .errors import CommitUnknown, DatabaseUnavailable
 from .limits import stoppable
+from .messages import driver_text
+from .outcomes import Outcome, observed
 from .sessions import unit_of_work
 from .sources import MessageName, Stop
 from .transactions import Modes
@@ -58,27 +60,33 @@ class Unit(Generic[M]):
             return self._run(message, named)
 
     def _run(self, message: M, named: MessageName[M]) -> bool:
-        tries = 0
+        tries, modes = 0, asdict(self.modes)
         while True:
             tries += 1
             try:
-                with unit_of_work(self.session, **asdict(self.modes)) as session:
+                with observed() as outcome, unit_of_work(self.session, **modes) as session:
                     self.handle(message, session)
                 return True
             except Exception as error:
-                remedy = self._remedy(error)
-                if remedy is None or tries >= self.max_tries:
+                remedy = self._remedy(error, outcome)
+                if remedy is None:
+                    raise
+                # At a stop the last try is none: the next worker has all of them.
+                stopped = self.stop.is_set() and remedy != self._others_are_past
+                if tries >= self.max_tries and not stopped:
                     raise
                 waits = " (waiting for the database)" if remedy == self._database_is_back else ""
                 log.warning(
                     "%s: try %d of %d%s: %s", named, tries, self.max_tries, waits, _reason(error)
                 )
-                if not remedy(tries):
+                if stopped or not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False
 
-    def _remedy(self, error: Exception) -> Callable[[int], bool] | None:
+    def _remedy(self, error: Exception, outcome: Outcome) -> Callable[[int], bool] | None:
         """Return what has to be waited for before another try; None if none is allowed."""
+        if not (self.repeatable or outcome.nothing_stored):
+            return None
         if isinstance(error, CommitUnknown):
             return self._database_is_back if self.repeatable else None
         if isinstance(error, sa_exc.TimeoutError):
@@ -153,6 +161,5 @@ def _pause(number: int) -> float:
 
 
 def _reason(error: Exception) -> str:
-    # Not SQLAlchemy's own text: it shows the statement's parameters.
     shown = getattr(error, "orig", None) or error
-    return f"{type(shown).__name__}: {shown}".partition("\n")[0]
+    return f"{type(shown).__name__}: {driver_text(shown)}"

@@ -69,7 +69,9 @@ def consume(
 
     **A message is tried again,** `max_tries` times in all, when the database went away under it
     (after a wait for the database, however long that lasts), when no connection came free in
-    time, and after a serialization failure or a deadlock. So everything but the database that
+    time, and after a serialization failure or a deadlock; but not if `handle` may have stored
+    something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless `idempotent` or
+    `read_only` says that this does no harm. So everything but the database that
     `handle` touches has to bear repetition. When the connection was lost during COMMIT, the work
     may be stored: `CommitUnknown` is an error like others, unless `idempotent` or `read_only`
     says that another try does no harm.

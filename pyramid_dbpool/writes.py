@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import TextClause
 from .drivers import transaction_failed
 from .errors import SessionInUse, TransactionFailed
 from .messages import driver_text
+from .statements import changes_nothing, first_word
 
 __all__ = [
     "WROTE",
@@ -25,14 +26,31 @@ log = logging.getLogger(__name__)
 # A key of Session.info: whether its transaction has written.
 WROTE = "pyramid_dbpool.wrote"
 
+# A key of Connection.info: whether its transaction was sent what may have changed something.
+_CHANGED = "pyramid_dbpool.changed"
+
 _WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
 
 
 def note_writes(maker: sessionmaker[Session]) -> None:
-    """Have the sessions of `maker` keep `WROTE` up to date."""
+    """Have the sessions of `maker` keep `WROTE` up to date, and the engine `_CHANGED`."""
+    engine = maker.kw["bind"]
+    # PostgreSQL can be asked. A second app with this engine adds no second listener.
+    if engine.dialect.name != "postgresql":
+        event.listen(engine, "begin", _forget_changes)
+        event.listen(engine, "before_cursor_execute", _note_statement)
     event.listen(maker, "after_flush", _note_flush)
     event.listen(maker, "do_orm_execute", _note_execute)
     event.listen(maker, "after_transaction_end", _forget_writes)
+
+
+def _forget_changes(connection: Connection) -> None:
+    connection.info.pop(_CHANGED, None)
+
+
+def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_: object) -> None:
+    if not changes_nothing(str(statement)):
+        connection.info[_CHANGED] = True
 
 
 def _note_flush(session: Session, _context: object) -> None:
@@ -44,8 +62,7 @@ def _note_execute(state: ORMExecuteState) -> None:
     if state.is_insert or state.is_update or state.is_delete:
         state.session.info[WROTE] = True
     elif isinstance(statement, TextClause):
-        first_word = statement.text.lstrip().partition(" ")[0].upper()
-        state.session.info[WROTE] |= first_word in _WRITING_WORDS
+        state.session.info[WROTE] |= first_word(statement.text) in _WRITING_WORDS
 
 
 def _forget_writes(session: Session, ended: SessionTransaction) -> None:
@@ -97,10 +114,10 @@ def _driver_connection(session: Session) -> Any:
 
 
 def _has_written(session: Session) -> bool:
-    """Ask the server for what we cannot see: Core statements, and functions that write."""
+    """Look for what the session has not seen: Core statements, and functions that write."""
     connection = session.connection()
     if connection.dialect.name != "postgresql":
-        return False
+        return bool(connection.info.get(_CHANGED))
     # Only a transaction that has written or locked something has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
 

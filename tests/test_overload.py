@@ -164,6 +164,50 @@ def test_an_outage_is_503(away: dict[str, Any], caplog: pytest.LogCaptureFixture
     assert "unreachable" in caplog.text
 
 
+def asking_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """Return a tween that asks the database before Pyramid's own tween is reached."""
+
+    def tween(request: Request) -> Response:
+        asks(request)
+        return handler(request)
+
+    return tween
+
+
+def with_tween(config: Configurator) -> None:
+    config.add_tween(f"{__name__}.asking_tween_factory")
+
+
+class AskingPolicy:
+    """A security policy that looks the user up."""
+
+    def authenticated_userid(self, request: Request) -> str:
+        return asks(request)
+
+    def identity(self, request: Request) -> str:
+        return asks(request)
+
+    def permits(self, *_args: object) -> bool:
+        return True
+
+
+def with_policy(config: Configurator) -> None:
+    config.set_security_policy(AskingPolicy())
+
+
+@pytest.mark.parametrize("part", [with_tween, with_policy])
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "own"])
+def test_a_tween_and_a_security_policy_are_refused_as_a_view_is(
+    full: Callable[..., WebApp], part: Any, own: bool
+) -> None:
+    """They ask over the tween that calls exception views."""
+    web = full(part, *[with_view(sa_exc.TimeoutError)] * own)
+    answer = web.get(expect_errors=True)
+    assert answer.status_int == (500 if own else 503)
+    assert answer.text.startswith("own") is own
+    assert attempts == [0]
+
+
 @pytest.mark.parametrize("poolclass", ["NullPool", "QueuePool"])
 def test_an_outage_is_503_with_sqlalchemys_pools_too(away: dict[str, Any], poolclass: str) -> None:
     """They raise DatabaseUnavailable as ours does."""

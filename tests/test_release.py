@@ -111,6 +111,46 @@ def test_uncommitted_changes_are_not_lost(
     "write",
     [
         lambda request: request.db.connection().execute(insert(Row).values(id=1)),
+        lambda request: request.db.bulk_insert_mappings(Row, [{"id": 1}]),
+        lambda request: request.db.execute(
+            text(insert_text(request).replace("INSERT ", "/* x */ INSERT\n"))
+        ),
+        lambda request: request.db.connection().exec_driver_sql(insert_text(request)),
+    ],
+    ids=["core", "bulk", "comment", "driver"],
+)
+def test_changes_that_the_session_has_not_seen_are_not_lost(
+    settings: dict[str, Any], count: Callable[[], int], write: Callable[[Request], Any]
+) -> None:
+    """The engine has sent them."""
+    refused(
+        settings, lambda request: (request.db.execute(select(1)), write(request)), SessionInUse
+    )
+    assert count() == 1
+
+
+def test_a_change_in_the_transaction_before_is_past(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The next one on this connection has only read."""
+
+    def index(request: Request) -> None:
+        with web.engine.begin() as connection:
+            connection.execute(insert(Row).values(id=1))
+        request.db.scalars(select(Row)).all()
+        with request.db.begin_nested():
+            request.db.scalars(select(Row)).all()
+        request.release_db()
+
+    with app(settings, *TM, index=index) as web:
+        web.get()
+    assert count() == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda request: request.db.connection().execute(insert(Row).values(id=1)),
         lambda request: request.db.execute(
             text("WITH new AS (INSERT INTO rows VALUES (1) RETURNING id) SELECT * FROM new")
         ),

@@ -1,5 +1,6 @@
 """Which requests are tried again after an error of the database, and which must not be."""
 
+import contextvars
 import itertools
 import sqlite3
 import threading
@@ -14,7 +15,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid_retry import RetryableException, mark_error_retryable
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -52,6 +53,8 @@ END $$;
 CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON rows DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION trouble();
 """
+RACE = "DO $$ BEGIN RAISE EXCEPTION 'race' USING ERRCODE = '40001'; END $$"
+MARIADB_RACE = "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213"
 ENDS_SESSION, LOSES_RACE, UNKNOWN = -1, -2, -3
 
 
@@ -156,7 +159,43 @@ def test_the_last_attempt_raises(settings: dict[str, Any]) -> None:
         assert (seen, web.checked_out()) == ([0, 1, 2], 0)
 
 
-@pytest.mark.parametrize("stores", [ours_committed, ours_in_autocommit])
+def ours_in_lower_case(request: Request) -> None:
+    engine = get_engine(request.registry.settings)
+    with engine.connect().execution_options(isolation_level="autocommit") as connection:
+        connection.execute(text("INSERT INTO rows (id) VALUES (1000)"))
+
+
+def ours_without_sqlalchemy(request: Request) -> None:
+    connection = get_engine(request.registry.settings).raw_connection()
+    connection.cursor().execute("INSERT INTO rows (id) VALUES (1000)")
+    connection.commit()
+    connection.close()
+
+
+def ours_in_words(request: Request) -> None:
+    with get_engine(request.registry.settings).connect() as connection:
+        connection.execute(text("INSERT INTO rows (id) VALUES (1000)"))
+        connection.execute(text("/* now */ COMMIT"))
+
+
+def ours_in_a_thread(request: Request) -> None:
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(ours_committed, request))
+    thread.start()
+    thread.join()
+
+
+STORES = [
+    ours_committed,
+    ours_in_autocommit,
+    ours_in_lower_case,
+    ours_without_sqlalchemy,
+    ours_in_words,
+    ours_in_a_thread,
+]
+
+
+@pytest.mark.parametrize("stores", STORES)
 def test_a_disconnect_after_something_was_stored_is_not_tried_again(
     settings: dict[str, Any], count: Callable[[], int], stores: Callable[[Request], None]
 ) -> None:
@@ -180,6 +219,91 @@ def test_an_engine_in_autocommit_stores_with_its_first_statement(
     with app(settings, *PARTS, index=at_first(lose_connection)) as web:
         with pytest.raises(OperationalError):
             web.get()
+        assert count() == 1
+
+
+def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """Return a tween that commits before anybody else has a say."""
+
+    def tween(request: Request) -> Response:
+        ours_committed(request)
+        return handler(request)
+
+    return tween
+
+
+def audit(config: Configurator) -> None:
+    config.add_tween(f"{__name__}.audit_tween_factory")
+
+
+def test_what_a_tween_of_the_app_has_committed_is_stored(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """Ours is over those that are added after it."""
+    view = at_first(lose_connection)
+    with app(settings, *PARTS, audit, index=view) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+READS: list[Callable[[Request], bytes]] = [
+    lambda request: request.body,
+    lambda request: request.body_file.read(),
+    lambda request: request.body_file_raw.read(),
+    lambda request: request.environ["wsgi.input"].read(),
+]
+
+
+@pytest.mark.parametrize("read", READS, ids=["body", "body_file", "raw", "wsgi"])
+def test_each_attempt_reads_the_body_from_its_beginning(
+    settings: dict[str, Any], read: Callable[[Request], bytes]
+) -> None:
+    """However it reads."""
+
+    def view(request: Request) -> str:
+        said = read(request).decode()
+        if number(request) == 0:
+            lose_connection(request)
+        return f"{number(request)} {said}"
+
+    with app(settings, *PARTS, index=view) as web:
+        assert web.client.post("/", "hello").text == "1 hello"
+
+
+@pytest.mark.parametrize(
+    ("backend", "query", "race"),
+    [
+        ("postgresql+psycopg", {"autocommit": "true"}, RACE),
+        ("mysql+pymysql", {"autocommit": "1"}, MARIADB_RACE),
+    ],
+)
+def test_a_driver_that_commits_by_itself_stores_with_its_first_statement(
+    new_database: NewDatabase, backend: str, query: dict[str, str], race: str
+) -> None:
+    """SQLAlchemy knows nothing of it."""
+    url = new_database(backend)
+    mine = make_url(url).update_query_dict(query).render_as_string(hide_password=False)
+    view = at_first(lambda request: request.db.execute(text(race)))
+    with database(url) as count, app(settings_for(mine), *PARTS, index=view) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+def test_what_mariadb_commits_before_it_changes_a_table_is_stored(
+    new_database: NewDatabase,
+) -> None:
+    """Nobody has said COMMIT."""
+    url = new_database("mysql+pymysql")
+
+    def trouble(request: Request) -> None:
+        request.db.execute(text("create table another (id int)"))
+        request.db.execute(text(MARIADB_RACE))
+
+    with database(url) as count, app(settings_for(url), *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
         assert count() == 1
 
 

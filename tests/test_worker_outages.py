@@ -14,7 +14,7 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, tries
+from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, tries, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, NewProxy
 from tests.servers.mariadb import MariaDB
@@ -407,3 +407,85 @@ def test_a_database_that_is_not_there_ends_the_loop(
     with pytest.raises(DatabaseUnavailable, match="nowhere"):
         worker.run("ab", handle_there)
     assert (worker.acked, worker.failed) == ([], [])
+
+
+def hand_commit(session: Session, worker: Worker) -> None:
+    session.commit()
+
+
+def second_unit(session: Session, worker: Worker) -> None:
+    with unit_of_work(worker.settings) as other:
+        store("second", other)
+
+
+@pytest.mark.parametrize("stores", [hand_commit, second_unit])
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_message_is_not_tried_again_after_something_of_it_was_stored(
+    postgres_url: str, stores: Callable[[Session, Worker], None], idempotent: bool
+) -> None:
+    """Unless that does no harm."""
+    worker, numbers = Worker(postgres_url), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        store(message, session)
+        stores(session, worker)
+        if len(numbers) == 1:
+            session.connection()
+            worker.end_backends()
+            session.execute(text("SELECT 1"))
+
+    worker.run("a", handle, idempotent=idempotent)
+    assert (len(numbers), len(worker.failed)) == ((2, 0) if idempotent else (1, 1))
+
+
+def test_a_lost_rollback_is_no_unknown_commit(postgres_url: str) -> None:
+    """Neither has a statement; the message is tried again."""
+    worker, numbers = Worker(postgres_url), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        session.execute(text("SELECT 1"))
+        if len(numbers) == 1:
+            worker.end_backends()
+            session.rollback()
+        store(message, session)
+
+    worker.run("a", handle)
+    assert (worker.stored(), worker.acked, len(numbers)) == (["a"], ["a"], 2)
+
+
+def test_a_stop_on_the_last_try_hands_the_message_to_nobody(postgres_url: str) -> None:
+    """It comes again; on_error would drop it."""
+    worker, stop = Worker(postgres_url), threading.Event()
+
+    def handle(message: str, session: Session) -> None:
+        session.connection()
+        worker.end_backends()
+        stop.set()
+        session.execute(text("SELECT 1"))
+
+    worker.run("a", handle, stop=stop, max_tries=1)
+    assert (worker.acked, worker.failed) == ([], [])
+
+
+def test_no_password_of_a_drivers_text_is_logged(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver may quote what it was given."""
+    quoted = DBAPIError(
+        None,
+        None,
+        OSError("no answer from postgresql://u:s3cret@h/x"),
+        connection_invalidated=True,
+    )
+    numbers: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        if len(numbers) == 1:
+            raise quoted
+
+    Worker(postgres_url).run("a", handle)
+    assert TRIED in caplog.text and "OSError: no answer" in caplog.text
+    assert "s3cret" not in caplog.text + str(CommitUnknown(quoted.orig))

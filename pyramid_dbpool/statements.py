@@ -1,0 +1,69 @@
+"""What a statement does, as far as its first words tell."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["changes_nothing", "commits", "first_word"]
+
+# What may stand before a statement's first word: blanks, comments, parentheses.
+_FIRST_WORD = re.compile(
+    r"(?:\s|\(|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*([a-z]+)", re.I | re.S
+)
+
+_FURTHER_COMMIT = re.compile(r";\s*commit\b", re.I)
+# These databases end the open transaction with a COMMIT first.
+_IMPLICIT_COMMIT_DIALECTS = frozenset({"mysql", "mariadb", "oracle"})
+# CALL: what a procedure commits, nobody sees.
+_IMPLICIT_COMMITS = frozenset(
+    {"ALTER", "ANALYZE", "BEGIN", "CALL", "CREATE", "DROP", "FLUSH", "GRANT", "LOAD", "LOCK"}
+    | {"OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK"}
+)
+
+# SAVEPOINT and its like change nothing by themselves.
+_HARMLESS = frozenset(
+    {"SELECT", "SHOW", "SET", "EXPLAIN", "DESCRIBE", "DESC", "USE", "VALUES", "WITH", "PRAGMA"}
+    | {"BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END"}
+)
+_LOCKS = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I)
+_WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)
+
+
+def first_word(statement: str) -> str:
+    """Return the word that a statement begins with, in capitals; empty if there is none.
+
+    >>> first_word("/* all */ (select 1)")
+    'SELECT'
+    """
+    found = _FIRST_WORD.match(statement)
+    return found[1].upper() if found else ""
+
+
+def changes_nothing(statement: str) -> bool:
+    """Tell whether a statement leaves nothing that a rollback would undo: no row, no row lock.
+
+    >>> changes_nothing("SELECT * FROM t"), changes_nothing("SELECT * FROM t FOR UPDATE")
+    (True, False)
+    """
+    word = first_word(statement)
+    if word not in _HARMLESS or (word == "SELECT" and _LOCKS.search(statement)):
+        return False
+    return word != "WITH" or not _WRITES.search(statement)
+
+
+def commits(statement: str, dialect: str) -> bool:
+    """Tell whether a statement stores what its transaction has done, or may do so.
+
+    :param dialect: SQLAlchemy's name of the database.
+
+    >>> commits("CREATE TABLE t (a int)", "mysql"), commits("CREATE TABLE t (a int)", "sqlite")
+    (True, False)
+    """
+    word = first_word(statement)
+    if word in {"COMMIT", "END"} or (";" in statement and _FURTHER_COMMIT.search(statement)):
+        return True
+    if word == "PREPARE":
+        return "TRANSACTION" in statement.upper()
+    if dialect not in _IMPLICIT_COMMIT_DIALECTS:
+        return False
+    return word in _IMPLICIT_COMMITS or (word == "SET" and "AUTOCOMMIT" in statement.upper())
