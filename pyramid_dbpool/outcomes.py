@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome
 from .errors import CommitUnknown
 from .messages import driver_text
+from .pool import ManagedPool
 from .statements import commits
 
 __all__ = ["Outcome", "current_outcome", "note_outcomes", "observed", "unobserved"]
@@ -88,7 +89,10 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
             if _is_autocommit(connection, autocommit):
                 outcome.stored = True
 
-    event.listen(engine, "checkout", _note_checkout)
+    if isinstance(engine.pool, ManagedPool):
+        engine.pool.on_checkout = _note_checkout
+    else:
+        event.listen(engine, "checkout", _note_checkout)
     event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, cast
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -76,6 +77,9 @@ class ManagedPool(ServicedPool):
     # compares what `recreate` makes with the original, attribute by attribute.
     _service: Service = cast("Service", None)
     _disposed_by: int | None = None
+    # Called after each checkout.  A listener of SQLAlchemy's `checkout` event costs
+    # more than the whole checkout: 12 µs, measured on 8.6 µs.
+    on_checkout: Callable[[], object] | None = None
 
     def __init__(  # noqa: PLR0917 - create_engine finds arguments by their position
         self,
@@ -162,10 +166,13 @@ class ManagedPool(ServicedPool):
         """Check a connection out."""
         try:
             if self._pre_ping or self.dispatch.checkout:
-                return self._connect_with_listeners()
-            # What `_checkout` does where nobody listens, without its loop.
-            fairy = _ConnectionRecord.checkout(self)
-            fairy._counter = 1
+                fairy = self._connect_with_listeners()
+            else:
+                # What `_checkout` does where nobody listens, without its loop.
+                fairy = _ConnectionRecord.checkout(self)
+                fairy._counter = 1
+            if self.on_checkout is not None:
+                self.on_checkout()
             return fairy
         except (PoolError, SQLAlchemyError):
             raise
@@ -174,7 +181,7 @@ class ManagedPool(ServicedPool):
             self._reclaim_from_killed()
             raise
 
-    def _connect_with_listeners(self) -> PoolProxiedConnection:
+    def _connect_with_listeners(self) -> _ConnectionFairy:
         # A listener may refuse what it is shown: the wait for another one counts too.
         timeout = self._timeout if self._options.background else None
         if timeout is None:
@@ -290,7 +297,7 @@ class ManagedPool(ServicedPool):
             self._service.retire()
             self.dispose()
             self._disposed_by = None
-        return self.__class__(
+        made = self.__class__(
             self._creator,
             pool_size=self._pool.maxsize,
             max_overflow=self._max_overflow,
@@ -305,3 +312,5 @@ class ManagedPool(ServicedPool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
+        made.on_checkout = self.on_checkout
+        return made
