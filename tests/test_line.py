@@ -281,6 +281,8 @@ def test_collector_may_return_a_connection_inside_any_operation(
 
     It may well be put off until the interrupted operation is done.
     """
+    # Python 3.12 tells of instructions only after `settrace` if a frame asked before it.
+    sys._getframe().f_trace_opcodes = True
     for step in itertools.count():
         line, spare, call = scene(lifo, operation)
         left = [step]
