@@ -157,7 +157,7 @@ class RequestSessions:
 
     def _drop_label(self) -> None:
         """Leave the thread's next checkouts to whoever makes them."""
-        self._label.settle(f"{request_name(self._request)} (over)")
+        self._label.end(request_name(self._request))
         if current_label() is self._label:
             name_holder(self._outer_label)
 

@@ -1,7 +1,6 @@
 """Connections that are held for long, and holders who take a second one, are warned of."""
 
-import subprocess
-import sys
+import contextvars
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +11,13 @@ from pyramid.response import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import get_engine, stream, unit_of_work
+from pyramid_dbpool import get_engine, holds, stream, unit_of_work
 from pyramid_dbpool.housekeeper import housekeeper
+from pyramid_dbpool.labels import Label
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, wait_for
+from tests.programs import run_program
 from tests.webapp import app
 
 LOGGER = "pyramid_dbpool.holds"
@@ -127,9 +128,9 @@ def test_a_pool_that_is_over_is_not_watched(maker: Maker) -> None:
 
 def test_a_watch_that_is_called_off_as_it_begins_leaves_no_task(watched: ManagedPool) -> None:
     """The housekeeper would wait for it with nothing to do."""
-    holds = watched._service.holds
-    holds._look_at(1e9)
-    assert holds._task is None
+    watch = watched._service.holds
+    watch._look_at(1e9)
+    assert watch._task is None
 
 
 def test_a_leak_is_told_from_a_slow_view(
@@ -144,8 +145,28 @@ def test_a_leak_is_told_from_a_slow_view(
     clock.ahead = 61.0
     watched._service.holds.look()
     (text,) = warnings(caplog)
-    assert "its thread has ended without giving it back" in text
+    assert "its thread cannot be found: it may have ended" in text
     leases.pop().close()
+
+
+def test_what_is_given_back_in_time_is_not_warned_of(
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its holder is being looked for, the next one may have it already."""
+    clock = Clock(watched)
+    lease = watched.connect()
+    clock.ahead = 61.0
+
+    def meanwhile(_idents: object) -> dict[int, str]:
+        nonlocal lease
+        lease.close()
+        lease = watched.connect()
+        return {}
+
+    monkeypatch.setattr(holds, "places", meanwhile)
+    watched._service.holds.look()
+    assert warnings(caplog) == []
+    lease.close()
 
 
 def test_a_body_that_streams_is_warned_of(
@@ -243,13 +264,69 @@ def test_a_view_with_two_sessions_is_warned_of(
 
 def test_searches_are_few_while_a_crowd_waits(watched: ManagedPool) -> None:
     """Slow checkouts must not become slower under load."""
-    holds = watched._service.holds
+    watch = watched._service.holds
     for _ in range(19):
-        holds.see_second(1, None, None, 5.0)
-    assert holds.search_at < 5.0
-    holds.see_second(1, None, None, 5.0)
-    assert holds.search_at == pytest.approx(5.1)
+        watch.see_second(1, None, None, 5.0)
+    assert watch.search_at < 5.0
+    watch.see_second(1, None, None, 5.0)
+    assert watch.search_at == pytest.approx(5.1)
     assert ManagedPool(Maker())._service.holds.search_at > 1e9
+
+
+def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request that leaks is named; the one that the thread serves now is not."""
+    clock = Clock(watched)
+    label = Label(lambda: "GET route 'leaks'")
+    with holder_label(label):
+        left = watched.connect()
+    label.end()
+    with holder_label(Label(lambda: "GET route 'innocent'")):
+        watched.connect().close()
+    assert warnings(caplog) == []
+    clock.ahead = 61.0
+    watched._service.holds.look()
+    (text,) = warnings(caplog)
+    assert "GET route 'leaks' (over) has held a connection for 61.0 s, now in test_nobody" in text
+    assert "perhaps with other work. (dbpool.jobs.hold_warning" in text
+    left.close()
+
+
+def test_a_subrequest_takes_a_second_connection(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside that of the request around it, which is named as well."""
+
+    def outer(request: Request) -> None:
+        request.db.execute(select(1))
+        request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
+
+    with app(
+        {"sqlalchemy.url": sqlite_url},
+        "pyramid_dbpool",
+        outer=outer,
+        inner=lambda request: request.db.scalar(select(1)),
+    ) as web:
+        web.get("/outer")
+    (text,) = warnings(caplog)
+    assert "GET route 'inner' takes a second connection beside one that GET route 'outer'" in text
+
+
+def test_a_thread_of_the_holders_own_is_the_same_holder(
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view that waits for a thread, which has a copy of its context, holds two."""
+    with holder_label(Label(lambda: "GET route 'both'")):
+        first = watched.connect()
+        work = threading.Thread(
+            target=contextvars.copy_context().run, args=(lambda: watched.connect().close(),)
+        )
+        work.start()
+        work.join()
+    (text,) = warnings(caplog)
+    assert "GET route 'both' takes a second connection and has held one" in text
+    first.close()
 
 
 GREENLETS = """
@@ -266,17 +343,13 @@ def holding():
     with engine.connect():
         gevent.sleep(0.5)
 
-gevent.spawn(holding).join()
+gevent.joinall([gevent.spawn(holding) for _ in range(3)])
 """
 
 
-def test_the_place_of_a_greenlet_is_found(tmp_path: Any) -> None:
-    """Though it is no thread, and suspended."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", GREENLETS % (tmp_path / "some.db")],
-        timeout=30,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert "now in holding (<string>:13)" in done.stderr, done.stderr
+def test_the_places_of_greenlets_are_found(tmp_path: Any) -> None:
+    """Though they are no threads, and suspended."""
+    done = run_program(GREENLETS % (tmp_path / "some.db"))
+    said = done.stderr.splitlines()
+    assert len(said) == 3, done.stderr
+    assert all("now in holding (<string>:13)" in line for line in said), done.stderr

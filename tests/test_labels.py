@@ -1,8 +1,6 @@
 """Who holds a connection is named: requests, units of work, messages, streams, threads."""
 
 import gc
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, u
 from pyramid_dbpool.labels import request_label
 from pyramid_dbpool.limits import current_label
 from pyramid_dbpool.pool import ManagedPool
+from tests.programs import run_program
 from tests.webapp import app
 
 ROOM_FOR_ONE = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
@@ -147,6 +146,16 @@ def test_a_unit_of_work_is_named_by_its_caller(settings: dict[str, Any]) -> None
     assert current_label() is None
 
 
+def test_what_a_unit_of_work_leaves_checked_out_is_still_named(settings: dict[str, Any]) -> None:
+    """And it is said that the unit is over."""
+    engine = get_engine(settings)
+    with unit_of_work(settings):
+        leaked = engine.connect()
+    (label,) = held_by(engine)
+    assert label.endswith("leaves_checked_out_is_still_named (over)")
+    leaked.close()
+
+
 def test_consume_names_the_message(settings: dict[str, Any]) -> None:
     """By what identifies it, never by its content."""
     seen: list[str] = []
@@ -243,12 +252,5 @@ gevent.joinall(both)
 
 def test_greenlets_have_labels_of_their_own(tmp_path: Any) -> None:
     """Though they share one thread."""
-    program = GREENLETS % (tmp_path / "some.db")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        timeout=30,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    done = run_program(GREENLETS % (tmp_path / "some.db"))
     assert done.stdout.strip() == "['one', 'two']", done.stderr
