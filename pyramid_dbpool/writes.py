@@ -91,7 +91,7 @@ def refuse_to_lose_changes(session: Session, request: str, may_write: bool) -> N
         )
     if has_uncommitted_changes(session):
         raise _changes_would_be_lost(request)
-    if not session.is_active or transaction_failed(_driver_connection(session)):
+    if not session.is_active or _has_failed(session.connection()):
         raise TransactionFailed(
             f"{request} cannot give its connection back: a statement of its transaction failed"
             " and its error was swallowed. Let the error propagate, or run the statement that may"
@@ -109,8 +109,9 @@ def _changes_would_be_lost(request: str) -> SessionInUse:
     )
 
 
-def _driver_connection(session: Session) -> Any:
-    return session.connection().connection.dbapi_connection
+def _has_failed(connection: Connection) -> bool:
+    # One that is lost has no driver's connection to be asked, and raises.
+    return connection.invalidated or transaction_failed(connection.connection.dbapi_connection)
 
 
 def _has_written(session: Session) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import SessionInUse, TransactionFailed
@@ -177,6 +177,35 @@ def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
 
     with pytest.raises(TransactionFailed, match="Nothing was committed"):
         refused(settings, swallow, TransactionFailed)
+
+
+def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:
+    """What was done on it is gone."""
+    settings = {"sqlalchemy.url": psycopg_url}
+
+    def lose(request: Request) -> None:
+        with pytest.raises(DBAPIError):
+            request.db.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(PendingRollbackError):
+        refused(settings, lose, TransactionFailed)
+
+
+def test_rows_that_are_still_being_read_keep_no_connection(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """They belong to a transaction that is over; the request goes on without them."""
+
+    def index(request: Request) -> None:
+        many = " UNION ALL ".join(["SELECT 1"] * 200)
+        request.db.execute(text(many)).fetchmany(10)
+        request.release_db()
+        assert web.checked_out() == 0
+        request.db.add(Row(id=1))
+
+    with app(settings, *TM, index=index) as web:
+        web.get()
+    assert count() == 1
 
 
 def test_not_inside_a_savepoint(sqlite_url: str) -> None:
