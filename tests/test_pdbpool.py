@@ -80,6 +80,19 @@ def test_settings_lists_every_setting(run: Run) -> None:
     assert all(line[start - 1 : start] in ("", " ") for line in lines)
 
 
+def test_settings_fit_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and default, and what else there is to know below them."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = run("settings").out.splitlines()
+    assert max(map(len, lines)) <= 100
+    start = lines.index("sqlalchemy.pool_size = 5")
+    assert lines[start + 1 : start + 3] == [
+        "    How many connections the pool keeps; 0 means no limit.",
+        "    Allowed: an integer, at least 0.",
+    ]
+
+
 def test_settings_as_json_are_for_programs(run: Run) -> None:
     """With the unit of a bare number."""
     listed = json.loads(run("settings", "--format", "json").out)
@@ -139,6 +152,32 @@ def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None
     said = run("check", ini("sqlalchemy.url = sqlite:///h.db", "sqlalchemy.pool_siz = 3"))
     assert (said.code, said.out) == (2, "")
     assert "the nearest known key is sqlalchemy.pool_size" in one_line(said)
+
+
+def test_all_wrong_settings_are_told_at_once(run: Run, ini: Callable[..., Path]) -> None:
+    """Those of every pool, and those that belong to none."""
+    file = ini(
+        "sqlalchemy.url = sqlite:///h.db",
+        "sqlalchemy.pool_siz = 3",
+        "sqlalchemy.pool_timeout = soon",
+        "dbpool.request_timeout = later",
+        "dbpool.none.min_idle = 1",
+        "pyramid_dbpool.min_idle = 1",
+        "sqlalchemy.replica.url = sqlite:///r.db",
+        "dbpool.replica.min_idle = -1",
+    )
+    said = run("check", "--no-connect", file)
+    assert (said.code, said.out) == (2, "")
+    lines = said.err.splitlines()
+    assert all(line.startswith("pdbpool: ") for line in lines)
+    assert [line.split()[1] for line in lines] == [
+        "pyramid_dbpool.min_idle",
+        "dbpool.none.min_idle",
+        "dbpool.request_timeout",
+        "sqlalchemy.pool_timeout",
+        "sqlalchemy.pool_siz",
+        "dbpool.replica.min_idle",
+    ]
 
 
 def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -> None:

@@ -4,7 +4,9 @@ import argparse
 import configparser
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command(args)
         sys.stdout.flush()
     except (Misconfigured, SettingsError) as error:
-        _complain(str(error))
+        for line in str(error).splitlines():
+            _complain(line)
         return MISCONFIGURED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain at exit.
@@ -78,9 +81,19 @@ def _settings(args: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2))
     elif args.format == "rst":
         print(reference(), end="")
+    elif sys.stdout.isatty():
+        _print_wrapped(shutil.get_terminal_size().columns)
     else:
         _print_table([HEADINGS, *rows()])
     return OK
+
+
+def _print_wrapped(width: int) -> None:
+    """List the settings for people: a table would be several times as wide as a screen."""
+    for key, value, default, meaning in rows():
+        print(f"{key} = {default}".rstrip())
+        for text in (meaning, f"Allowed: {value}."):
+            print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _check(args: argparse.Namespace) -> int:
