@@ -94,7 +94,8 @@ class RequestSessions:
         :raises SessionInUse: one of the sessions has changes that would be lost.
         :raises TransactionFailed: a statement failed and its error was swallowed.
         """
-        sessions = [each for each in self._sessions.values() if pool in (None, each.info[_POOL])]
+        mine = (*self._sessions.values(), *self._adopted)
+        sessions = [each for each in mine if pool in (None, each.info[_POOL])]
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():

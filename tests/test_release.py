@@ -246,6 +246,44 @@ def test_a_refusal_leaves_every_session_as_it_was(tmp_path: Any) -> None:
     assert held == [2, 1]
 
 
+def subrequest(request: Request, path: str) -> None:
+    """Ask the app itself, inside of the same transaction."""
+    request.invoke_subrequest(Request({**request.environ, "PATH_INFO": path}))
+
+
+def test_what_a_subrequest_took_is_given_back(sqlite_url: str) -> None:
+    """Its session is still in the transaction, and has a connection of its own."""
+    held: list[int] = []
+
+    def outer(request: Request) -> None:
+        subrequest(request, "/inner")
+        held.append(web.checked_out())
+        request.release_db()
+        held.append(web.checked_out())
+
+    views = {"outer": outer, "inner": lambda request: request.db.scalar(select(1))}
+    with app({"sqlalchemy.url": sqlite_url}, *TM, **views) as web:
+        web.get("/outer")
+    assert held == [1, 0]
+
+
+def test_what_a_subrequest_changed_is_not_lost(sqlite_url: str) -> None:
+    """The request around it commits that."""
+
+    def outer(request: Request) -> None:
+        subrequest(request, "/inner")
+        with pytest.raises(SessionInUse):
+            request.release_db()
+
+    def inner(request: Request) -> None:
+        request.db.add(Row(id=1))
+
+    with database(sqlite_url) as count:
+        with app({"sqlalchemy.url": sqlite_url}, *TM, outer=outer, inner=inner) as web:
+            web.get("/outer")
+        assert count() == 1
+
+
 def test_an_unknown_pool_is_named(tmp_path: Any) -> None:
     """A slip of the pen would keep the connection."""
 
