@@ -68,7 +68,7 @@ class Holds:
 
     def watch(self) -> None:
         """Have the housekeeper look from time to time, for as long as connections are open."""
-        if self._limit is None or self._watching:
+        if self._limit is None:
             return
         with self._lock:
             if self._watching:
@@ -124,13 +124,8 @@ class Holds:
 
     # Second ones
 
-    def see_second(
-        self, ident: int, label: object | None, taken: PooledEntry | None, now: float
-    ) -> None:
-        """Warn, once for each place in the code, if this caller holds a connection already.
-
-        :param taken: what the caller has just been given, if anything.
-        """
+    def see_second(self, ident: int, label: object | None, now: float) -> None:
+        """Warn, once for each place in the code, if this caller holds a connection already."""
         self._searches += 1
         if self._searches >= SEARCHES:
             self._searches, self.search_at = 0, now + REST
@@ -139,7 +134,7 @@ class Holds:
                 (
                     each
                     for each in list(self._line.members)
-                    if each is not taken and _is_held(each) and _is_theirs(each, ident, label)
+                    if _is_held(each) and _is_theirs(each, ident, label)
                 ),
                 None,
             )
@@ -156,8 +151,9 @@ class Holds:
 
 
 def _is_held(entry: PooledEntry) -> bool:
-    # One that is just being handed over still has its last holder's name.
-    return entry.state is LEASED and entry.holder != 0 and entry.record.fairy_ref is not None
+    # SQLAlchemy sets it when all of a checkout is done, and takes it away before a return: in
+    # between an entry may have its last holder's name.
+    return entry.record.fairy_ref is not None
 
 
 def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:

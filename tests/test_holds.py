@@ -106,14 +106,36 @@ def test_no_thread_if_it_is_off(maker: Maker) -> None:
 def test_the_watch_ends_with_the_last_connection(watched: ManagedPool) -> None:
     """And begins again with the next one."""
     watched.connect().close()
+    task = watched._service.holds._task
+    assert task is not None
     assert watched._service.holds._watching
     watched.dispose()
     assert not watched._service.holds._watching
+    assert task.run is None
     watched.connect().close()
     assert watched._service.holds._watching
     watched.connect().invalidate()
     watched._service.holds.look()
     assert not watched._service.holds._watching
+
+
+def test_openings_do_not_put_the_look_off(watched: ManagedPool) -> None:
+    """A pool that opens connections all the time would never be looked at."""
+    first = watched.connect()
+    task = watched._service.holds._task
+    second = watched.connect()
+    assert watched._service.holds._task is task
+    first.close()
+    second.close()
+
+
+def test_one_look_at_a_time_is_to_come(watched: ManagedPool) -> None:
+    """Two that begin to watch in the same moment leave one task, not two for ever."""
+    watched.connect().close()
+    task = watched._service.holds._task
+    assert task is not None
+    watched._service.holds._look_at(1e9)
+    assert task.run is None
 
 
 def test_a_pool_that_is_over_is_not_watched(maker: Maker) -> None:
@@ -205,6 +227,18 @@ def test_a_second_connection_is_warned_of_once(
     assert "now in test_a_second_connection_is_warned_of_once" in text
 
 
+def test_the_places_that_are_remembered_are_not_without_end(
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that makes its code as it runs would have a new one each time."""
+    monkeypatch.setattr(holds, "PLACES", 1)
+    first = watched.connect()
+    watched.connect().invalidate()
+    watched.connect().invalidate()
+    first.close()
+    assert len(warnings(caplog)) == 1
+
+
 def test_a_second_connection_is_found_among_idle_ones_too(
     watched: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,9 +300,9 @@ def test_searches_are_few_while_a_crowd_waits(watched: ManagedPool) -> None:
     """Slow checkouts must not become slower under load."""
     watch = watched._service.holds
     for _ in range(19):
-        watch.see_second(1, None, None, 5.0)
+        watch.see_second(1, None, 5.0)
     assert watch.search_at < 5.0
-    watch.see_second(1, None, None, 5.0)
+    watch.see_second(1, None, 5.0)
     assert watch.search_at == pytest.approx(5.1)
     assert ManagedPool(Maker())._service.holds.search_at > 1e9
 

@@ -88,6 +88,15 @@ def test_the_first_role_stays(psycopg_url: str) -> None:
         assert web.get().text == f"tests web {PID}"
 
 
+def test_the_first_app_stays() -> None:
+    """An app that the first one makes beside itself is part of it; a script has a better name."""
+    identity.name_app("__main__")
+    assert identity.application_name() == f"import-notes script {PID}"
+    identity.name_app("notes")
+    identity.name_app("other")
+    assert identity.application_name() == f"notes script {PID}"
+
+
 @pytest.mark.parametrize(
     ("argv", "name"),
     [
