@@ -1,6 +1,5 @@
-"""Connections that are held for long, and holders who take a second one, are warned of."""
+"""Connections that are held for long are warned of."""
 
-import contextvars
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,16 +10,14 @@ from pyramid.response import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import get_engine, holds, stream, unit_of_work
+from pyramid_dbpool import holds, stream
 from pyramid_dbpool.housekeeper import housekeeper
 from pyramid_dbpool.labels import Label
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.pool import ManagedPool
+from tests.holding import warnings
 from tests.makers import Maker, wait_for
-from tests.programs import run_program
 from tests.webapp import app
-
-LOGGER = "pyramid_dbpool.holds"
 
 
 class Clock:
@@ -33,19 +30,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self._real() + self.ahead
-
-
-@pytest.fixture
-def watched(maker: Maker) -> Iterator[ManagedPool]:
-    """Give a pool that warns after a minute."""
-    pool = ManagedPool(maker, 2, 2, hold_warning=60.0, pool_name="jobs")
-    yield pool
-    pool.dispose()
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """List what was warned of."""
-    return [each.getMessage() for each in caplog.records if each.name == LOGGER]
 
 
 def test_a_long_hold_is_warned_of_once(
@@ -212,101 +196,6 @@ def test_a_body_that_streams_is_warned_of(
     assert "GET route 'export', streaming its body has held a connection for 0.1 s" in text
 
 
-def test_a_second_connection_is_warned_of_once(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once for each place in the code, however often it comes by."""
-    for _ in range(2):
-        first = watched.connect()
-        second = watched.connect()
-        second.invalidate()
-        second.close()
-        first.close()
-    (text,) = warnings(caplog)
-    assert "thread 'MainThread' takes a second connection" in text
-    assert "now in test_a_second_connection_is_warned_of_once" in text
-
-
-def test_the_places_that_are_remembered_are_not_without_end(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An app that makes its code as it runs would have a new one each time."""
-    monkeypatch.setattr(holds, "PLACES", 1)
-    first = watched.connect()
-    watched.connect().invalidate()
-    watched.connect().invalidate()
-    first.close()
-    assert len(warnings(caplog)) == 1
-
-
-def test_a_second_connection_is_found_among_idle_ones_too(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A look sends them by the place where it is noticed."""
-    filled = [watched.connect() for _ in range(2)]
-    for each in filled:
-        each.close()
-    assert watched._service.line.total == 2
-    watched._service.holds._places.clear()
-    caplog.clear()
-    pair = [watched.connect(), watched.connect()]
-    assert warnings(caplog) == []
-    for each in pair:
-        each.close()
-    watched._service.holds.look()
-    pair = [watched.connect(), watched.connect()]
-    assert len(warnings(caplog)) == 1
-    for each in pair:
-        each.close()
-
-
-def test_two_holders_are_no_second_connection(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two threads hold one each, also under the same plain label."""
-    with holder_label("GET /x"):
-        first = watched.connect()
-
-    def other() -> None:
-        with holder_label("GET /x"):
-            watched.connect().close()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    first.close()
-    assert warnings(caplog) == []
-
-
-def test_a_view_with_two_sessions_is_warned_of(
-    sqlite_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its own and the request's: with room for one it would wait for itself."""
-    settings = {"sqlalchemy.url": sqlite_url}
-
-    def both(request: Request) -> None:
-        request.db.execute(select(1))
-        with unit_of_work(settings) as session:
-            session.execute(select(1))
-
-    with app(settings, "pyramid_dbpool", both=both) as web:
-        web.get("/both")
-    (text,) = warnings(caplog)
-    assert "GET route 'both' takes a second connection" in text
-    assert get_engine(settings) is not None
-
-
-def test_searches_are_few_while_a_crowd_waits(watched: ManagedPool) -> None:
-    """Slow checkouts must not become slower under load."""
-    watch = watched._service.holds
-    for _ in range(19):
-        watch.see_second(1, None, 5.0)
-    assert watch.search_at < 5.0
-    watch.see_second(1, None, 5.0)
-    assert watch.search_at == pytest.approx(5.1)
-    assert ManagedPool(Maker())._service.holds.search_at > 1e9
-
-
 def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
     watched: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,65 +214,3 @@ def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
     assert "GET route 'leaks' (over) has held a connection for 61.0 s, now in test_nobody" in text
     assert "perhaps with other work. (dbpool.jobs.hold_warning" in text
     left.close()
-
-
-def test_a_subrequest_takes_a_second_connection(
-    sqlite_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Beside that of the request around it, which is named as well."""
-
-    def outer(request: Request) -> None:
-        request.db.execute(select(1))
-        request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
-
-    with app(
-        {"sqlalchemy.url": sqlite_url},
-        "pyramid_dbpool",
-        outer=outer,
-        inner=lambda request: request.db.scalar(select(1)),
-    ) as web:
-        web.get("/outer")
-    (text,) = warnings(caplog)
-    assert "GET route 'inner' takes a second connection beside one that GET route 'outer'" in text
-
-
-def test_a_thread_of_the_holders_own_is_the_same_holder(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A view that waits for a thread, which has a copy of its context, holds two."""
-    with holder_label(Label(lambda: "GET route 'both'")):
-        first = watched.connect()
-        work = threading.Thread(
-            target=contextvars.copy_context().run, args=(lambda: watched.connect().close(),)
-        )
-        work.start()
-        work.join()
-    (text,) = warnings(caplog)
-    assert "GET route 'both' takes a second connection and has held one" in text
-    first.close()
-
-
-GREENLETS = """
-from gevent import monkey
-monkey.patch_all()
-import logging, gevent
-from sqlalchemy import create_engine
-from pyramid_dbpool import ManagedPool
-
-logging.basicConfig(format="%%(message)s")
-engine = create_engine("sqlite:///%s", poolclass=ManagedPool, hold_warning=0.05)
-
-def holding():
-    with engine.connect():
-        gevent.sleep(0.5)
-
-gevent.joinall([gevent.spawn(holding) for _ in range(3)])
-"""
-
-
-def test_the_places_of_greenlets_are_found(tmp_path: Any) -> None:
-    """Though they are no threads, and suspended."""
-    done = run_program(GREENLETS % (tmp_path / "some.db"))
-    said = done.stderr.splitlines()
-    assert len(said) == 3, done.stderr
-    assert all("now in holding (<string>:13)" in line for line in said), done.stderr
