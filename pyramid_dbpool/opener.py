@@ -183,9 +183,7 @@ class Opener:
             self._look_at = due
 
     def _is_looked_at_soon(self, now: float) -> bool:
-        # With nothing checked out no return will come, and the look would be too late.
-        soon = now + look_interval(self._connect_time)
-        return self._line.leased > 0 and now < self._look_at <= soon
+        return now < self._look_at <= now + look_interval(self._connect_time)
 
     def _next_look(self, now: float) -> float | None:
         line, trouble, opening = self._line, self.trouble, self._opening(now)
