@@ -61,12 +61,9 @@ def labelled_by_caller(what: str) -> Iterator[None]:
     if current_label() is not None:
         yield
         return
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _module(frame).partition(".")[0] in _BETWEEN:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
         frame = frame.f_back
-    if frame is None:
-        yield
-        return
     # Not the frame: it would keep the caller's variables alive.
     code, module = frame.f_code, _module(frame)
     del frame

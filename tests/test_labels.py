@@ -106,6 +106,26 @@ def test_a_label_keeps_no_request_alive() -> None:
     assert str(label) == ""
 
 
+def test_an_idle_connection_keeps_no_message_alive(settings: dict[str, Any]) -> None:
+    """Its label names the message as long as that is there, and then nothing."""
+
+    class Message:
+        pass
+
+    seen: list[weakref.ref[Message]] = []
+    labels: list[object] = []
+
+    def handle(message: Message, session: Session) -> None:
+        session.execute(select(1))
+        seen.append(weakref.ref(message))
+        labels.append(current_label())
+
+    consume(iter([Message()]), handle, settings)
+    gc.collect()
+    assert seen[0]() is None
+    assert str(labels[0]) == ""
+
+
 def test_what_a_request_leaves_checked_out_is_still_named(settings: dict[str, Any]) -> None:
     """A leak is the case for which the name is wanted most."""
     leaked: list[Any] = []
