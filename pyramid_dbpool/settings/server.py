@@ -53,7 +53,7 @@ def check_server(draft: Draft, backend: Backend) -> None:
 def add_start_options(engine: dict[str, Any], own: Mapping[str, Any], url: URL) -> None:
     """Add the timeouts that are set to the driver's arguments, after the user's own options."""
     options = [
-        f"-c {_TIMEOUTS[keyword][0]}={max(1, round(own[keyword] * 1000))}"
+        f"-c {_TIMEOUTS[keyword][0]}={round(own[keyword] * 1000)}"
         for keyword in _TIMEOUTS
         if own.get(keyword) is not None
     ]
