@@ -195,6 +195,20 @@ def test_timeouts_hold_from_the_start(postgres_url: str) -> None:
     dispose_engine(settings)
 
 
+def test_options_that_are_given_twice_stand() -> None:
+    """Such a URL has two values under one name; the driver's arguments come before it."""
+    url = "postgresql+psycopg://web@localhost/h?options=-c%20a%3D1&options=-c%20b%3D2"
+    settings = {"sqlalchemy.url": url, "dbpool.lock_timeout": "2"}
+
+    def options(**more: str) -> str:
+        arguments = load_pool({**settings, **more}).engine_options["connect_args"]
+        return str(arguments["options"])
+
+    assert options() == "-c a=1 -c b=2 -c lock_timeout=2000"
+    own = options(**{"sqlalchemy.connect_args": '{"options": "-c c=3"}'})
+    assert own == "-c c=3 -c lock_timeout=2000"
+
+
 def test_options_of_the_environment_stand(
     psycopg_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

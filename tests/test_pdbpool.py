@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.scripts import pdbpool
 from pyramid_dbpool.scripts.pdbpool import main
 from pyramid_dbpool.settings import SETTINGS, reference
 
@@ -216,6 +217,17 @@ def test_a_sqlite_file_in_no_folder_is_one_line(
     said = run("check", ini(f"sqlalchemy.url = sqlite:///{tmp_path}/no/h.db"))
     assert said.code == 1
     assert f"there is no folder {tmp_path}/no" in one_line(said)
+    said = run("check", ini(f"sqlalchemy.url = sqlite:///file:{tmp_path}/no/h.db?uri=true"))
+    assert "unable to open database file" in one_line(said)
+
+
+def test_a_sqlite_file_that_cannot_be_made_is_one_line(
+    run: Run, ini: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried, because that would leave an empty file."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    said = run("check", ini(f"sqlalchemy.url = sqlite:///{tmp_path}/h.db"))
+    assert f"the folder {tmp_path} cannot be written to" in one_line(said)
 
 
 def test_a_hook_or_creator_that_fails_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
@@ -230,6 +242,43 @@ def test_a_hook_or_creator_that_fails_is_one_line(run: Run, ini: Callable[..., P
 def fail(*args: Any) -> None:
     """Fail as the app's own code may."""
     raise RuntimeError("no token for web:s3cret\n  on two lines")
+
+
+@pytest.mark.parametrize(
+    ("creator", "line"),
+    [("fail_at_length", "x" * 400 + "..."), ("fail_without_a_word", "RuntimeError")],
+)
+def test_any_error_fits_on_a_line(
+    run: Run, ini: Callable[..., Path], creator: str, line: str
+) -> None:
+    """One that is too long is cut, one that says nothing is named."""
+    said = run(
+        "check", ini("sqlalchemy.url = sqlite://", f"sqlalchemy.creator = {__name__}.{creator}")
+    )
+    assert said.code == 1
+    assert one_line(said).endswith(f": {line}")
+
+
+def fail_at_length() -> None:
+    """Fail with a text that fills a screen."""
+    raise RuntimeError("x" * 5000)
+
+
+def fail_without_a_word() -> None:
+    """Fail with no text at all."""
+    raise RuntimeError
+
+
+def test_an_interrupt_is_no_traceback(
+    run: Run, ini: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a server does not answer; the code is the shell's."""
+
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pdbpool, "create_engine", interrupted)
+    assert run("check", ini("sqlalchemy.url = sqlite://")).code == 130
 
 
 @pytest.mark.parametrize(

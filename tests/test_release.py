@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import SessionInUse, TransactionFailed
@@ -177,6 +177,38 @@ def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
 
     with pytest.raises(TransactionFailed, match="Nothing was committed"):
         refused(settings, swallow, TransactionFailed)
+
+
+def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
+    """The session itself has given its transaction up."""
+
+    def swallow(request: Request) -> None:
+        request.db.add_all([Row(id=1), Row(id=1)])
+        with pytest.raises(IntegrityError):
+            request.db.flush()
+
+    with database(sqlite_url), pytest.raises(PendingRollbackError):
+        refused({"sqlalchemy.url": sqlite_url}, swallow, TransactionFailed)
+
+
+def test_a_rollback_that_fails_gives_the_connection_back(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed; the session takes another one at its next use."""
+
+    def fail(_connection: object) -> None:
+        raise DBAPIError("ROLLBACK", None, Exception("gone"))
+
+    def index(request: Request) -> None:
+        request.db.execute(select(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(web.engine.dialect, "do_rollback", fail)
+            request.release_db()
+        assert web.checked_out() == 0
+        request.db.execute(select(1))
+
+    with app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+        web.get()
 
 
 def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:

@@ -185,11 +185,8 @@ def _try(pool: PoolSettings) -> str | None:
         engine = create_engine(pool.url, **pool.connect_options())
         if pool.options["engine_hook"]:
             pool.options["engine_hook"](engine)
-        try:
-            with engine.connect() as connection:
-                connection.scalar(select(1))
-        finally:
-            engine.dispose()
+        with engine.connect() as connection:
+            connection.scalar(select(1))
     except Exception as error:
         # Drivers, hooks and creators raise whatever they like.
         cause = getattr(error, "orig", None) or error
@@ -201,7 +198,7 @@ def _unmade_file(pool: PoolSettings) -> str | None:
     """Return None unless a SQLite file is still to be made, then "" if it can be."""
     url = pool.url
     file = url.database
-    if url.get_backend_name() != "sqlite" or not file or file.startswith((":", "file:")):
+    if url.get_backend_name() != "sqlite" or not file or file.startswith("file:"):
         return None
     # Connecting would leave an empty file behind.
     if os.path.exists(file):
