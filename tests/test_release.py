@@ -1,6 +1,7 @@
 """`request.release_db()`: a connection goes back before something slow, and nothing is lost."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -28,16 +29,27 @@ def settings(any_url: str, count: Callable[[], int]) -> dict[str, Any]:
     return {"sqlalchemy.url": any_url, "tm.manager_hook": "pyramid_tm.explicit_manager"}
 
 
-def refused(settings: dict[str, Any], view: Callable[[Request], Any], error: type) -> None:
-    """Check that a view is refused to release what it has done."""
+def refused(
+    settings: dict[str, Any],
+    view: Callable[[Request], Any],
+    error: type,
+    end: AbstractContextManager[object] | None = None,
+) -> None:
+    """Check that a view is refused to release what it has done.
+
+    :param end: how the request ends, if not well.
+    """
+    told: list[str] = []
 
     def index(request: Request) -> None:
         view(request)
-        with pytest.raises(error, match="GET route 'index' cannot give its connection back"):
+        with pytest.raises(error, match="GET route 'index' cannot give its connection back") as e:
             request.release_db()
+        told.append(str(e.value))
 
-    with app(settings, *TM, index=index) as web:
+    with app(settings, *TM, index=index) as web, end or nullcontext():
         web.get()
+    assert told
 
 
 def insert_text(request: Request) -> str:
@@ -175,8 +187,8 @@ def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
         with pytest.raises(DBAPIError):
             request.db.execute(text("SELECT no_such_column"))
 
-    with pytest.raises(TransactionFailed, match="Nothing was committed"):
-        refused(settings, swallow, TransactionFailed)
+    end = pytest.raises(TransactionFailed, match="Nothing was committed")
+    refused(settings, swallow, TransactionFailed, end)
 
 
 def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
@@ -187,8 +199,9 @@ def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
         with pytest.raises(IntegrityError):
             request.db.flush()
 
-    with database(sqlite_url), pytest.raises(PendingRollbackError):
-        refused({"sqlalchemy.url": sqlite_url}, swallow, TransactionFailed)
+    settings = {"sqlalchemy.url": sqlite_url}
+    with database(sqlite_url):
+        refused(settings, swallow, TransactionFailed, pytest.raises(PendingRollbackError))
 
 
 def test_a_rollback_that_fails_gives_the_connection_back(
@@ -219,8 +232,7 @@ def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:
         with pytest.raises(DBAPIError):
             request.db.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    with pytest.raises(PendingRollbackError):
-        refused(settings, lose, TransactionFailed)
+    refused(settings, lose, TransactionFailed, pytest.raises(PendingRollbackError))
 
 
 def test_rows_that_are_still_being_read_keep_no_connection(
