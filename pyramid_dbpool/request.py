@@ -26,10 +26,10 @@ from .limits import current_label, name_holder
 from .sessions import close_session
 from .writes import (
     WROTE,
-    end_transaction,
     has_uncommitted_changes,
     note_writes,
     refuse_to_lose_changes,
+    roll_back,
 )
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
@@ -101,7 +101,8 @@ class RequestSessions:
             if session.in_transaction():
                 refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
         for session in sessions:
-            end_transaction(session)
+            # Not close(): a change to an object that it has detached would be lost unseen.
+            roll_back(session)
 
     def join_begun(self) -> None:
         """Join the sessions that an outer tween used before pyramid_tm began.

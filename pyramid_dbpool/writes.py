@@ -15,10 +15,10 @@ from .statements import changes_nothing, first_word
 
 __all__ = [
     "WROTE",
-    "end_transaction",
     "has_uncommitted_changes",
     "note_writes",
     "refuse_to_lose_changes",
+    "roll_back",
 ]
 
 log = logging.getLogger(__name__)
@@ -123,15 +123,11 @@ def _has_written(session: Session) -> bool:
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
 
 
-def end_transaction(session: Session) -> None:
-    """Roll back, and give the connection back; the objects stay, and are loaded anew."""
-    # Not close(): a change to an object that it has detached would be lost unseen.
-    if not roll_back(session):
-        session.close()
+def roll_back(session: Session) -> None:
+    """Roll back, and give the connection back; the objects stay, and are loaded anew.
 
-
-def roll_back(session: Session) -> bool:
-    """Roll back; false, and a line in the log, if that fails: then the session is to be closed."""
+    SQLAlchemy lets go of the connection also where that fails, which is logged.
+    """
     try:
         session.rollback()
     except Exception as error:
@@ -142,5 +138,3 @@ def roll_back(session: Session) -> bool:
             driver_text(error),
             exc_info=not gone,
         )
-        return False
-    return True

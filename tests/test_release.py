@@ -207,21 +207,25 @@ def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
 def test_a_rollback_that_fails_gives_the_connection_back(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is closed; the session takes another one at its next use."""
+    """It is closed; the session takes another one at its next use, and keeps its objects."""
 
     def fail(_connection: object) -> None:
         raise DBAPIError("ROLLBACK", None, Exception("gone"))
 
     def index(request: Request) -> None:
-        request.db.execute(select(1))
+        row = request.db.get_one(Row, 1)
         with monkeypatch.context() as patched:
             patched.setattr(web.engine.dialect, "do_rollback", fail)
             request.release_db()
         assert web.checked_out() == 0
-        request.db.execute(select(1))
+        row.id = 2
 
-    with app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+    with database(sqlite_url), app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+        with web.engine.begin() as connection:
+            connection.execute(insert(Row).values(id=1))
         web.get()
+        with web.engine.connect() as connection:
+            assert connection.scalars(select(Row.id)).all() == [2]
 
 
 def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:
