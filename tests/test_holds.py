@@ -11,7 +11,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import holds, stream
-from pyramid_dbpool.housekeeper import housekeeper
 from pyramid_dbpool.labels import Label
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.pool import ManagedPool
@@ -78,13 +77,14 @@ def test_the_housekeeper_comes_by_itself(maker: Maker, caplog: pytest.LogCapture
     assert len(warnings(caplog)) == 1
 
 
-def test_no_thread_if_it_is_off(maker: Maker) -> None:
+def test_no_thread_if_it_is_off(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool without the setting leaves the housekeeper alone."""
-    before = repr(housekeeper())
+    called: list[bool] = []
+    monkeypatch.setattr(holds, "housekeeper", lambda: called.append(True))
     pool = ManagedPool(maker, 1, 0)
     pool.connect().close()
     assert pool._service.holds._task is None
-    assert repr(housekeeper()) == before
+    assert not called
 
 
 def test_the_watch_ends_with_the_last_connection(watched: ManagedPool) -> None:
