@@ -22,7 +22,7 @@ from .sources import (
 )
 from .startup import check_at_start
 from .transactions import Modes
-from .tries import Unit
+from .tries import Unit, chain
 
 __all__ = ["consume"]
 
@@ -63,13 +63,14 @@ def consume(
     identity, never with its content (an SQL error shows no parameters; what the database's own
     text quotes stays), and given to `on_error(message, error)`, which rejects the
     message, or stores it away; the loop goes on. Without `on_error` the error is raised and
-    the message not acknowledged. So is an error of `ack` or `on_error` itself. A database that
-    refuses the login or is not there any more is not the message's fault: then `on_error` is not
-    called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
+    the message not acknowledged. So is an error of `ack`, `on_error` or `messages`. A database
+    that refuses the login or is not there any more is not the message's fault: then `on_error` is
+    not called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
 
     **A message is tried again,** `max_tries` times in all, when the database went away under it
     (after a wait for the database, however long that lasts), when no connection came free in
-    time, and after a serialization failure or a deadlock; but not if `handle` may have stored
+    time, and after a serialization failure, a deadlock or a row that another one changed, also
+    where `handle` has raised an error of its own because of that; but not if it may have stored
     something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless `idempotent` or
     `read_only` says that this does no harm. So everything but the database that
     `handle` touches has to bear repetition. When the connection was lost during COMMIT, the work
@@ -166,10 +167,10 @@ def _settle(
     except Exception as error:
         _hide_parameters(error)
         # Else a password that was changed has every message of the queue rejected.
-        if unit.is_refused(error):
-            said = str(error).partition("\n")[0]
+        if refusal := unit.refusal(error):
+            said = str(refusal).partition("\n")[0]
             log.error("consume ends: %s; %s is not acknowledged and will come again.", said, named)
-            raise
+            raise refusal  # noqa: B904 (it is the error itself, or its cause)
         log.exception("%s could not be handled", named)
         if on_error is None:
             raise
@@ -188,12 +189,6 @@ def _acknowledge(ack: Callable[[M], object], message: M, named: MessageName[M]) 
 
 def _hide_parameters(error: BaseException) -> None:
     # SQLAlchemy's errors print the statement's parameters: the message's content, in the log.
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        each = chain.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            chain += [each.__cause__, each.__context__]
-            if isinstance(each, StatementError):
-                each.hide_parameters = True
+    for each in chain(error):
+        if isinstance(each, StatementError):
+            each.hide_parameters = True
