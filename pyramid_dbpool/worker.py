@@ -97,8 +97,8 @@ def consume(
     :param identify: returns what names a message in the log; by default its ``message_id``,
         ``id``, ``properties["message_id"]``, ``delivery_tag`` or ``["id"]``, or its number.
     :raises TypeError: an argument that cannot be called, is no source of messages or no event.
-    :raises ValueError: `max_tries` below 1, an unknown isolation level, or `stop_on_sigterm`
-        outside the main thread.
+    :raises ValueError: `max_tries` below 1, a mode that is unknown or that the database does not
+        have, or `stop_on_sigterm` outside the main thread.
     :raises SettingsError: a setting is unknown or wrong.
     :raises DatabaseUnavailable: the database refuses the login, or there is none of its name.
     """
@@ -112,6 +112,9 @@ def consume(
     modes = Modes(isolation_level, read_only, deferrable)
     take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
+    if session.bind is not None:
+        # Else each message of the queue is rejected for it.
+        modes.check(session.bind.dialect.name)
     stopper = Stop(stop)
     unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:

@@ -647,6 +647,26 @@ def test_a_stream_that_is_closed_early_or_fails_gives_its_connection_back(
         assert web.checked_out() == 0
 
 
+def test_a_stream_that_cannot_be_closed_gives_its_connection_back(
+    settings: dict[str, Any],
+) -> None:
+    """Its producer is told of the end, and fails at it."""
+    with app(settings, *TM) as web, prepare(registry=web.registry) as env:
+
+        def produce(session: Session) -> Iterator[bytes]:
+            session.execute(select(1))
+            try:
+                yield b"first"
+            finally:
+                raise Broken
+
+        left = stream(env["request"], produce)
+        next(left)
+        with pytest.raises(Broken):
+            left.close()
+        assert web.checked_out() == 0
+
+
 def test_a_stream_uses_the_session_of_a_test(settings: dict[str, Any]) -> None:
     """And leaves it open."""
     with app(settings, *TM) as web, Session(web.engine) as own:

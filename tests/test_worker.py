@@ -215,3 +215,12 @@ def test_an_error_of_the_handler_is_not_tried_again(worker: Worker) -> None:
 
     worker.run("a", handle)
     assert (len(tries), len(worker.failed)) == (1, 1)
+
+
+def test_a_session_of_the_callers_own_needs_no_engine_of_ours() -> None:
+    """It may bind each class to an engine, and none to itself."""
+    seen: list[str] = []
+    consume(
+        "a", lambda message, session: seen.append(message), {}, session_factory=lambda _: Session()
+    )
+    assert seen == ["a"]

@@ -22,8 +22,11 @@ from tests.workers import Worker, store
         ({"session_factory": None}, TypeError, "session_factory is NoneType"),
         ({"stop": True}, TypeError, "stop is bool"),
         ({"max_tries": "5"}, TypeError, "max_tries is '5'"),
+        ({"max_tries": True}, TypeError, "max_tries is True"),
         ({"max_tries": 0}, ValueError, "max_tries is 0"),
         ({"isolation_level": "CHAOS"}, ValueError, "CHAOS"),
+        ({"deferrable": True}, ValueError, "never deferrable"),
+        ({"isolation_level": "READ COMMITTED"}, ValueError, "SQLite's transactions"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(

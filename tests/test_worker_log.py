@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable
-from tests.workers import TRIED, Broken, Worker, broken_at
+from tests.workers import TRIED, Broken, Worker, broken_at, outside
 
 Frame = namedtuple("Frame", "id delivery_tag")
 
@@ -30,6 +30,9 @@ KEY = uuid.UUID(int=7)
         (SimpleNamespace(properties={"message_id": "p-1"}, delivery_tag=3), "message 'p-1'"),
         ({"id": "d-1", "secret": "x"}, "message 'd-1'"),
         ({"id": "two\nlines"}, "message 'two\\nlines'"),
+        ({"id": "x" * 101}, f"message '{'x' * 100}'"),
+        ({"id": b"\xff"}, "message '\ufffd'"),
+        (SimpleNamespace(properties="p-1", delivery_tag=3), "message '3'"),
         ({"name": "hidden"}, "message #1"),
         ("hidden", "message #1"),
     ],
@@ -120,3 +123,19 @@ def test_no_password_of_a_drivers_text_is_logged(
     Worker(postgres_url).run("a", handle)
     assert TRIED in caplog.text and "OSError: no answer" in caplog.text
     assert "s3cret" not in caplog.text + str(CommitUnknown(quoted.orig))
+
+
+def test_an_error_of_ack_shows_no_parameters(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who acknowledges in the database fails with the message's content."""
+    worker = Worker(sqlite_url)
+
+    def ack(message: str) -> None:
+        with outside(worker.settings).begin() as connection:
+            connection.execute(text("DELETE FROM nowhere WHERE m = :m"), {"m": message})
+
+    with pytest.raises(DBAPIError):
+        worker.run(["content"], ack=ack)
+    assert "DELETE FROM nowhere" in caplog.text
+    assert "content" not in caplog.text

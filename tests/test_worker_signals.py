@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -137,3 +138,14 @@ def test_a_worker_process_finishes_its_message_after_sigterm(
         process.say()
         assert process.read_until("ended") == ["acked a", "ended"]
         assert process.process.wait(30) == 0
+
+
+def test_a_handler_that_is_not_pythons_becomes_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It cannot be put back; a signal that does nothing any more would be worse."""
+    given: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: given.append(handler))
+    with stop_signal(Stop()):
+        pass
+    assert given[-1] is signal.SIG_DFL

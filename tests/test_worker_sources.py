@@ -70,9 +70,9 @@ def test_a_queue_that_is_shut_down_ends_the_loop(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("make_stop", [lambda: None, threading.Event])
-@pytest.mark.parametrize("kind", [ConnectionResetError, queue.Empty])
+@pytest.mark.parametrize("kind", [ConnectionResetError, queue.Empty, SystemExit])
 def test_an_error_of_the_source_is_raised(
-    worker: Worker, kind: type[Exception], make_stop: Callable[[], threading.Event | None]
+    worker: Worker, kind: type[BaseException], make_stop: Callable[[], threading.Event | None]
 ) -> None:
     """It concerns no message. An iterator's queue.Empty is one too: it is at its end."""
 
@@ -205,3 +205,9 @@ def test_a_kombu_consumer_is_a_source(broker: kombu.Connection, worker: Worker) 
     worker.run(drained(), handle, ack=ack, on_error=on_error, stop=stop)
     assert sorted(worker.stored()) == ["a", "b"]
     assert [body for body, _ in worker.failed] == [b"{not json"]
+
+
+def test_a_mapping_is_no_queue(worker: Worker) -> None:
+    """Its `get` is for something else; one iterates over it, as over any iterable."""
+    worker.run({"a": 1, "b": 2})
+    assert worker.acked == ["a", "b"]

@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import delete, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_dbpool import (
+    PoolTimeout,
     get_engine,
     unit_of_work,
 )
@@ -236,3 +238,39 @@ def test_a_lost_connection_that_the_handler_swallows_is_tried_again(pg_worker: W
 
     pg_worker.run("a", handle)
     assert (len(numbers), pg_worker.stored(), pg_worker.failed) == (2, ["a"], [])
+
+
+def test_a_conflict_at_a_stop_is_tried_again(pg_worker: Worker) -> None:
+    """The others' transactions are short: the message in hand is finished."""
+    stop, numbers = threading.Event(), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        store(message, session)
+        stop.set()
+        if len(numbers) == 1:
+            raise StaleDataError
+
+    pg_worker.run("ab", handle, stop=stop)
+    assert (numbers, pg_worker.stored(), pg_worker.acked) == (["a", "a"], ["a"], ["a"])
+
+
+def test_a_stop_ends_the_pause_after_a_full_pool(pg_worker: Worker) -> None:
+    """The message is not begun again, and comes again."""
+    stop, numbers = Set(), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        raise PoolTimeout
+
+    pg_worker.run("a", handle, stop=stop)
+    assert (numbers, pg_worker.acked, pg_worker.failed) == (["a"], [], [])
+
+
+class Set(threading.Event):
+    """An event that is set while somebody waits for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Set it."""
+        self.set()
+        return True

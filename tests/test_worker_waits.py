@@ -4,11 +4,23 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import pytest
+from sqlalchemy.orm import Session
 
-from pyramid_dbpool import tries
-from tests.workers import TRIED, ask, ended_within, log_watch, without_server
+from pyramid_dbpool import DatabaseUnavailable, get_engine, tries
+from pyramid_dbpool.embedded import PrivatePostgres
+from tests.workers import (
+    IMPATIENT,
+    TRIED,
+    Lost,
+    Worker,
+    ask,
+    ended_within,
+    log_watch,
+    without_server,
+)
 
 STOPPED = "neither handled nor acknowledged"
 
@@ -82,3 +94,68 @@ def test_pauses_grow_to_five_seconds_and_differ() -> None:
     assert 2.5 <= tries._pause(7) <= 5
     assert 2.5 <= tries._pause(100_000) <= 5
     assert len({tries._pause(3) for _ in range(10)}) > 1
+
+
+def test_pauses_begin_where_the_tries_are(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """A message that itself brings the server down finds it back at once, each time."""
+    numbers: list[int] = []
+    monkeypatch.setattr(tries, "_pause", lambda number: numbers.append(number) or 0.0)
+
+    def handle(message: str, session: Session) -> None:
+        raise DatabaseUnavailable("SELECT 1", None, OSError("gone"))
+
+    Worker(postgres_url).run("a", handle, max_tries=4)
+    assert numbers == [1, 2, 3]
+
+
+def test_a_database_that_comes_back_and_refuses_us_ends_the_wait(
+    new_postgres: Callable[..., PrivatePostgres], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a password; the message is not to blame."""
+    monkeypatch.setattr(tries, "_pause", lambda number: 0.01)
+    server = new_postgres()
+    worker = Lost(server.url(database="nowhere"), **IMPATIENT)
+    server.stop()
+    with log_watch(TRIED) as log:
+        raised: list[BaseException] = []
+        thread = threading.Thread(target=lambda: raised.append(refusal_of(worker)))
+        thread.start()
+        log.wait(TRIED)
+        server.start()
+        thread.join(60)
+    assert "nowhere" in str(raised[0])
+    assert (worker.acked, worker.failed) == ([], [])
+
+
+def refusal_of(worker: Worker) -> BaseException:
+    """Consume until the database refuses."""
+    with pytest.raises(DatabaseUnavailable) as caught:
+        worker.run("a", ask)
+    return caught.value
+
+
+def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else was faster: that is no error of the message."""
+    one = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
+    worker, numbers = Worker(postgres_url, **one, **IMPATIENT), []
+    taken = get_engine(worker.settings).connect()
+
+    def pause(number: int) -> float:
+        numbers.append(number)
+        if number == 2:
+            taken.close()
+        return 0.0
+
+    monkeypatch.setattr(tries, "_pause", pause)
+    errors = [DatabaseUnavailable("SELECT 1", None, OSError("gone"))]
+
+    def handle(message: str, session: Session) -> None:
+        if errors:
+            raise errors.pop()
+
+    worker.run("a", handle, max_tries=2)
+    assert (numbers, worker.acked, worker.failed) == ([1, 2], ["a"], [])
