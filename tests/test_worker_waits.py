@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import DatabaseUnavailable, get_engine, tries
@@ -159,3 +161,31 @@ def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
 
     worker.run("a", handle, max_tries=2)
     assert (numbers, worker.acked, worker.failed) == ([1, 2], ["a"], [])
+
+
+def test_an_engine_of_the_callers_own_is_waited_for_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is SQLAlchemy's own, and the message is no more to blame for it."""
+    worker, stop = without_server(), threading.Event()
+    engine = create_engine(worker.settings["sqlalchemy.url"])
+    monkeypatch.setattr(tries, "_pause", lambda number: stop.set() or 0.0)
+    worker.run("a", ask, stop=stop, session_factory=lambda settings: Session(engine))
+    assert (worker.acked, worker.failed) == ([], [])
+    assert "waiting for the database" in caplog.text
+
+
+def test_a_lost_connection_that_sqlalchemy_misses_is_tried_again(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it misses that of mysql-connector."""
+    monkeypatch.setattr(tries, "_pause", lambda number: 0.0)
+    worker = Worker(sqlite_url)
+    errors = [DBAPIError("SELECT 1", None, OSError("MySQL Connection not available"))]
+
+    def handle(message: str, session: Session) -> None:
+        if errors:
+            raise errors.pop()
+
+    worker.run("a", handle)
+    assert (worker.acked, worker.failed) == (["a"], [])
