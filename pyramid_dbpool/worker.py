@@ -102,19 +102,14 @@ def consume(
     :raises SettingsError: a setting is unknown or wrong.
     :raises DatabaseUnavailable: the database refuses the login, or there is none of its name.
     """
-    _check_callable("handle", handle)
-    _check_callable("session_factory", session_factory)
-    _check_callable("ack", ack, optional=True)
-    _check_callable("on_error", on_error, optional=True)
-    _check_callable("identify", identify, optional=True)
+    _check_callable(handle=handle, session_factory=session_factory)
+    _check_callable(optional=True, ack=ack, on_error=on_error, identify=identify)
     _check_stop(stop)
     _check_max_tries(max_tries)
     modes = Modes(isolation_level, read_only, deferrable)
     take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
-    if session.bind is not None:
-        # Else each message of the queue is rejected for it.
-        modes.check(session.bind.dialect.name)
+    _check_modes(modes, session)
     stopper = Stop(stop)
     unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:
@@ -137,9 +132,16 @@ def _check_at_start(session: Session, stopper: Stop) -> None:
         check_at_start(made, stopper.wait)
 
 
-def _check_callable(name: str, value: object, optional: bool = False) -> None:
-    if not (callable(value) or (optional and value is None)):
-        raise TypeError(f"{name} is {type(value).__name__}; it has to be callable.")
+def _check_modes(modes: Modes, session: Session) -> None:
+    if session.bind is not None:
+        # Else each message of the queue is rejected for it.
+        modes.check(session.bind.dialect.name)
+
+
+def _check_callable(*, optional: bool = False, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if not (callable(value) or (optional and value is None)):
+            raise TypeError(f"{name} is {type(value).__name__}; it has to be callable.")
 
 
 def _check_stop(stop: object) -> None:
