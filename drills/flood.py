@@ -1,5 +1,6 @@
 """The flood drill: far more clients than connections."""
 
+import math
 import random
 import time
 
@@ -49,7 +50,7 @@ def throughput(alone: list[Answer], answers: list[Answer], seconds: float) -> li
     return [
         plain(f"2xx per second, {FEW} clients", few),
         plain(f"2xx per second, {MANY} clients", many),
-        at_least("  share that is kept", many / few, SHARE, "x"),
+        at_least("  share that is kept", many / few if few else math.nan, SHARE, "x"),
     ]
 
 

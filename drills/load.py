@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -97,17 +98,14 @@ def send(port: int, request: Request) -> Answer:
     """Send one request, on a connection of its own: a reused one could fail by itself."""
     began = time.monotonic()
     status, later = NO_ANSWER, None
+    headers = {"Connection": "close", "Content-Type": "application/json"}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    try:
-        headers = {"Connection": "close", "Content-Type": "application/json"}
+    # No answer is an answer here: it is counted as one that failed.
+    with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request(request.method, request.path, request.body, headers)
         response = connection.getresponse()
         response.read()
         status, later = response.status, response.headers["Retry-After"]
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
     return Answer(request, status, began, time.monotonic() - began, later)
 
 

@@ -243,8 +243,9 @@ def _see_lost_connection(context: ExceptionContext) -> None:
 
 
 def _refuse_lost_connection(connection: Connection) -> None:
-    # Else COMMIT is sent into the void, and nobody knows that it never arrived.
-    if has_ended(connection.connection.dbapi_connection):
+    # Else COMMIT is sent into the void, and nobody knows that it never arrived; or, where the
+    # first error was swallowed, SQLAlchemy's own error here does not say that it was a lost one.
+    if connection.invalidated or has_ended(connection.connection.dbapi_connection):
         # With a statement: without one it would be taken for an answer that was lost.
         lost = sa_exc.OperationalError(
             "COMMIT",

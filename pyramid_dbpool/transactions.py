@@ -46,6 +46,17 @@ class Modes:
                 )
             object.__setattr__(self, "isolation_level", level)
 
+    def check(self, dialect: str) -> None:
+        """Refuse a mode that the database does not have.
+
+        :raises ValueError: there is one.
+        """
+        if dialect == "sqlite":
+            if self.deferrable or self.isolation_level not in (None, "SERIALIZABLE"):
+                raise ValueError("SQLite's transactions are SERIALIZABLE and never deferrable.")
+        elif self.deferrable and dialect != "postgresql":
+            raise ValueError(f"deferrable transactions are PostgreSQL's; this is {dialect}.")
+
     @contextmanager
     def applied(self, session: Session) -> Iterator[None]:
         """Run the next transaction of `session` in these modes.
@@ -57,6 +68,7 @@ class Modes:
             yield
             return
         connection = session.connection()
+        self.check(connection.dialect.name)
         if connection.dialect.name == "sqlite":
             with self._applied_on_sqlite(connection):
                 yield
@@ -64,20 +76,16 @@ class Modes:
                 session.flush()
         else:
             _refuse_autocommit(connection)
-            connection.exec_driver_sql(self._statement(connection.dialect.name))
+            connection.exec_driver_sql(self._statement())
             yield
 
-    def _statement(self, dialect: str) -> str:
-        if self.deferrable and dialect != "postgresql":
-            raise ValueError(f"deferrable transactions are PostgreSQL's; this is {dialect}.")
+    def _statement(self) -> str:
         modes = [f"ISOLATION LEVEL {self.isolation_level}"] if self.isolation_level else []
         modes += ["READ ONLY"] * self.read_only + ["DEFERRABLE"] * self.deferrable
         return f"SET TRANSACTION {', '.join(modes)}"
 
     @contextmanager
     def _applied_on_sqlite(self, connection: Connection) -> Iterator[None]:
-        if self.deferrable or self.isolation_level not in (None, "SERIALIZABLE"):
-            raise ValueError("SQLite's transactions are SERIALIZABLE and never deferrable.")
         if not self.read_only:
             yield
             return
@@ -97,7 +105,7 @@ def make_read_only(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda dbapi, _record: _set_query_only(dbapi, True))
     else:
-        statement = Modes(read_only=True)._statement(engine.dialect.name)
+        statement = Modes(read_only=True)._statement()
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(statement))
         event.listen(engine, "begin_twophase", _refuse_twophase)
 

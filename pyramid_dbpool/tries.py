@@ -3,13 +3,14 @@
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import Engine, select
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from .drivers import (
     ConnectFailure,
@@ -26,7 +27,7 @@ from .sessions import unit_of_work
 from .sources import MessageName, Stop
 from .transactions import Modes
 
-__all__ = ["Unit"]
+__all__ = ["Unit", "chain"]
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,12 @@ class Unit(Generic[M]):
                     raise
                 waits = " (waiting for the database)" if remedy == self._database_is_back else ""
                 log.warning(
-                    "%s: try %d of %d%s: %s", named, tries, self.max_tries, waits, _reason(error)
+                    "%s: try %d of %d%s: %s",
+                    named,
+                    tries,
+                    self.max_tries,
+                    waits,
+                    _reason(database_error(error)),
                 )
                 if stopped or not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
@@ -87,13 +93,16 @@ class Unit(Generic[M]):
         """Return what has to be waited for before another try; None if none is allowed."""
         if not (self.repeatable or outcome.nothing_stored):
             return None
-        if isinstance(error, CommitUnknown):
+        said = database_error(error)
+        if isinstance(said, CommitUnknown):
             return self._database_is_back if self.repeatable else None
-        if isinstance(error, sa_exc.TimeoutError):
+        if isinstance(said, sa_exc.TimeoutError):
             return self._pause_is_over
-        if isinstance(error, sa_exc.DBAPIError) and is_known_rollback(error):
+        if isinstance(said, StaleDataError):
             return self._others_are_past
-        return self._database_is_back if self._is_away(error) else None
+        if isinstance(said, sa_exc.DBAPIError) and is_known_rollback(said):
+            return self._others_are_past
+        return self._database_is_back if self._is_away(said) else None
 
     def _others_are_past(self, tries: int) -> bool:
         # The others' transactions are short; the message in hand is finished even at a stop.
@@ -133,16 +142,17 @@ class Unit(Generic[M]):
             raise
         return None
 
-    def is_refused(self, error: Exception) -> bool:
-        """Tell whether the database refuses all connections, which no message can help."""
-        if not isinstance(error, DatabaseUnavailable):
-            return False
-        failure = classify_connect_failure(self._engine.dialect, error)
-        return failure is ConnectFailure.CONFIGURATION
+    def refusal(self, error: Exception) -> DatabaseUnavailable | None:
+        """Return how the database refuses all connections, which no message can help."""
+        said = database_error(error)
+        if not isinstance(said, DatabaseUnavailable):
+            return None
+        failure = classify_connect_failure(self._engine.dialect, said)
+        return said if failure is ConnectFailure.CONFIGURATION else None
 
     def _is_away(self, error: Exception) -> bool:
         if isinstance(error, DatabaseUnavailable):
-            return not self.is_refused(error)
+            return self.refusal(error) is None
         if not isinstance(error, sa_exc.DBAPIError):
             return False
         if error.connection_invalidated or is_missed_disconnect(error):
@@ -152,6 +162,23 @@ class Unit(Generic[M]):
     @property
     def _engine(self) -> Engine:
         return self.session.get_bind().engine
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the last one first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__context__ if each.__cause__ is None else each.__cause__
+
+
+def database_error(error: Exception) -> Exception:
+    """Return what the database said, where a handler has made an error of its own of it."""
+    # Else an outage has every message rejected by an app that wraps its database's errors.
+    kinds = (sa_exc.DBAPIError, sa_exc.TimeoutError, StaleDataError)
+    return next((each for each in chain(error) if isinstance(each, kinds)), error)
 
 
 def _pause(number: int) -> float:

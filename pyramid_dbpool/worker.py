@@ -22,7 +22,7 @@ from .sources import (
 )
 from .startup import check_at_start
 from .transactions import Modes
-from .tries import Unit
+from .tries import Unit, chain
 
 __all__ = ["consume"]
 
@@ -63,13 +63,14 @@ def consume(
     identity, never with its content (an SQL error shows no parameters; what the database's own
     text quotes stays), and given to `on_error(message, error)`, which rejects the
     message, or stores it away; the loop goes on. Without `on_error` the error is raised and
-    the message not acknowledged. So is an error of `ack` or `on_error` itself. A database that
-    refuses the login or is not there any more is not the message's fault: then `on_error` is not
-    called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
+    the message not acknowledged. So is an error of `ack`, `on_error` or `messages`. A database
+    that refuses the login or is not there any more is not the message's fault: then `on_error` is
+    not called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
 
     **A message is tried again,** `max_tries` times in all, when the database went away under it
     (after a wait for the database, however long that lasts), when no connection came free in
-    time, and after a serialization failure or a deadlock; but not if `handle` may have stored
+    time, and after a serialization failure, a deadlock or a row that another one changed, also
+    where `handle` has raised an error of its own because of that; but not if it may have stored
     something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless `idempotent` or
     `read_only` says that this does no harm. So everything but the database that
     `handle` touches has to bear repetition. When the connection was lost during COMMIT, the work
@@ -96,21 +97,19 @@ def consume(
     :param identify: returns what names a message in the log; by default its ``message_id``,
         ``id``, ``properties["message_id"]``, ``delivery_tag`` or ``["id"]``, or its number.
     :raises TypeError: an argument that cannot be called, is no source of messages or no event.
-    :raises ValueError: `max_tries` below 1, an unknown isolation level, or `stop_on_sigterm`
-        outside the main thread.
+    :raises ValueError: `max_tries` below 1, a mode that is unknown or that the database does not
+        have, or `stop_on_sigterm` outside the main thread.
     :raises SettingsError: a setting is unknown or wrong.
     :raises DatabaseUnavailable: the database refuses the login, or there is none of its name.
     """
-    _check_callable("handle", handle)
-    _check_callable("session_factory", session_factory)
-    _check_callable("ack", ack, optional=True)
-    _check_callable("on_error", on_error, optional=True)
-    _check_callable("identify", identify, optional=True)
+    _check_callable(handle=handle, session_factory=session_factory)
+    _check_callable(optional=True, ack=ack, on_error=on_error, identify=identify)
     _check_stop(stop)
     _check_max_tries(max_tries)
     modes = Modes(isolation_level, read_only, deferrable)
     take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
+    _check_modes(modes, session)
     stopper = Stop(stop)
     unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:
@@ -133,9 +132,16 @@ def _check_at_start(session: Session, stopper: Stop) -> None:
         check_at_start(made, stopper.wait)
 
 
-def _check_callable(name: str, value: object, optional: bool = False) -> None:
-    if not (callable(value) or (optional and value is None)):
-        raise TypeError(f"{name} is {type(value).__name__}; it has to be callable.")
+def _check_modes(modes: Modes, session: Session) -> None:
+    if session.bind is not None:
+        # Else each message of the queue is rejected for it.
+        modes.check(session.bind.dialect.name)
+
+
+def _check_callable(*, optional: bool = False, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if not (callable(value) or (optional and value is None)):
+            raise TypeError(f"{name} is {type(value).__name__}; it has to be callable.")
 
 
 def _check_stop(stop: object) -> None:
@@ -166,10 +172,10 @@ def _settle(
     except Exception as error:
         _hide_parameters(error)
         # Else a password that was changed has every message of the queue rejected.
-        if unit.is_refused(error):
-            said = str(error).partition("\n")[0]
+        if refusal := unit.refusal(error):
+            said = str(refusal).partition("\n")[0]
             log.error("consume ends: %s; %s is not acknowledged and will come again.", said, named)
-            raise
+            raise refusal  # noqa: B904 (it is the error itself, or its cause)
         log.exception("%s could not be handled", named)
         if on_error is None:
             raise
@@ -188,12 +194,6 @@ def _acknowledge(ack: Callable[[M], object], message: M, named: MessageName[M]) 
 
 def _hide_parameters(error: BaseException) -> None:
     # SQLAlchemy's errors print the statement's parameters: the message's content, in the log.
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        each = chain.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            chain += [each.__cause__, each.__context__]
-            if isinstance(each, StatementError):
-                each.hide_parameters = True
+    for each in chain(error):
+        if isinstance(each, StatementError):
+            each.hide_parameters = True

@@ -1,6 +1,7 @@
 """The drills in a short form; their figures are taken with `make drill`.
 
-Here only what is counted has to be right: seconds depend on who else is at work.
+What is counted has to be right. What is timed depends on who else is at work, so it may be some
+times worse here than what `make drill` asks for.
 """
 
 import pytest
@@ -10,11 +11,13 @@ from drills.report import Figure, as_text, missed
 
 pytestmark = pytest.mark.slow
 
+LENIENCE = 4
+
 
 def check(title: str, figures: list[Figure]) -> None:
-    """Show the figures; none that is a count may fall short."""
+    """Show the figures; none may fall short."""
     print(as_text(title, figures))
-    assert not [figure for figure in missed(figures) if not figure.unit]
+    assert not missed(figures, LENIENCE)
 
 
 def test_a_restart_of_the_database_is_noticed_by_nobody() -> None:

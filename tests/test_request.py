@@ -647,17 +647,42 @@ def test_a_stream_that_is_closed_early_or_fails_gives_its_connection_back(
         assert web.checked_out() == 0
 
 
-def test_a_stream_uses_the_session_of_a_test(settings: dict[str, Any]) -> None:
+def test_a_stream_that_cannot_be_closed_gives_its_connection_back(
+    settings: dict[str, Any],
+) -> None:
+    """Its producer is told of the end, and fails at it."""
+    with app(settings, *TM) as web, prepare(registry=web.registry) as env:
+
+        def produce(session: Session) -> Iterator[bytes]:
+            session.execute(select(1))
+            try:
+                yield b"first"
+            finally:
+                raise Broken
+
+        left = stream(env["request"], produce)
+        next(left)
+        with pytest.raises(Broken):
+            left.close()
+        assert web.checked_out() == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("app.dbsession", "default"), ("app.dbsession.replica", "replica")]
+)
+def test_a_stream_uses_the_session_of_a_test(
+    settings: dict[str, Any], key: str, name: str
+) -> None:
     """And leaves it open."""
     with app(settings, *TM) as web, Session(web.engine) as own:
         own.add(Row())
         own.flush()
-        request = Request.blank("/", environ={"app.dbsession": own})
+        request = Request.blank("/", environ={key: own})
 
         def produce(session: Session) -> Iterator[int]:
             yield from session.scalars(select(func.count()).select_from(Row))
 
-        assert list(stream(request, produce)) == [1]
+        assert list(stream(request, produce, name)) == [1]
         assert own.in_transaction()
 
 

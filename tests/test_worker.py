@@ -1,13 +1,9 @@
 """What `consume` does with a message, on every database."""
 
 import json
-import logging
 import queue
 import threading
-import uuid
-from collections import namedtuple
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import DatabaseUnavailable, TransactionFailed, get_engine, session_factory
+from pyramid_dbpool import TransactionFailed, get_engine, session_factory
 from pyramid_dbpool.worker import consume
-from tests.workers import Worker, outside, store
-
-
-class Broken(Exception):
-    """What the tests' handlers raise."""
+from tests.workers import Broken, Worker, broken_at, store
 
 
 @pytest.fixture
@@ -35,18 +27,6 @@ def worker(any_url: str) -> Worker:
 def pg_worker(postgres_url: str) -> Worker:
     """Give a worker on PostgreSQL."""
     return Worker(postgres_url)
-
-
-def broken_at(*bad: Any) -> Callable[[Any, Session], None]:
-    """Return a handler that stores each message, then fails at some."""
-
-    def handle(message: Any, session: Session) -> None:
-        store(message, session)
-        session.flush()
-        if message in bad:
-            raise Broken(message)
-
-    return handle
 
 
 def test_a_message_is_acknowledged_after_its_commit(worker: Worker) -> None:
@@ -141,6 +121,22 @@ def test_a_swallowed_error_is_an_error(pg_worker: Worker) -> None:
     assert isinstance(pg_worker.failed[0][1], TransactionFailed)
 
 
+def test_messages_may_use_the_session_that_is_handed_over(worker: Worker) -> None:
+    """A handler may commit by itself; what follows is committed as well."""
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        session.commit()
+        store(message * 2, session)
+        with pytest.raises(SQLAlchemyError):
+            session.execute(text("SELECT * FROM nowhere"))
+        session.rollback()
+        store(message * 3, session)
+
+    worker.run("a", handle)
+    assert worker.stored() == ["a", "aaa"]
+
+
 def test_the_modes_hold_for_each_message(pg_worker: Worker) -> None:
     """As h's streamer sets them; what follows on the same connection has the server's own."""
     seen = []
@@ -209,74 +205,6 @@ def test_another_pool_is_asked_for_by_name(sqlite_url: str) -> None:
     assert seen != [get_engine(worker.settings)]
 
 
-def test_a_serialization_failure_is_tried_again(pg_worker: Worker) -> None:
-    """Another transaction came between on the first try; the second one succeeds."""
-    pg_worker.run("a")
-    rename = text("UPDATE done SET message = message || :by")
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        tries.append(session.scalar(text("SELECT message FROM done")))
-        if len(tries) == 1:
-            with outside(pg_worker.settings).begin() as connection:
-                connection.execute(rename, {"by": "-other"})
-        session.execute(rename, {"by": message})
-
-    pg_worker.run("b", handle, isolation_level="REPEATABLE READ")
-    assert tries == ["a", "a-other"]
-    assert (pg_worker.stored(), pg_worker.acked) == (["a-otherb"], ["a", "b"])
-
-
-def test_a_deadlock_is_tried_again(mariadb_url: str) -> None:
-    """MariaDB ends one of two transactions."""
-    worker = Worker(mariadb_url)
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        store(message, session)
-        session.flush()
-        tries.append(message)
-        if len(tries) < 3:
-            session.execute(text("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213"))
-
-    worker.run("a", handle)
-    assert (len(tries), worker.stored(), worker.acked) == (3, ["a"], ["a"])
-
-
-def test_a_locked_file_is_tried_again(sqlite_url: str) -> None:
-    """Another process writes to the SQLite file during the first try."""
-    worker = Worker(sqlite_url, **{"sqlalchemy.connect_args": '{"timeout": 0}'})
-    other = outside(worker.settings).connect()
-    other.exec_driver_sql("BEGIN EXCLUSIVE")
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        tries.append(message)
-        if len(tries) == 2:
-            other.close()
-        store(message, session)
-
-    worker.run("a", handle)
-    assert (len(tries), worker.stored()) == (2, ["a"])
-
-
-@pytest.mark.parametrize("max_tries", [1, 3])
-def test_tries_are_bounded(pg_worker: Worker, max_tries: int) -> None:
-    """A conflict that never ends is an error in the end, once for its message."""
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        tries.append(message)
-        if message == "a":
-            session.execute(
-                text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$")
-            )
-
-    pg_worker.run("ab", handle, max_tries=max_tries)
-    assert tries == ["a"] * max_tries + ["b"]
-    assert [message for message, _ in pg_worker.failed] == ["a"]
-
-
 def test_an_error_of_the_handler_is_not_tried_again(worker: Worker) -> None:
     """Neither its own nor one of its SQL."""
     tries = []
@@ -289,172 +217,10 @@ def test_an_error_of_the_handler_is_not_tried_again(worker: Worker) -> None:
     assert (len(tries), len(worker.failed)) == (1, 1)
 
 
-def test_a_pool_without_a_free_connection_is_tried_again(postgres_url: str) -> None:
-    """Somebody else gives the only connection back during the second try."""
-    one = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
-    worker = Worker(postgres_url, **one, **{"sqlalchemy.pool_timeout": "100ms"})
-    taken = get_engine(worker.settings).connect()
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        tries.append(message)
-        if len(tries) == 2:
-            taken.close()
-        store(message, session)
-        session.flush()
-
-    worker.run("a", handle)
-    assert (len(tries), worker.acked) == (2, ["a"])
-
-
-def test_a_wrong_setting_is_not_waited_for(postgres_url: str) -> None:
-    """A database that does not exist does not come back; the loop ends at once."""
-    worker = Worker(postgres_url)
-    worker.settings["sqlalchemy.url"] += "_nowhere"
-    tries = []
-
-    def handle(message: str, session: Session) -> None:
-        tries.append(message)
-        session.execute(text("SELECT 1"))
-
-    with pytest.raises(DatabaseUnavailable, match="_nowhere"):
-        worker.run("ab", handle)
-    assert (tries, worker.acked, worker.failed) == (["a"], [], [])
-
-
-Frame = namedtuple("Frame", "id delivery_tag")
-KEY = uuid.UUID(int=7)
-
-
-@pytest.mark.parametrize(
-    ("message", "named"),
-    [
-        (SimpleNamespace(message_id="m-1", id=2), "message 'm-1'"),
-        (Frame(7, "tag"), "message '7'"),
-        (Frame(KEY, "tag"), f"message '{KEY}'"),
-        (Frame(b"5-0", "tag"), "message '5-0'"),
-        (Frame(object(), "tag"), "message 'tag'"),
-        (SimpleNamespace(properties={"message_id": "p-1"}, delivery_tag=3), "message 'p-1'"),
-        ({"id": "d-1", "secret": "x"}, "message 'd-1'"),
-        ({"id": "two\nlines"}, "message 'two\\nlines'"),
-        ({"name": "hidden"}, "message #1"),
-        ("hidden", "message #1"),
-    ],
-)
-def test_the_log_names_a_message_but_shows_nothing_of_it(
-    sqlite_url: str, caplog: pytest.LogCaptureFixture, message: Any, named: str
-) -> None:
-    """Its content may be secret."""
-
-    def handle(message: Any, session: Session) -> None:
-        raise Broken
-
-    Worker(sqlite_url).run([message], handle)
-    (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (
-        logging.ERROR,
-        f"{named} could not be handled",
+def test_a_session_of_the_callers_own_needs_no_engine_of_ours() -> None:
+    """It may bind each class to an engine, and none to itself."""
+    seen: list[str] = []
+    consume(
+        "a", lambda message, session: seen.append(message), {}, session_factory=lambda _: Session()
     )
-    assert record.exc_info
-    assert "hidden" not in caplog.text
-
-
-def test_the_caller_may_name_messages(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """And an error of that hides neither the message's own nor stops the loop."""
-    worker = Worker(sqlite_url)
-    worker.run(["a"], broken_at("a"), identify=lambda message: message * 3)
-    worker.run(["b"], broken_at("b"), identify=lambda message: message.no_such_thing)
-    assert "message 'aaa' could not" in caplog.text
-    assert "message #1 could not" in caplog.text
-    assert caplog.text.count("message #1 cannot be identified: AttributeError") == 1
-    assert [message for message, _ in worker.failed] == ["a", "b"]
-
-
-def test_an_identity_is_found_once(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """However many log lines need it: here, one for each try and one for the end."""
-    worker, asked = Worker(sqlite_url), []
-
-    def identify(message: str) -> str:
-        asked.append(message)
-        raise Broken
-
-    def handle(message: str, session: Session) -> None:
-        raise DatabaseUnavailable("SELECT 1", None, Broken())
-
-    worker.run(["a"], handle, identify=identify, max_tries=2)
-    assert "try 1 of 2" in caplog.text
-    assert asked == ["a"]
-    assert caplog.text.count("cannot be identified") == 1
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_the_log_shows_no_parameters(
-    psycopg_url: str, caplog: pytest.LogCaptureFixture, wrapped: bool
-) -> None:
-    """SQLAlchemy prints them with its errors, also with those that caused another one."""
-    insert = text("INSERT INTO nowhere (message) VALUES (:message)")
-
-    def handle(message: str, session: Session) -> None:
-        try:
-            session.execute(insert, {"message": message})
-        except DBAPIError as error:
-            if wrapped:
-                raise Broken from error
-            raise
-
-    Worker(psycopg_url).run(["content"], handle)
-    assert "INSERT INTO nowhere" in caplog.text
-    assert "content" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error", "said"),
-    [
-        ({"handle": None}, TypeError, "handle is NoneType"),
-        ({"messages": 3}, TypeError, "messages is int"),
-        ({"ack": "yes"}, TypeError, "ack is str"),
-        ({"on_error": 1}, TypeError, "on_error is int"),
-        ({"identify": "id"}, TypeError, "identify is str"),
-        ({"session_factory": None}, TypeError, "session_factory is NoneType"),
-        ({"stop": True}, TypeError, "stop is bool"),
-        ({"max_tries": "5"}, TypeError, "max_tries is '5'"),
-        ({"max_tries": 0}, ValueError, "max_tries is 0"),
-        ({"isolation_level": "CHAOS"}, ValueError, "CHAOS"),
-    ],
-)
-def test_wrong_arguments_are_refused_at_once(
-    sqlite_url: str, wrong: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    """Before the first message is taken; none would be handled."""
-    work: queue.Queue[str] = queue.Queue()
-    work.put("a")
-    right: dict[str, Any] = {
-        "messages": work,
-        "handle": store,
-        "settings": {"sqlalchemy.url": sqlite_url},
-    }
-    with pytest.raises(error, match=said):
-        consume(**(right | wrong))
-    assert work.qsize() == 1
-
-
-def test_wrong_settings_are_refused_at_once(sqlite_url: str) -> None:
-    """They are not an error of the first message."""
-    with pytest.raises(ValueError, match="pool_sice"):
-        consume([1], store, {"sqlalchemy.url": sqlite_url, "sqlalchemy.pool_sice": "3"})
-
-
-def test_messages_may_use_the_session_that_is_handed_over(worker: Worker) -> None:
-    """A handler may commit by itself; what follows is committed as well."""
-
-    def handle(message: str, session: Session) -> None:
-        store(message, session)
-        session.commit()
-        store(message * 2, session)
-        with pytest.raises(SQLAlchemyError):
-            session.execute(text("SELECT * FROM nowhere"))
-        session.rollback()
-        store(message * 3, session)
-
-    worker.run("a", handle)
-    assert worker.stored() == ["a", "aaa"]
+    assert seen == ["a"]

@@ -12,7 +12,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
+from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.worker import consume
+
+# What the log says of a message's first try.
+TRIED = "try 1 of 5"
+# For the wait that comes after the pool's own.
+IMPATIENT = {"sqlalchemy.pool_timeout": "100ms"}
 
 
 class Base(DeclarativeBase):
@@ -38,14 +44,38 @@ def outside(settings: dict[str, Any]) -> Engine:
     return create_engine(settings["sqlalchemy.url"], poolclass=NullPool)
 
 
+class Broken(Exception):
+    """What the tests' handlers raise."""
+
+
+def broken_at(*bad: Any) -> Callable[[Any, Session], None]:
+    """Return a handler that stores each message, then fails at some."""
+
+    def handle(message: Any, session: Session) -> None:
+        store(message, session)
+        session.flush()
+        if message in bad:
+            raise Broken(message)
+
+    return handle
+
+
+def ask(message: Any, session: Session) -> None:
+    """Handle a message without storing anything."""
+    session.execute(text("SELECT 1"))
+
+
 class Worker:
     """Runs `consume` and remembers what became of each message."""
+
+    has_tables = True
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.settings = {"sqlalchemy.url": url, **settings}
         self.acked: list[Any] = []
         self.failed: list[tuple[Any, Exception]] = []
-        Base.metadata.create_all(outside(self.settings))
+        if self.has_tables:
+            Base.metadata.create_all(outside(self.settings))
 
     def __repr__(self) -> str:
         return f"<Worker acked={self.acked} failed={self.failed}>"
@@ -85,6 +115,17 @@ class Worker:
 
     def _fail(self, message: Any, error: Exception) -> None:
         self.failed.append((message, error))
+
+
+class Lost(Worker):
+    """A worker whose database is not there."""
+
+    has_tables = False
+
+
+def without_server() -> Worker:
+    """Return a worker whose server is not there."""
+    return Lost(f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x", **IMPATIENT)
 
 
 END_POSTGRES = """
@@ -131,3 +172,8 @@ def ended_within(thread: threading.Thread, seconds: float) -> bool:
     begun = time.monotonic()
     thread.join(seconds + 5)
     return not thread.is_alive() and time.monotonic() - begun < seconds
+
+
+def pumps() -> list[threading.Thread]:
+    """Return the threads in which `consume` asks iterators for messages."""
+    return [thread for thread in threading.enumerate() if thread.name == "dbpool-messages"]

@@ -19,7 +19,6 @@ from queue import Empty
 from time import monotonic, sleep
 from typing import Any
 
-from amqp.exceptions import AccessRefused, NotAllowed
 from kombu import Connection, Consumer, Exchange, Message, Queue
 from kombu.exceptions import OperationalError
 from kombu.pools import producers
@@ -89,7 +88,7 @@ def publish_if_stored(stored: bool, broker: Connection, event: dict[str, str]) -
         return
     try:
         publish(broker, event)
-    except (OperationalError, *broker.recoverable_connection_errors) as error:
+    except (OperationalError, *failures(broker)) as error:
         # The note is stored: a broker that is away must not make a 500 of that.
         log.warning("The event %r is not published: %s", event, error)
     except Exception:
@@ -103,10 +102,21 @@ def publish(broker: Connection, event: dict[str, str]) -> None:
             event,
             exchange=EXCHANGE,
             declare=[EXCHANGE],
+            # RabbitMQ confirms nothing while its disk or memory is full.
+            timeout=2,
             # The connection may have died since its last use: one more try.
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0},
         )
+
+
+def failures(broker: Connection) -> tuple[type[Exception], ...]:
+    """List what goes wrong with a broker: it is away, or refuses what is asked of it."""
+    return (
+        *broker.connection_errors,
+        *broker.channel_errors,
+        *broker.recoverable_connection_errors,
+    )
 
 
 class Inbox:
@@ -132,7 +142,7 @@ class Inbox:
         """Return the next message; raise `queue.Empty` when there is none for so many seconds."""
         try:
             self._receive(timeout)
-        except self.broker.recoverable_connection_errors as error:
+        except failures(self.broker) as error:
             self._lost(error)
         if not self._received:
             raise Empty
@@ -141,13 +151,9 @@ class Inbox:
     def listen(self) -> None:
         """Make the queue, so that it gets what is published from now on."""
         # By itself kombu would sleep for seconds here, deaf to a stop.
-        try:
-            self.broker.ensure_connection(
-                max_retries=1, interval_start=0, reraise_as_library_errors=False
-            )
-        except (AccessRefused, NotAllowed) as error:
-            # A wrong password or virtual host: waiting would not help.
-            raise ConfigurationError(f"broker.url: {error}") from error
+        self.broker.ensure_connection(
+            max_retries=1, interval_start=0, reraise_as_library_errors=False
+        )
         consumer = Consumer(
             self.broker.channel(),
             [self._queue],
@@ -173,7 +179,7 @@ class Inbox:
             self.broker.drain_events(timeout=timeout)
 
     def _lost(self, error: Exception) -> None:
-        log.warning("The broker is away; trying again in %d s: %s", self._pause, error)
+        log.warning("The broker cannot be used; trying again in %d s: %s", self._pause, error)
         self._next_attempt = monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         # The broker will send again what was received and not acknowledged.

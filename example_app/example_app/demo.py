@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs = Programs()
     programs.listen_to_signals()
     try:
-        run(programs, args)
-    except Stopped:
-        pass
+        with suppress(Stopped):  # the end that was asked for: everything is stopped by now
+            run(programs, args)
     except EXPECTED as error:
         # A Ctrl-C that comes while PostgreSQL starts makes the start fail.
         if not programs.stop_asked:

@@ -109,22 +109,25 @@ class Socket:
     def run(self) -> None:
         """Send what comes into the line, until either side closes."""
         try:
-            while self._ws.connected and not self._closing:
-                self._send_line()
-                # simple-websocket may tell of an end before it shows as one: look again.
-                self._news.wait(PING)
-                self._news.clear()
-                # Browsers have nothing to say here.
-                self._ws.input_buffer.clear()
-            if self._ws.connected:
-                self._ws.close(GOING_AWAY, "The streamer is stopping")
-                self._ws.thread.join(GOODBYE)
-        except (ConnectionClosed, LocalProtocolError, OSError):
-            pass  # the browser has gone
+            # A browser that has gone is nobody's error.
+            with suppress(ConnectionClosed, LocalProtocolError, OSError):
+                self._send_until_closed()
         finally:
             self.cut()
             # gunicorn closes the socket next, and a reader that has not seen the end by then
             # would look for it until its next ping.
+            self._ws.thread.join(GOODBYE)
+
+    def _send_until_closed(self) -> None:
+        while self._ws.connected and not self._closing:
+            self._send_line()
+            # simple-websocket may tell of an end before it shows as one: look again.
+            self._news.wait(PING)
+            self._news.clear()
+            # Browsers have nothing to say here.
+            self._ws.input_buffer.clear()
+        if self._ws.connected:
+            self._ws.close(GOING_AWAY, "The streamer is stopping")
             self._ws.thread.join(GOODBYE)
 
     def _send_line(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_inbox_waits_for_the_broker_without_noise(
         for _ in range(8):
             assert received(inbox) is None
     assert "secret" not in caplog.text
-    assert caplog.text.count("The broker is away; trying again in") == 1
+    assert caplog.text.count("The broker cannot be used; trying again in") == 1
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,23 @@ def test_files_are_read_whole(settings: dict[str, Any], inbox: Inbox) -> None:
         read = [received(inbox) for _ in range(count)]
         writer.join()
     assert read == [EVENT] * count
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{not json", b"\xff", b"[]", b"7", b'{"body": "x"}', b'{"properties": {}}'],
+)
+def test_a_file_that_is_no_message_is_put_aside(
+    data: bytes, settings: dict[str, Any], inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that was full leaves one: it is logged and kept, and the next message comes."""
+    folder = Path(settings["broker.folder"], "messages")
+    wrong = folder / f"0_wrong.{settings['broker.queue']}.msg"
+    wrong.write_bytes(data)
+    with connect(settings) as broker:
+        publish(broker, EVENT)
+    assert received(inbox) == EVENT
+    assert received(inbox) is None
+    (aside,) = folder.iterdir()
+    assert aside.read_bytes() == data
+    assert f"put aside as {aside}" in caplog.text

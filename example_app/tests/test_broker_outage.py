@@ -2,14 +2,18 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from queue import Empty
+from time import monotonic
 from typing import Any
 
 import pytest
+from kombu import pools
 from processes import Program, write
 from webtest import TestApp
 
 from example_app.broker import Inbox, ack, connect, publish
 from pyramid_dbpool.embedded import free_port
+from tests.servers.fixtures import NewProxy
 from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 
@@ -35,7 +39,7 @@ def test_broker_that_was_restarted(
     streamer = request.getfixturevalue("start_streamer")()
     streamer.wait_for(write(app, "before"))
     broker.stop()
-    streamer.wait_for("The broker is away")
+    streamer.wait_for("The broker cannot be used")
     unpublished = write(app, "meanwhile")
     assert unpublished in caplog.text
     broker.start()
@@ -66,11 +70,59 @@ def test_connection_lost_before_the_acknowledgement(
         broker.channel().queue_delete(settings["broker.queue"])
 
 
+def test_broker_that_refuses_the_login(
+    rabbitmq: RabbitMQ | OfferedRabbitMQ,
+    settings: dict[str, Any],
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The note is stored, and the streamer goes on asking; both say why, in a line."""
+    settings["broker.url"] = with_password(rabbitmq.url(), "wrong-secret")
+    write(request.getfixturevalue("app"), "Hello")
+    with Inbox(settings) as inbox, pytest.raises(Empty):
+        inbox.get(timeout=5)
+    assert "is not published: " in caplog.text
+    assert "The broker cannot be used; trying again in 1 s: " in caplog.text
+    assert caplog.text.count("ACCESS_REFUSED") == 2
+    assert "Traceback" not in caplog.text
+    assert "wrong-secret" not in caplog.text
+
+
+def with_password(url: str, password: str) -> str:
+    """Change the password in a broker's URL."""
+    start, _, host = url.rpartition("@")
+    return f"{start.rpartition(':')[0]}:{password}@{host}"
+
+
+@pytest.mark.slow
+def test_broker_that_says_nothing(
+    rabbitmq: RabbitMQ | OfferedRabbitMQ,
+    settings: dict[str, Any],
+    new_proxy: NewProxy,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One whose disk is full confirms nothing: the writer is answered all the same."""
+    proxy = new_proxy(rabbitmq.url())
+    settings["broker.url"] = proxy.url(rabbitmq.url())
+    app: TestApp = request.getfixturevalue("app")
+    # kombu opens all connections of its pool before it uses one again.
+    for _ in range(pools.get_limit() + 1):
+        write(app, "before")
+    assert caplog.text == ""
+    proxy.faults.latency = 600
+    began = monotonic()
+    note = write(app, "Anybody there?")
+    assert monotonic() - began < 10
+    assert f"The event {{'id': '{note}'}} is not published: " in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_stop_while_the_broker_is_away(
     settings: dict[str, Any], serve: Callable[[str, str], Program]
 ) -> None:
     """A streamer without a broker ends at SIGTERM as usual."""
     settings["broker.url"] = f"amqp://127.0.0.1:{free_port()}//"
-    streamer = serve("-streamer", "The broker is away")
+    streamer = serve("-streamer", "The broker cannot be used")
     assert streamer.end(signal.SIGTERM, seconds=15) == 0
     assert "Traceback" not in streamer.output

@@ -1,6 +1,7 @@
 """The page, in a browser."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,29 @@ def test_note_that_is_refused(open_page: OpenPage, start_streamer: StartProgram)
     expect(page.locator("li")).to_have_count(1)
     expect(page.get_by_role("alert")).to_have_text("")
     expect(field).to_be_focused()
+
+
+def test_note_whose_server_cannot_be_reached(
+    open_page: OpenPage, start_streamer: StartProgram
+) -> None:
+    """The page says what to do, also of a proxy's own errors, and keeps the text."""
+    start_streamer()
+    page = open_page()
+    field = page.get_by_label("A new note")
+    field.fill("Hello")
+    wrong = {
+        "the server cannot be reached": lambda route: route.abort("connectionrefused"),
+        "the server says 503": lambda route: route.fulfill(status=503, body="<h1>Sorry</h1>"),
+    }
+    for said, fail in wrong.items():
+        page.route("**/api/notes/*", fail)
+        field.press("Control+Enter")
+        expect(page.get_by_role("alert")).to_contain_text(f"The note is not stored: {said}")
+        page.unroute("**/api/notes/*")
+    expect(field).to_be_editable()
+    field.press("Control+Enter")
+    expect(page.locator("li")).to_have_text([re.compile("Hello$")])
+    expect(field).to_have_value("")
 
 
 def test_list_that_cannot_be_loaded(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from processes import StartProgram, write
+from processes import Program, StartProgram, write
 from sqlalchemy import create_engine, make_url, text
 from webtest import TestApp
 
@@ -58,6 +58,18 @@ def test_database_that_was_restarted(
     streamer.wait_for(write(app, "after"))
 
 
+def event_after(
+    fault: Callable[[], object], streamer: Program, app: TestApp, settings: dict[str, Any]
+) -> str:
+    """Let a note that was shown have another event after the fault; give its id."""
+    note = write(app, "before")
+    streamer.wait_for(note)
+    fault()
+    with connect(settings) as broker:
+        publish(broker, {"id": note})
+    return note
+
+
 def test_streamer_that_is_stopped_while_the_database_is_away(
     database: PrivatePostgres,
     settings: dict[str, Any],
@@ -66,12 +78,8 @@ def test_streamer_that_is_stopped_while_the_database_is_away(
 ) -> None:
     """It ends as usual, and the next one shows what it could not."""
     streamer = start_streamer()
-    note = write(app, "before")
-    streamer.wait_for(note)
-    database.stop()
+    note = event_after(database.stop, streamer, app, settings)
     get_engine(settings).dispose()
-    with connect(settings) as broker:
-        publish(broker, {"id": note})
     streamer.wait_for("waiting for the database")
     assert streamer.end(signal.SIGTERM, seconds=15) == 0
     assert "Traceback" not in streamer.output
@@ -80,28 +88,26 @@ def test_streamer_that_is_stopped_while_the_database_is_away(
 
 
 def test_streamer_that_the_database_refuses(
-    database: PrivatePostgres,
-    settings: dict[str, Any],
-    app: TestApp,
-    start_streamer: StartProgram,
+    settings: dict[str, Any], app: TestApp, start_streamer: StartProgram
 ) -> None:
     """It ends with one line, gunicorn with it, and the note is shown when it may log in again."""
     streamer = start_streamer()
-    note = write(app, "before")
-    streamer.wait_for(note)
-    engine = create_engine(settings["sqlalchemy.url"])
-    with engine.begin() as connection:
-        connection.execute(text("ALTER ROLE postgres PASSWORD 'new'"))
-        connection.execute(text(OTHERS))
-    engine.dispose()
-    with connect(settings) as broker:
-        publish(broker, {"id": note})
+    note = event_after(lambda: change_password(settings), streamer, app, settings)
     assert streamer.end(seconds=30) == GIVE_UP
     assert streamer.output.count("consume ends: ") == 1
     assert "Traceback" not in streamer.output
     changed = make_url(settings["sqlalchemy.url"]).set(password="new")
     settings["sqlalchemy.url"] = changed.render_as_string(hide_password=False)
     start_streamer().wait_for(f"note {note} to")
+
+
+def change_password(settings: dict[str, Any]) -> None:
+    """Shut out whoever logs in with the old one, and end all connections."""
+    engine = create_engine(settings["sqlalchemy.url"])
+    with engine.begin() as connection:
+        connection.execute(text("ALTER ROLE postgres PASSWORD 'new'"))
+        connection.execute(text(OTHERS))
+    engine.dispose()
 
 
 OTHERS = """

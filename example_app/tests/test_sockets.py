@@ -4,13 +4,14 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from listener import HANDSHAKE, Listener
 from processes import Program, wait_until
 
 from example_app import sockets
-from example_app.sockets import LINE, Hub, Socket
+from example_app.sockets import LINE, Hub, Sock, Socket
 
 ENVIRON = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HANDSHAKE.items()}
 LONG = json.dumps("x" * 10_000)
@@ -132,6 +133,63 @@ def test_what_a_browser_says_is_not_kept(hub: Hub, listen: Callable[[], Listener
     listener.read_to_the_end()
     hub.push('"anybody there?"')
     wait_for_sockets(hub, 0)
+
+
+class Late(threading.Thread):
+    """Something that happens in the middle of something else, unless a lock prevents it."""
+
+    def interfere(self) -> None:
+        """Happen now; if it cannot, it happens later."""
+        self.start()
+        self.join(0.2)
+
+
+def test_a_ping_does_not_come_in_the_middle_of_a_note() -> None:
+    """The browser would take the rest of the note for nonsense, and close."""
+    taken = []
+
+    def sendall(data: bytes) -> None:
+        if data == b"note":
+            ping.interfere()
+        taken.append(data)
+
+    fake = SimpleNamespace(sendall=sendall, settimeout=id, recv=None, fileno=None, close=None)
+    sock = Sock(fake)
+    ping = Late(target=sock.send, args=(b"ping",))
+    sock.send(b"note")
+    ping.join()
+    assert taken == [b"note", b"ping"]
+
+
+class FakeSocket(Socket):
+    """Serves nobody until it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.pushed: list[str] = []
+        self.push, self.close = self.pushed.append, self.closed.set  # type: ignore[method-assign]
+
+    def run(self) -> None:
+        """Wait for the end."""
+        self.closed.wait(30)
+
+
+def test_a_socket_may_come_while_a_note_is_pushed() -> None:
+    """The hub's sockets do not change while they are looked through."""
+    hub, early, newcomer = Hub(), FakeSocket(), FakeSocket()
+    late = Late(target=hub.serve, args=(newcomer,))
+
+    class Visited(set[Socket]):
+        def __iter__(self) -> Iterator[Socket]:
+            for each in super().__iter__():
+                late.interfere()
+                yield each
+
+    hub._sockets = Visited([early])
+    assert hub.push("note") == 1
+    newcomer.close()
+    late.join()
+    assert (early.pushed, newcomer.pushed) == (["note"], [])
 
 
 UNDER_GEVENT = """
