@@ -85,7 +85,7 @@ class Connections:
         except BaseException:
             record.close()
             raise
-        if not self._service.retired:
+        if not self._line.retired:
             # Else the housekeeper would come for a pool that is over.
             self._service.holds.watch()
         return entry
@@ -137,7 +137,7 @@ class Connections:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._lock:
-            if alive and not self._service.retired:
+            if alive and not self._line.retired:
                 self._line.unhold(entry, time.monotonic())
                 return
         self.close_entry(entry, "disposed" if alive else "dead")

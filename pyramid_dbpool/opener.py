@@ -79,7 +79,6 @@ class Opener:
         self.openings = Openings(line, lock, self._open, start)
         self.trouble: Trouble | None = None
         self.outages = outages or OutageLog(None, grace)
-        self.retired = False
         self._asked_at = NEVER
         self._opened_at = NEVER
         self._task: Task | None = None
@@ -150,7 +149,7 @@ class Opener:
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self.retired or self._asked_at == NEVER:
+        if self._line.retired or self._asked_at == NEVER:
             return 0
         return max(0, self._min_idle - self._line.total)
 
@@ -196,7 +195,9 @@ class Opener:
 
     def _probes_on(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        return not self.retired and (now - self._asked_at < ASKED_LATELY or bool(self._missing()))
+        if self._line.retired:
+            return False
+        return now - self._asked_at < ASKED_LATELY or bool(self._missing())
 
     def look(self) -> None:
         """Look at the line again; the housekeeper calls this."""

@@ -53,7 +53,6 @@ class Service:
         pre_ping: bool,
     ) -> None:
         self.options, self.size, self.timeout = options, size, timeout
-        self.retired = False
         # Guards the line, the statistics, the husks and the opener's state.  Held for
         # a few microseconds, never during I/O, a wait or the start of a thread.
         # Reentrant, because the collector may return a connection inside any of them.
@@ -119,9 +118,6 @@ class Service:
         entry.holder = threading.get_ident()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
-            if self.retired:
-                # Nobody would ever close it if it stayed: the engine has a new pool.
-                entry.expires_at = 0.0
             with self.lock:
                 self.stats.waited_for(checkout.waited_seconds)
         return entry
@@ -156,10 +152,10 @@ class Service:
         self.replan()
 
     def close_returned(self, entry: PooledEntry, now: float) -> None:
-        """Close a lease that comes back too old, or to a pool that was disposed of."""
+        """Close a lease that comes back too old."""
         with self.lock:
             self.stats.hold.observe(now - entry.leased_at)
-        self.connections.close_entry(entry, "disposed" if self.retired else "lifetime")
+        self.connections.close_entry(entry, "lifetime")
 
     # Life
 
@@ -186,12 +182,10 @@ class Service:
 
     def retire(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
-        self.retired = self.opener.retired = True
         with self.lock:
             self.stats.disowned += self.line.leased
-            self.line.disown()
-            if self.options.background:
-                self.line.linger, self.line.keep = False, 0
+            # Nobody would ever close what stayed: the engine has a new pool.
+            self.line.retire()
         self.replan()
 
     # Numbers

@@ -224,11 +224,14 @@ class LineModel(RuleBasedStateMachine):
             self.line.hold(entry)
             self.line.lost(entry)
 
-    @rule()
-    def retire(self):
+    @rule(for_good=st.sampled_from([False] * 9 + [True]))
+    def retire(self, for_good):
         """After dispose and recreate, what is checked out no longer counts."""
         woken = {w.granted for w in self.woken if isinstance(w.granted, Entry)}
-        self.line.disown()
+        if for_good:
+            self.line.retire()
+        else:
+            self.line.disown()
         self.leases.clear()
         self.woken = [w for w in self.woken if w.granted not in woken]
 
