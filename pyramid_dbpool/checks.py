@@ -7,12 +7,16 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from .entries import Entry
 from .liveness import Look, closed_by, guard_silence, limited, socket_of
 from .options import PoolOptions
 from .stats import Stats
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool.base import _ConnectionRecord
 
 # Where a driver shows no socket, a connection returned so lately (seconds) is taken
 # to be alive without a ping: HikariCP's "alive bypass window".
@@ -39,7 +43,7 @@ class PooledEntry(Entry):
         "suspect",
     )
 
-    def __init__(self, record: Any, now: float) -> None:
+    def __init__(self, record: _ConnectionRecord, now: float) -> None:
         super().__init__()
         self.record = record
         # SQLAlchemy may reconnect a record behind our back, for a checkout listener
@@ -80,7 +84,13 @@ class PooledEntry(Entry):
 class Checks:
     """Judge a pool's connections; does I/O, so never with the pool's lock held."""
 
-    def __init__(self, options: PoolOptions, pre_ping: bool, stats: Stats, lock: Any) -> None:
+    def __init__(
+        self,
+        options: PoolOptions,
+        pre_ping: bool,
+        stats: Stats,
+        lock: AbstractContextManager[object],
+    ) -> None:
         self._options = options
         self._stats = stats
         self._lock = lock

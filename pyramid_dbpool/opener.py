@@ -8,8 +8,8 @@ tries again; nobody else does, so that a server that comes back meets no herd.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Opener:
         connections: Connections,
         refusals: Refusals,
         line: Line[Any],
-        lock: threading.RLock,  # type: ignore[valid-type, unused-ignore]
+        lock: AbstractContextManager[object],
         stats: Stats,
         *,
         clock: Callable[[], float],
@@ -71,7 +71,7 @@ class Opener:
         self._connections = connections
         self._refusals = refusals
         self._line = line
-        self._lock: Any = lock
+        self._lock = lock
         self._stats = stats
         self._clock = clock
         self._min_idle = min_idle

@@ -8,10 +8,12 @@ its records and its dialect.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
@@ -56,7 +58,7 @@ class Service:
         # Guards the line, the statistics, the husks and the opener's state.  Held for
         # a few microseconds, never during I/O, a wait or the start of a thread.
         # Reentrant, because the collector may return a connection inside any of them.
-        self.lock: Any = threading.RLock()
+        self.lock = threading.RLock()
         self.stats = Stats()
         self.line = Line[PooledEntry](
             size or None,
@@ -122,9 +124,11 @@ class Service:
                 self.stats.waited_for(checkout.waited_seconds)
         return entry
 
-    def open_reserved(self, began: float) -> PooledEntry:
-        """Open a connection in the slot of `reserve_missing`, for the caller."""
-        return Checkout(self, None, began, slot=True).run()
+    def open_missing(self) -> PooledEntry | None:
+        """Open a connection, for the caller, if fewer than `min_idle` are open."""
+        with self.lock:
+            missing = self.line.total < self.options.min_idle and self.line.reserve()
+        return Checkout(self, None, time.monotonic(), slot=True).run() if missing else None
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and SQLAlchemy does not know of yet."""
@@ -140,7 +144,25 @@ class Service:
         with self.lock:
             self.stats.strays += self.upkeep.reclaim_strays_locked(time.monotonic())
 
-    def lost_by_caller(self, entry: PooledEntry, now: float) -> None:
+    def readmit(self, entry: PooledEntry, now: float) -> bool:
+        """Look at a lease that comes back changed, or too late; false if it is dealt with."""
+        record = entry.record
+        if entry.pid != os.getpid():
+            forkmark.inherit(entry)
+        elif entry.state is not LEASED:
+            record.close()  # disowned: the pool was disposed of in the meantime
+        elif record.dbapi_connection is None:
+            self._lost_by_caller(entry, now)
+        elif record.starttime != entry.started:
+            self.connections.readmit(entry, now)
+            return True
+        else:
+            with self.lock:
+                self.stats.hold.observe(now - entry.leased_at)
+            self.connections.close_entry(entry, "lifetime")
+        return False
+
+    def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
         """Count a lease whose connection its caller has invalidated; its record is a husk."""
         if entry.look is not None:
             entry.look.close()
@@ -151,18 +173,7 @@ class Service:
             self.line.lost(entry)
         self.replan()
 
-    def close_returned(self, entry: PooledEntry, now: float) -> None:
-        """Close a lease that comes back too old."""
-        with self.lock:
-            self.stats.hold.observe(now - entry.leased_at)
-        self.connections.close_entry(entry, "lifetime")
-
     # Life
-
-    def reserve_missing(self) -> bool:
-        """Reserve a slot if fewer than `min_idle` connections are open."""
-        with self.lock:
-            return self.line.total < self.options.min_idle and self.line.reserve()
 
     def close_idle(self) -> None:
         """Close what is idle, and keep no minimum open until somebody asks again."""
