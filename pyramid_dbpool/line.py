@@ -281,15 +281,13 @@ class Line(Slots[E]):
         self.idle.add(entry, now)
 
     @whole
-    def disown(self) -> None:
+    def retire(self, *, keeps: bool) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
+        self.retired = True
+        if not keeps:
+            self.linger, self.keep = False, 0
         for entry in [each for each in self.members if each.state is LEASED]:
             self._lose(entry)
-
-    def retire(self) -> None:
-        """Serve those who wait in the slots of those who hold, and keep nothing any more."""
-        self.retired, self.linger, self.keep = True, False, 0
-        self.disown()
 
     @whole
     def idle_times(self) -> list[float]:

@@ -120,6 +120,9 @@ class Service:
         entry.holder = threading.get_ident()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
+            if self.line.retired:
+                # Nobody would ever close it if it stayed: the engine has a new pool.
+                entry.expires_at = 0.0
             with self.lock:
                 self.stats.waited_for(checkout.waited_seconds)
         return entry
@@ -159,7 +162,7 @@ class Service:
         else:
             with self.lock:
                 self.stats.hold.observe(now - entry.leased_at)
-            self.connections.close_entry(entry, "lifetime")
+            self.connections.close_entry(entry, "disposed" if self.line.retired else "lifetime")
         return False
 
     def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
@@ -195,8 +198,8 @@ class Service:
         """Serve those who still wait with fresh connections, and keep none."""
         with self.lock:
             self.stats.disowned += self.line.leased
-            # Nobody would ever close what stayed: the engine has a new pool.
-            self.line.retire()
+            # As QueuePool, a pool without helpers works for whoever goes on with it.
+            self.line.retire(keeps=not self.options.background)
         self.replan()
 
     # Numbers

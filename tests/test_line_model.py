@@ -224,14 +224,11 @@ class LineModel(RuleBasedStateMachine):
             self.line.hold(entry)
             self.line.lost(entry)
 
-    @rule(for_good=st.sampled_from([False] * 9 + [True]))
-    def retire(self, for_good):
+    @rule()
+    def retire(self):
         """After dispose and recreate, what is checked out no longer counts."""
         woken = {w.granted for w in self.woken if isinstance(w.granted, Entry)}
-        if for_good:
-            self.line.retire()
-        else:
-            self.line.disown()
+        self.line.retire(keeps=True)
         self.leases.clear()
         self.woken = [w for w in self.woken if w.granted not in woken]
 
