@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import create_engine, event
 
 from pyramid_dbpool import checks, openings
+from pyramid_dbpool.errors import PoolTimeout
+from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, in_thread, wait_for
 
@@ -119,6 +121,20 @@ def test_waiter_of_a_disposed_pool_gets_a_fresh_connection(maker: Maker) -> None
     leases[0].close()
     assert [each.closed for each in maker.made] == [1, 1], "closed on return"
     assert (pool.checkedout(), pool.checkedin()) == (0, 0)
+
+
+def test_opening_that_ends_after_a_dispose_keeps_nothing(maker: Maker) -> None:
+    """Who asked for it has given up, and nobody uses that pool any more."""
+    answer = threading.Event()
+    maker.before = lambda: answer.wait(20)
+    pool = ManagedPool(maker, 1, 0, background=True)
+    with deadline(0.02), pytest.raises(PoolTimeout):
+        pool.connect()
+    pool.dispose()
+    pool.recreate()
+    answer.set()
+    wait_for(lambda: maker.made and maker.made[0].closed)
+    assert pool.snapshot().idle == 0
 
 
 def test_child_leaves_its_parents_connections_alone(maker: Maker) -> None:
