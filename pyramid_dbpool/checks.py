@@ -103,7 +103,8 @@ class Checks:
         entry.expires_at = options.expiry(now, random.random())
         recycles = pool._recycle > -1
         if recycles and options.liveness:
-            entry.expires_at = min(entry.expires_at, now + pool._recycle)
+            # With 0 none would be young enough for the caller for whom it was opened.
+            entry.expires_at = min(entry.expires_at, now + max(pool._recycle, 1))
         if self._pre_ping or (recycles and not options.liveness):
             # To be asked each time: the server, or SQLAlchemy's own rule on its own clock.
             entry.patience = 0.0
@@ -129,7 +130,10 @@ class Checks:
             record.dbapi_connection is None
             or pool._invalidate_time > record.starttime
             or record._soft_invalidate_time > record.starttime
-            or (pool._recycle > -1 and time.time() - record.starttime > pool._recycle)
+            or (
+                # With liveness it is in `expires_at`.
+                -1 < pool._recycle < time.time() - record.starttime and not self._options.liveness
+            )
         ):
             return "invalidated"
         if now >= entry.expires_at:

@@ -65,7 +65,7 @@ class Opener:
         clock: Callable[[], float],
         min_idle: int = 0,
         grace: float | None = None,
-        outages: OutageLog | None = None,
+        pool_name: str | None = None,
         start: Callable[[Callable[[], object]], object] = start_thread,
     ) -> None:
         self._connections = connections
@@ -78,7 +78,7 @@ class Opener:
         self._grace = grace
         self.openings = Openings(line, lock, self._open, start)
         self.trouble: Trouble | None = None
-        self.outages = outages or OutageLog(None, grace)
+        self.outages = OutageLog(pool_name, grace)
         self._asked_at = NEVER
         self._opened_at = NEVER
         self._task: Task | None = None
@@ -162,12 +162,12 @@ class Opener:
         return int(self._line.opening <= 1)
 
     def _next_context(self) -> Context:
-        # Connect listeners see the context of someone who waits, each copy once:
+        # Connect listeners see the context of someone who waits, each of them once:
         # a context cannot be entered twice at a time.
         for waiter in self._line.waiters:
-            if not waiter.asked and waiter.context is not None:
-                waiter.asked = True
-                return waiter.context.copy()
+            context, waiter.context = waiter.context, None
+            if context is not None:
+                return context
         return Context()
 
     def _watch_locked(self, now: float) -> None:

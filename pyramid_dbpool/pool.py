@@ -225,7 +225,7 @@ class ManagedPool(ServicedPool):
             or entry.state is not LEASED
             or now >= entry.expires_at
             or record.starttime != entry.started
-        ) and not self._service.readmit(entry, now):
+        ) and not self._service.take_back(entry, now):
             return
         if not entry.suspect:
             check_at = now + entry.patience

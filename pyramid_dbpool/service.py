@@ -25,7 +25,6 @@ from .limits import current_label
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions
-from .outages import OutageLog
 from .refusals import Refusals
 from .stats import PoolSnapshot, Stats
 from .upkeep import Upkeep
@@ -93,7 +92,7 @@ class Service:
             clock=time.monotonic,
             min_idle=self.options.min_idle,
             grace=self.options.outage_grace,
-            outages=OutageLog(self.options.pool_name, self.options.outage_grace),
+            pool_name=self.options.pool_name,
         )
 
     # Openings
@@ -130,7 +129,9 @@ class Service:
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
         with self.lock:
-            missing = self.line.total < self.options.min_idle and self.line.reserve()
+            # A line that keeps none would be missing it for ever.
+            wanted = 0 if self.line.retired else self.options.min_idle
+            missing = self.line.total < wanted and self.line.reserve()
         return Checkout(self, None, time.monotonic(), slot=True).run() if missing else None
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
@@ -147,8 +148,8 @@ class Service:
         with self.lock:
             self.stats.strays += self.upkeep.reclaim_strays_locked(time.monotonic())
 
-    def readmit(self, entry: PooledEntry, now: float) -> bool:
-        """Look at a lease that comes back changed, or too late; false if it is dealt with."""
+    def take_back(self, entry: PooledEntry, now: float) -> bool:
+        """Deal with a lease that comes back changed, or too late; true if it may go on."""
         record = entry.record
         if entry.pid != os.getpid():
             forkmark.inherit(entry)

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event
+from sqlalchemy.engine.default import DefaultDialect
 
 from pyramid_dbpool import checks, openings
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, in_thread, wait_for
+
+
+class Answering(DefaultDialect):
+    """A dialect whose ping succeeds."""
+
+    def do_ping(self, dbapi_connection: object) -> bool:
+        """Answer."""
+        return True
 
 
 def test_checkouts_are_told_of_after_a_dispose_too(maker: Maker) -> None:
@@ -93,6 +102,26 @@ def test_pool_that_is_not_used_starts_nothing(maker: Maker) -> None:
     )
     engine.dispose()
     assert threading.active_count() == before
+    assert not maker.made
+
+
+@pytest.mark.parametrize("more", [{}, {"pre_ping": True}])
+def test_connection_is_young_enough_for_its_first_caller(maker: Maker, more: Any) -> None:
+    """With a recycle time of 0 too: else it would be replaced until the caller's time is over."""
+    pool = ManagedPool(
+        maker, 1, 0, recycle=0, liveness=True, background=True, dialect=Answering(), **more
+    )
+    pool.connect().close()
+    assert len(maker.made) == 1
+    pool.dispose()
+
+
+def test_warming_a_pool_that_is_over_ends(maker: Maker) -> None:
+    """It keeps nothing, so the minimum is never there."""
+    pool = ManagedPool(maker, 1, 0, min_idle=1, background=True)
+    pool.dispose()
+    pool.recreate()
+    pool.warm()
     assert not maker.made
 
 
