@@ -80,6 +80,11 @@ class PooledEntry(Entry):
             and (self.look is None or not self.look.speaks())
         )
 
+    def stop_looking(self) -> None:
+        """Let the descriptors for the looks go."""
+        if self.look is not None:
+            self.look.close()
+
 
 class Checks:
     """Judge a pool's connections; does I/O, so never with the pool's lock held."""

@@ -92,8 +92,7 @@ class Connections:
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
         """Look at what SQLAlchemy has put in the place of an entry's connection."""
-        if entry.look is not None:
-            entry.look.close()
+        entry.stop_looking()
         entry.look = entry.glance = entry.closed = None
         entry.started = entry.record.starttime
         entry.suspect = False
@@ -103,8 +102,7 @@ class Connections:
         """Close what is behind a record."""
         with self._lock:
             self._stats.closed[reason] += 1
-        if record.dbpool_entry.look is not None:
-            record.dbpool_entry.look.close()
+        record.dbpool_entry.stop_looking()
         if reason == "dead":
             record.invalidate()
         elif reason != "invalidated":

@@ -116,7 +116,6 @@ class Service:
             self.holds.see_second(threading.get_ident(), current_label(), taken, began)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
-        entry.holder = threading.get_ident()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
             if self.line.retired:
@@ -168,8 +167,7 @@ class Service:
 
     def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
         """Count a lease whose connection its caller has invalidated; its record is a husk."""
-        if entry.look is not None:
-            entry.look.close()
+        entry.stop_looking()
         with self.lock:
             self.stats.hold.observe(now - entry.leased_at)
             self.stats.closed["invalidated"] += 1
