@@ -199,9 +199,8 @@ class Opener:
 
     def _probes_on(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        if self._line.retired:
-            return False
-        return now - self._asked_at < ASKED_LATELY or bool(self._missing())
+        lately = now - self._asked_at < ASKED_LATELY
+        return not self._line.retired and (lately or self._missing() > 0)
 
     def look(self) -> None:
         """Look at the line again; the housekeeper calls this."""

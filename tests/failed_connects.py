@@ -15,9 +15,7 @@ from pyramid_dbpool.drivers import (
     connect_failure,
 )
 
-SATURATED = ConnectFailure.SATURATED
-UNREACHABLE = ConnectFailure.UNREACHABLE
-CONFIGURATION = ConnectFailure.CONFIGURATION
+SATURATED, UNREACHABLE, CONFIGURATION = ConnectFailure
 
 
 def engine_of(url: Any, **options: Any) -> Engine:
