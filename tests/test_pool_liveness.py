@@ -12,7 +12,7 @@ from tests.makers import Connection, Maker, wait_for
 from tests.pool_load import managed, plugin_engine, unit
 
 NewDatabase = Callable[[str], str]
-SHOWN = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")
+SHOWN = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqldb")
 
 
 @pytest.fixture(params=SHOWN)
