@@ -7,12 +7,16 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from .entries import Entry
 from .liveness import Look, closed_by, guard_silence, limited, socket_of
 from .options import PoolOptions
 from .stats import Stats
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool.base import _ConnectionRecord
 
 # Where a driver shows no socket, a connection returned so lately (seconds) is taken
 # to be alive without a ping: HikariCP's "alive bypass window".
@@ -39,7 +43,7 @@ class PooledEntry(Entry):
         "suspect",
     )
 
-    def __init__(self, record: Any, now: float) -> None:
+    def __init__(self, record: _ConnectionRecord, now: float) -> None:
         super().__init__()
         self.record = record
         # SQLAlchemy may reconnect a record behind our back, for a checkout listener
@@ -80,11 +84,22 @@ class PooledEntry(Entry):
             and (self.look is None or not self.look.speaks())
         )
 
+    def stop_looking(self) -> None:
+        """Let the descriptors for the looks go."""
+        if self.look is not None:
+            self.look.close()
+
 
 class Checks:
     """Judge a pool's connections; does I/O, so never with the pool's lock held."""
 
-    def __init__(self, options: PoolOptions, pre_ping: bool, stats: Stats, lock: Any) -> None:
+    def __init__(
+        self,
+        options: PoolOptions,
+        pre_ping: bool,
+        stats: Stats,
+        lock: AbstractContextManager[object],
+    ) -> None:
         self._options = options
         self._stats = stats
         self._lock = lock
@@ -97,7 +112,8 @@ class Checks:
         entry.expires_at = options.expiry(now, random.random())
         recycles = pool._recycle > -1
         if recycles and options.liveness:
-            entry.expires_at = min(entry.expires_at, now + pool._recycle)
+            # With 0 none would be young enough for the caller for whom it was opened.
+            entry.expires_at = min(entry.expires_at, now + max(pool._recycle, 1))
         if self._pre_ping or (recycles and not options.liveness):
             # To be asked each time: the server, or SQLAlchemy's own rule on its own clock.
             entry.patience = 0.0
@@ -123,7 +139,10 @@ class Checks:
             record.dbapi_connection is None
             or pool._invalidate_time > record.starttime
             or record._soft_invalidate_time > record.starttime
-            or (pool._recycle > -1 and time.time() - record.starttime > pool._recycle)
+            or (
+                # With liveness it is in `expires_at`.
+                -1 < pool._recycle < time.time() - record.starttime and not self._options.liveness
+            )
         ):
             return "invalidated"
         if now >= entry.expires_at:

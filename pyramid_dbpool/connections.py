@@ -85,15 +85,14 @@ class Connections:
         except BaseException:
             record.close()
             raise
-        if not self._service.retired:
+        if not self._line.retired:
             # Else the housekeeper would come for a pool that is over.
             self._service.holds.watch()
         return entry
 
     def readmit(self, entry: PooledEntry, now: float) -> None:
         """Look at what SQLAlchemy has put in the place of an entry's connection."""
-        if entry.look is not None:
-            entry.look.close()
+        entry.stop_looking()
         entry.look = entry.glance = entry.closed = None
         entry.started = entry.record.starttime
         entry.suspect = False
@@ -103,8 +102,7 @@ class Connections:
         """Close what is behind a record."""
         with self._lock:
             self._stats.closed[reason] += 1
-        if record.dbpool_entry.look is not None:
-            record.dbpool_entry.look.close()
+        record.dbpool_entry.stop_looking()
         if reason == "dead":
             record.invalidate()
         elif reason != "invalidated":
@@ -137,7 +135,7 @@ class Connections:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._lock:
-            if alive and not self._service.retired:
+            if alive and not self._line.retired:
                 self._line.unhold(entry, time.monotonic())
                 return
         self.close_entry(entry, "disposed" if alive else "dead")

@@ -40,9 +40,7 @@ class ConnectFailure(enum.Enum):
     """Password, role, database, file or address are wrong: only a person can help."""
 
 
-SATURATED = ConnectFailure.SATURATED
-UNREACHABLE = ConnectFailure.UNREACHABLE
-CONFIGURATION = ConnectFailure.CONFIGURATION
+SATURATED, UNREACHABLE, CONFIGURATION = ConnectFailure
 
 # PostgreSQL's codes (errcodes.txt), whole or their beginning; pg8000 keeps them at connect.
 SQLSTATES: Mapping[str, ConnectFailure] = {
@@ -127,8 +125,7 @@ def classify_connect_failure(dialect: Dialect, error: BaseException) -> ConnectF
     `connect_args`) counts as `CONFIGURATION`.
     """
     error = _driver_error(error)
-    classify = CONNECT_CLASSIFIERS.get(dialect.name, _no_classifier)
-    return classify(error) or _classify_by_type(dialect, error)
+    return _classify_by_driver(dialect, error) or _classify_by_type(dialect, error)
 
 
 def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | None:
@@ -140,7 +137,7 @@ def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | Non
     orig = _driver_error(error)
     if error.statement is not None:
         return None
-    if failure := CONNECT_CLASSIFIERS.get(dialect.name, _no_classifier)(orig):
+    if failure := _classify_by_driver(dialect, orig):
         return failure
     answered = sqlstate(orig) or _number(orig) or _sqlite_code(orig)
     return None if answered else _classify_by_type(dialect, orig)
@@ -276,16 +273,17 @@ def _classify_sqlite(error: BaseException) -> ConnectFailure | None:
     return None if code is None else SQLITE_CODES.get(code)
 
 
-def _no_classifier(error: BaseException) -> ConnectFailure | None:
-    return None
-
-
 CONNECT_CLASSIFIERS: Mapping[str, Callable[[BaseException], ConnectFailure | None]] = {
     "postgresql": _classify_postgres,
     "mysql": _classify_mysql,
     "mariadb": _classify_mysql,
     "sqlite": _classify_sqlite,
 }
+
+
+def _classify_by_driver(dialect: Dialect, error: BaseException) -> ConnectFailure | None:
+    classify = CONNECT_CLASSIFIERS.get(dialect.name)
+    return None if classify is None else classify(error)
 
 
 def _classify_by_type(dialect: Dialect, error: BaseException) -> ConnectFailure:

@@ -64,16 +64,16 @@ Grant = Entry | Slot | Refusal
 class Waiter:
     """One caller in the line; `wake` is called once, when `granted` has been set."""
 
-    __slots__ = ("asked", "context", "granted", "since", "wake")
+    __slots__ = ("context", "granted", "since", "wake")
 
     def __init__(
         self, wake: Callable[[], object], since: float, context: Context | None = None
     ) -> None:
         self.wake = wake
         self.since = since
+        # In which a connection may be opened for it; the opening that uses it takes it away.
         self.context = context
         self.granted: Grant | None = None
-        self.asked = False
 
     def __repr__(self) -> str:
         return f"<Waiter since={self.since} granted={self.granted!r}>"

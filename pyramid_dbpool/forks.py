@@ -129,17 +129,17 @@ def _notice_fork(*_args: object) -> None:
         forkmark.leave_parent()
 
 
-def _disown(record: ConnectionPoolEntry, stand_in: _ParentsConnection) -> None:
+def _disown(record: Any, stand_in: _ParentsConnection) -> None:
     """Put `stand_in` wherever the parent's connection could be reached from this process."""
     if record.dbapi_connection is None:
         return
     forkmark.inherit(record.dbapi_connection)
     _cut(record.dbapi_connection)
-    record.dbapi_connection = stand_in  # type: ignore[assignment,misc]
+    record.dbapi_connection = stand_in
     # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
     # session holds, and what would run SQL when it is given back.
-    record.finalize_callback.clear()  # type: ignore[attr-defined]
-    proxy = record.fairy_ref and record.fairy_ref()  # type: ignore[attr-defined]
+    record.finalize_callback.clear()
+    proxy = record.fairy_ref and record.fairy_ref()
     if proxy is not None:
         proxy.dbapi_connection = stand_in
 

@@ -69,6 +69,7 @@ class Line(Slots[E]):
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
         self.freed_late = freed_late
+        self.retired = False
 
     def __repr__(self) -> str:
         return (
@@ -206,23 +207,15 @@ class Line(Slots[E]):
             return False
         finally:
             self._busy = outer
-            if self._late and not outer:
-                self._catch_up()
-
-    def _catch_up(self) -> None:
-        while self._late:
-            self._late.popleft()()
+            while self._late and not outer:
+                self._late.popleft()()
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
         if self._busy:
-            self._late.append(lambda: self._lose_late(entry))
+            self._late += (lambda: self._lose(entry), self.freed_late)
         else:
             self._lose(entry)
-
-    def _lose_late(self, entry: E) -> None:
-        self._lose(entry)
-        self.freed_late()
 
     @whole
     def _lose(self, entry: E) -> None:
@@ -288,8 +281,11 @@ class Line(Slots[E]):
         self.idle.add(entry, now)
 
     @whole
-    def disown(self) -> None:
+    def retire(self, *, keeps: bool) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
+        self.retired = True
+        if not keeps:
+            self.linger, self.keep = False, 0
         for entry in [each for each in self.members if each.state is LEASED]:
             self._lose(entry)
 

@@ -8,8 +8,8 @@ tries again; nobody else does, so that a server that comes back meets no herd.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -59,27 +59,26 @@ class Opener:
         connections: Connections,
         refusals: Refusals,
         line: Line[Any],
-        lock: threading.RLock,  # type: ignore[valid-type, unused-ignore]
+        lock: AbstractContextManager[object],
         stats: Stats,
         *,
         clock: Callable[[], float],
         min_idle: int = 0,
         grace: float | None = None,
-        outages: OutageLog | None = None,
+        pool_name: str | None = None,
         start: Callable[[Callable[[], object]], object] = start_thread,
     ) -> None:
         self._connections = connections
         self._refusals = refusals
         self._line = line
-        self._lock: Any = lock
+        self._lock = lock
         self._stats = stats
         self._clock = clock
         self._min_idle = min_idle
         self._grace = grace
         self.openings = Openings(line, lock, self._open, start)
         self.trouble: Trouble | None = None
-        self.outages = outages or OutageLog(None, grace)
-        self.retired = False
+        self.outages = OutageLog(pool_name, grace)
         self._asked_at = NEVER
         self._opened_at = NEVER
         self._task: Task | None = None
@@ -151,7 +150,7 @@ class Opener:
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self.retired or self._asked_at == NEVER:
+        if self._line.retired or self._asked_at == NEVER:
             return 0
         return max(0, self._min_idle - self._line.total)
 
@@ -163,12 +162,12 @@ class Opener:
         return int(self._line.opening <= 1)
 
     def _next_context(self) -> Context:
-        # Connect listeners see the context of someone who waits, each copy once:
+        # Connect listeners see the context of someone who waits, each of them once:
         # a context cannot be entered twice at a time.
         for waiter in self._line.waiters:
-            if not waiter.asked and waiter.context is not None:
-                waiter.asked = True
-                return waiter.context.copy()
+            context, waiter.context = waiter.context, None
+            if context is not None:
+                return context
         return Context()
 
     def _watch_locked(self, now: float) -> None:
@@ -200,7 +199,8 @@ class Opener:
 
     def _probes_on(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        return not self.retired and (now - self._asked_at < ASKED_LATELY or bool(self._missing()))
+        lately = now - self._asked_at < ASKED_LATELY
+        return not self._line.retired and (lately or self._missing() > 0)
 
     def look(self) -> None:
         """Look at the line again; the housekeeper calls this."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any
 
@@ -35,7 +37,7 @@ class Openings:
     def __init__(
         self,
         line: Line[Any],
-        lock: Any,
+        lock: AbstractContextManager[object],
         open_one: Callable[[], object],
         start: Callable[[Callable[[], object]], object] = start_thread,
     ) -> None:
@@ -70,7 +72,7 @@ class Openings:
                 # Not popleft(): interrupted as it returns, the ticket would be lost.
                 ticket = self._planned[0]
                 del self._planned[0]
-                self._start(lambda ticket=ticket: self._run(ticket))  # type: ignore[misc]
+                self._start(functools.partial(self._run, ticket))
             except BaseException as error:
                 self._give_back(ticket)
                 # No thread can be started, or another thread took the last ticket.

@@ -13,7 +13,6 @@ that a listener refuses.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 from bisect import bisect_left
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from . import forkmark
@@ -33,7 +32,7 @@ from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .service import Service
 from .stats import BOUNDS_SECONDS
-from .views import IdleView, ServicedPool
+from .views import ServicedPool
 
 __all__ = ["ManagedPool"]
 
@@ -103,9 +102,7 @@ class ManagedPool(ServicedPool):
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
-        Pool.__init__(self, creator, **kw)
-        self._max_overflow = -1 if pool_size == 0 else max_overflow
-        self._timeout = timeout  # type: ignore[assignment]
+        super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kw)
         self._options = PoolOptions(
             idle_timeout=idle_timeout,
             overflow_linger=overflow_linger,
@@ -121,7 +118,6 @@ class ManagedPool(ServicedPool):
             hold_warning=hold_warning,
             pool_name=pool_name,
         )
-        self._pool = IdleView(self, pool_size, use_lifo)
         self._start()
 
     @staticmethod
@@ -209,10 +205,10 @@ class ManagedPool(ServicedPool):
                     and (glance is None or not glance(0, 1))
                     and self._recycle < 0
                 ):
-                    return entry.record  # type: ignore[no-any-return]
+                    return entry.record
             elif entry.passes(now):
-                return entry.record  # type: ignore[no-any-return]
-        return cast("ConnectionPoolEntry", self._service.check_out(entry, now).record)
+                return entry.record
+        return self._service.check_out(entry, now).record
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
@@ -221,16 +217,15 @@ class ManagedPool(ServicedPool):
 
     # Return
 
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+    def _do_return_conn(self, record: Any) -> None:
         now = _monotonic()
-        entry: PooledEntry = record.dbpool_entry  # type: ignore[attr-defined]
+        entry: PooledEntry = record.dbpool_entry
         if (
             record.dbapi_connection is None
             or entry.state is not LEASED
             or now >= entry.expires_at
-            or record.starttime != entry.started  # type: ignore[attr-defined]
-        ):
-            self._return(record, entry, now)
+            or record.starttime != entry.started
+        ) and not self._service.take_back(entry, now):
             return
         if not entry.suspect:
             check_at = now + entry.patience
@@ -249,20 +244,6 @@ class ManagedPool(ServicedPool):
     # SQLAlchemy calls the one on a return, the other on a detach; the detour costs.
     _return_conn = _do_return_conn
 
-    def _return(self, record: Any, entry: PooledEntry, now: float) -> None:
-        """Take a connection back that must not be handed to the next one as it is."""
-        if entry.pid != os.getpid():
-            forkmark.inherit(entry)
-        elif entry.state is not LEASED:
-            record.close()  # disowned: the pool was disposed of in the meantime
-        elif record.dbapi_connection is None:
-            self._service.lost_by_caller(entry, now)
-        elif record.starttime != entry.started:
-            self._service.connections.readmit(entry, now)
-            self._do_return_conn(record)
-        else:
-            self._service.close_returned(entry, now)
-
     # Life
 
     def abandon(self) -> None:
@@ -279,8 +260,8 @@ class ManagedPool(ServicedPool):
 
         :raises DatabaseUnavailable: the server cannot be reached.
         """
-        while self._service.reserve_missing():
-            self._do_return_conn(self._service.open_reserved(_monotonic()).record)
+        while (opened := self._service.open_missing()) is not None:
+            self._do_return_conn(opened.record)
 
     def dispose(self) -> None:
         """Close what is idle; what is checked out goes on, and closes if a new pool was made."""

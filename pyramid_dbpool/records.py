@@ -8,7 +8,6 @@ in an outage each caller for himself.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,15 +64,13 @@ class PooledRecord(_ConnectionRecord):
 
     def _obtain_again(self, gone: PooledEntry) -> None:
         service = self._owner._service
-        if gone.look is not None:
-            gone.look.close()
+        gone.stop_looking()
         with service.lock:
             service.stats.closed["invalidated"] += 1
             # Before the wait: in a pool of one it is the only slot there is.
             service.line.lost(gone)
         service.replan()
         entry = Checkout(service, None, time.monotonic(), again=True).run()
-        entry.holder = threading.get_ident()
         entry.label = current_label()
         self._take_over(entry)
 

@@ -8,10 +8,12 @@ its records and its dialect.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
@@ -23,7 +25,6 @@ from .limits import current_label
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions
-from .outages import OutageLog
 from .refusals import Refusals
 from .stats import PoolSnapshot, Stats
 from .upkeep import Upkeep
@@ -53,11 +54,10 @@ class Service:
         pre_ping: bool,
     ) -> None:
         self.options, self.size, self.timeout = options, size, timeout
-        self.retired = False
         # Guards the line, the statistics, the husks and the opener's state.  Held for
         # a few microseconds, never during I/O, a wait or the start of a thread.
         # Reentrant, because the collector may return a connection inside any of them.
-        self.lock: Any = threading.RLock()
+        self.lock = threading.RLock()
         self.stats = Stats()
         self.line = Line[PooledEntry](
             size or None,
@@ -92,7 +92,7 @@ class Service:
             clock=time.monotonic,
             min_idle=self.options.min_idle,
             grace=self.options.outage_grace,
-            outages=OutageLog(self.options.pool_name, self.options.outage_grace),
+            pool_name=self.options.pool_name,
         )
 
     # Openings
@@ -116,19 +116,22 @@ class Service:
             self.holds.see_second(threading.get_ident(), current_label(), began)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
-        entry.holder = threading.get_ident()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
-            if self.retired:
+            if self.line.retired:
                 # Nobody would ever close it if it stayed: the engine has a new pool.
                 entry.expires_at = 0.0
             with self.lock:
                 self.stats.waited_for(checkout.waited_seconds)
         return entry
 
-    def open_reserved(self, began: float) -> PooledEntry:
-        """Open a connection in the slot of `reserve_missing`, for the caller."""
-        return Checkout(self, None, began, slot=True).run()
+    def open_missing(self) -> PooledEntry | None:
+        """Open a connection, for the caller, if fewer than `min_idle` are open."""
+        with self.lock:
+            # A line that keeps none would be missing it for ever.
+            wanted = 0 if self.line.retired else self.options.min_idle
+            missing = self.line.total < wanted and self.line.reserve()
+        return Checkout(self, None, time.monotonic(), slot=True).run() if missing else None
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and SQLAlchemy does not know of yet."""
@@ -144,10 +147,27 @@ class Service:
         with self.lock:
             self.stats.strays += self.upkeep.reclaim_strays_locked(time.monotonic())
 
-    def lost_by_caller(self, entry: PooledEntry, now: float) -> None:
+    def take_back(self, entry: PooledEntry, now: float) -> bool:
+        """Deal with a lease that comes back changed, or too late; true if it may go on."""
+        record = entry.record
+        if entry.pid != os.getpid():
+            forkmark.inherit(entry)
+        elif entry.state is not LEASED:
+            record.close()  # disowned: the pool was disposed of in the meantime
+        elif record.dbapi_connection is None:
+            self._lost_by_caller(entry, now)
+        elif record.starttime != entry.started:
+            self.connections.readmit(entry, now)
+            return True
+        else:
+            with self.lock:
+                self.stats.hold.observe(now - entry.leased_at)
+            self.connections.close_entry(entry, "disposed" if self.line.retired else "lifetime")
+        return False
+
+    def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
         """Count a lease whose connection its caller has invalidated; its record is a husk."""
-        if entry.look is not None:
-            entry.look.close()
+        entry.stop_looking()
         with self.lock:
             self.stats.hold.observe(now - entry.leased_at)
             self.stats.closed["invalidated"] += 1
@@ -155,18 +175,7 @@ class Service:
             self.line.lost(entry)
         self.replan()
 
-    def close_returned(self, entry: PooledEntry, now: float) -> None:
-        """Close a lease that comes back too old, or to a pool that was disposed of."""
-        with self.lock:
-            self.stats.hold.observe(now - entry.leased_at)
-        self.connections.close_entry(entry, "disposed" if self.retired else "lifetime")
-
     # Life
-
-    def reserve_missing(self) -> bool:
-        """Reserve a slot if fewer than `min_idle` connections are open."""
-        with self.lock:
-            return self.line.total < self.options.min_idle and self.line.reserve()
 
     def close_idle(self) -> None:
         """Close what is idle, and keep no minimum open until somebody asks again."""
@@ -186,12 +195,10 @@ class Service:
 
     def retire(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
-        self.retired = self.opener.retired = True
         with self.lock:
             self.stats.disowned += self.line.leased
-            self.line.disown()
-            if self.options.background:
-                self.line.linger, self.line.keep = False, 0
+            # As QueuePool, a pool without helpers works for whoever goes on with it.
+            self.line.retire(keeps=not self.options.background)
         self.replan()
 
     # Numbers

@@ -26,7 +26,7 @@ class Slots(Generic[E]):
         self.held = 0
         self.opening = 0
         self._busy = False
-        self._late: deque[Callable[[], None]] = deque()
+        self._late: deque[Callable[[], object]] = deque()
 
     @property
     def leased(self) -> int:

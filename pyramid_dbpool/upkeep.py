@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from .checks import PooledEntry
 from .entries import IDLE, LEASED
@@ -35,7 +37,7 @@ class Upkeep:
         self,
         connections: Connections,
         line: Line[PooledEntry],
-        lock: Any,
+        lock: AbstractContextManager[object],
         options: PoolOptions,
         clock: Callable[[], float],
     ) -> None:
@@ -93,7 +95,7 @@ class Upkeep:
             doomed, stale = self._pick_locked(now)
         if doomed or stale:
             # Closing and pinging wait on the network; the housekeeper has others to serve.
-            self._in_thread(lambda: self._work(doomed, stale))
+            self._in_thread(functools.partial(self._work, doomed, stale))
         else:
             self.schedule()
 
@@ -132,7 +134,7 @@ class Upkeep:
         with self._lock:
             suspects = [each for each in list(self._line.idle) if each.suspect]
         for entry in suspects:
-            self._in_thread(lambda entry=entry: self._examine(entry))  # type: ignore[misc]
+            self._in_thread(functools.partial(self._examine, entry))
 
     def _examine(self, entry: PooledEntry) -> None:
         # Held only now, by whoever gives it back: callers need the others meanwhile, and

@@ -6,21 +6,20 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 from sqlalchemy.util.queue import QueueCommon
 
 from .stats import PoolSnapshot
 from .trouble import Trouble
 
 if TYPE_CHECKING:
-    from .pool import ManagedPool
     from .service import Service
 
 
 class IdleView(QueueCommon[Any]):
     """Stands in for `QueuePool._pool`: the idle records, the empty ones included."""
 
-    def __init__(self, pool: ManagedPool, maxsize: int, use_lifo: bool) -> None:
+    def __init__(self, pool: ServicedPool, maxsize: int, use_lifo: bool) -> None:
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self._owner = pool
@@ -55,6 +54,21 @@ class ServicedPool(QueuePool):
     """A `QueuePool` whose numbers are those of its service."""
 
     _service: Service
+
+    def __init__(
+        self,
+        creator: Any,
+        pool_size: int,
+        max_overflow: int,
+        timeout: float | None,
+        use_lifo: bool,
+        **kw: Any,
+    ) -> None:
+        # Not QueuePool's own, which counts in `_overflow`.
+        Pool.__init__(self, creator, **kw)
+        self._pool = IdleView(self, pool_size, use_lifo)
+        self._max_overflow = -1 if pool_size == 0 else max_overflow
+        self._timeout = timeout  # type: ignore[assignment]  # QueuePool takes None too
 
     @property
     def trouble(self) -> Trouble | None:

@@ -55,6 +55,13 @@ def maker() -> Iterator[Maker]:
             connection.close()
 
 
+def in_thread(run: Callable[[], object]) -> threading.Thread:
+    """Start a thread."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     """Return when the condition holds."""
     until, pause = time.monotonic() + 5, threading.Event()

@@ -228,7 +228,7 @@ class LineModel(RuleBasedStateMachine):
     def retire(self):
         """After dispose and recreate, what is checked out no longer counts."""
         woken = {w.granted for w in self.woken if isinstance(w.granted, Entry)}
-        self.line.disown()
+        self.line.retire(keeps=True)
         self.leases.clear()
         self.woken = [w for w in self.woken if w.granted not in woken]
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.engine.default import DefaultDialect
 
 from pyramid_dbpool import checks
 from pyramid_dbpool.pool import ManagedPool
-from tests.makers import Connection
+from tests.makers import Connection, Maker, wait_for
 from tests.pool_load import managed, plugin_engine, unit
 
 NewDatabase = Callable[[str], str]
@@ -83,3 +84,33 @@ def test_closed_connection_condemns_no_other() -> None:
     for lease in leases:
         lease.close()
     pool.dispose()
+
+
+class Unanswering(DefaultDialect):
+    """A dialect whose ping raises."""
+
+    def do_ping(self, dbapi_connection: object) -> bool:
+        """Raise."""
+        raise ConnectionResetError("gone")
+
+
+def test_keepalive_that_raises_frees_the_slot(maker: Maker) -> None:
+    """Also without liveness, where a checkout's own ping would raise to its caller."""
+    pool = ManagedPool(maker, 1, 0, keepalive=0.01, timeout=5.0, dialect=Unanswering())
+    pool.connect().close()
+    wait_for(lambda: pool.snapshot().closed.get("dead") == 1)
+    pool.connect().close()
+    assert pool.snapshot().held == 0
+
+
+def test_dead_idle_connections_are_not_handed_out(maker: Maker) -> None:
+    """All of a server's closed connections are found without one wait or ping."""
+    pool = ManagedPool(maker, 4, 0, liveness=True, background=True)
+    for lease in [pool.connect() for _ in range(4)]:
+        lease.close()
+    for connection in maker.made:
+        connection.far.close()
+    lease = pool.connect()
+    assert lease.dbapi_connection is maker.made[4]  # type: ignore[comparison-overlap]
+    lease.close()
+    assert pool.snapshot().closed["dead"] == 4

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
+from pyramid_dbpool.liveness import has_ended
 from tests.pool_load import PATIENCE, Calls, Load, fill, managed, plugin_engine, unit, until
 
 NewPostgres = Callable[..., PrivatePostgres]
@@ -83,7 +84,10 @@ def test_server_that_comes_back_in_time_serves_those_who_waited(
         server.url(driver), **ENOUGH, **{"dbpool.outage_grace": "60", "dbpool.max_waiting": "50"}
     )
     fill(engine, 5)
+    drivers = [each.record.dbapi_connection for each in managed(engine)._service.line.idle]
     server.kill()
+    # A unit that begins before the end has come through fails, as it must.
+    until(lambda: all(has_ended(each) for each in drivers), "the kernel knows")
     calls = Calls(30, lambda: unit(engine))
     until(lambda: failures(engine, "unreachable") >= 3, "it is missed")
     assert managed(engine).snapshot().outage_seconds is not None

@@ -96,6 +96,7 @@ def test_booleans_are_read_as_booleans(keyword: str) -> None:
         ("pool_timeout", [5], "duration"),
         ("pool_recycle", "2.5", "whole"),
         ("pool_recycle", "-2", "too small"),
+        ("pool_recycle", "0", "too small"),
         ("pool_pre_ping", "maybe", "true or false"),
         ("pool_pre_ping", "", "true or false"),
         ("pool_pre_ping", 2, "true or false"),

@@ -4,7 +4,7 @@ from contextvars import ContextVar
 
 from .adapters.base import Feature
 from .lab import Lab, until
-from .stub import StubConnection
+from .stub_driver import StubConnection
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 

@@ -4,7 +4,7 @@ import pytest
 
 from .adapters.base import Feature, PoolUnderTest
 from .lab import Lab, release_all, serve, until
-from .stub import StubConnection
+from .stub_driver import StubConnection
 
 
 def test_nothing_is_opened_before_first_use(lab: Lab) -> None:

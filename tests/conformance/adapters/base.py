@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..stub import StubConnection, StubServer
+from ..stub import StubServer
+from ..stub_driver import StubConnection
 
 __all__ = ["Adapter", "Counts", "Feature", "Lease", "NotOffered", "Options", "PoolUnderTest"]
 

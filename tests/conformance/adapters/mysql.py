@@ -8,7 +8,8 @@ from mysql.connector import pooling
 from mysql.connector.connection import MySQLConnection
 from mysql.connector.errors import InterfaceError
 
-from ..stub import UNIT, StubConnection, StubServer
+from ..stub import StubServer
+from ..stub_driver import UNIT, StubConnection
 from .base import Counts, Feature, Held, NotOffered, Options, PoolUnderTest
 
 __all__ = ["MySQLAdapter"]

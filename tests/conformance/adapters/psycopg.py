@@ -6,7 +6,8 @@ from typing import Any
 
 from psycopg_pool import ConnectionPool
 
-from ..stub import UNIT, StubConnection, StubServer
+from ..stub import StubServer
+from ..stub_driver import UNIT, StubConnection
 from .base import Counts, Feature, Held, NotOffered, Options, PoolUnderTest
 
 __all__ = ["PsycopgAdapter", "PsycopgPool"]

@@ -7,7 +7,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from ..stub import UNIT, StubConnection, StubServer, driver_module
+from ..stub import StubServer
+from ..stub_driver import UNIT, StubConnection, driver_module
 from .base import Counts, Feature, Held, NotOffered, Options, PoolUnderTest
 
 __all__ = ["QueueAdapter", "SQLAlchemyPool", "make_engine"]

@@ -1,0 +1,51 @@
+"""The look at a socket, where drivers keep theirs, and a call that cannot hang."""
+
+import socket
+import time
+
+from pyramid_dbpool.liveness import Look, limited, socket_of
+
+
+def test_look_tells_silence_speech_and_the_end() -> None:
+    """A poll that waits for nothing sees what the kernel knows."""
+    near, far = socket.socketpair()
+    look = Look(near.fileno())
+    assert not look.speaks()
+    assert not look.glance(0, 1)
+    far.send(b"notice")
+    assert look.speaks()
+    assert look.glance(0, 1)
+    assert not look.ended()
+    far.close()
+    assert look.speaks()
+    assert look.ended()
+    look.close()
+    near.close()
+
+
+def test_drivers_sockets_are_found() -> None:
+    """Wherever a driver keeps it; None where it shows none."""
+    near, far = socket.socketpair()
+
+    class Inside:
+        def __init__(self, name: str, inner: object) -> None:
+            setattr(self, name, inner)
+
+    pure = Inside("_socket", Inside("sock", near))
+    assert socket_of(near) == socket_of(Inside("_sock", near)) == socket_of(pure) == near.fileno()
+    assert socket_of(object()) is None
+    near.close()
+    far.close()
+    assert socket_of(near) is None
+
+
+def test_call_on_the_network_is_bounded() -> None:
+    """A ping that gets no answer ends with its limit."""
+    near, far = socket.socketpair()
+    began = time.monotonic()
+    with limited(near.fileno(), 0.05) as was_cut:
+        assert near.recv(1) == b""
+    assert was_cut()
+    assert time.monotonic() - began < 5
+    near.close()
+    far.close()
