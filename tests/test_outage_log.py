@@ -178,6 +178,7 @@ def test_one_is_no_plural() -> None:
     full = line_full_text("default", 1, 1)
     assert "1 caller waits already for its only connection, as many as" in full
     assert "3 callers wait already for its 2 connections" in line_full_text("default", 3, 2)
+    assert "dbpool.max_waiting = 0 lets nobody wait" in line_full_text("default", 0, 2)
     assert "1 connection is still being opened" in slow_text("default", 1.0, 1)
     assert "2 connections are still being opened" in slow_text("default", 1.0, 2)
 

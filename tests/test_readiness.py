@@ -175,6 +175,18 @@ def test_a_child_does_not_wait_for_its_parents_probe(
     assert probes.count == 2
 
 
+def test_where_no_thread_can_start_what_is_known_stands(
+    pool: PoolReadiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At interpreter shutdown the route still answers."""
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert not pool.is_ready()
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
 def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) -> None:
     """Connections come back: somebody has talked to the server."""
     made = process_engine(settings)
@@ -237,7 +249,7 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
-        pool._progress = 0  # what comes back now was opened before the outage
+        pool._contacts = 0  # what comes back now was opened before the outage
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1
 

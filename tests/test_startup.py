@@ -1,9 +1,12 @@
 """`dbpool.startup_check`: what a server and a worker do when the database is not there."""
 
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ from sqlalchemy import Engine, event, make_url
 from pyramid_dbpool import consume, get_engine, startup
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.startup import EXIT_STATUS, check_at_start
+from pyramid_dbpool.startup import EXIT_STATUS, check_at_start, noting_sigterm
 from tests.webapp import app
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
@@ -167,6 +170,47 @@ def test_a_worker_stops_waiting_when_it_is_to_stop(away: dict[str, Any]) -> None
     check_at_start(process_engine(away), lambda _seconds: True)
 
 
+def test_sigterm_ends_the_wait_and_reaches_its_handler(away: dict[str, Any]) -> None:
+    """A server's handler makes a note for a loop that the wait would keep from running."""
+    away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "1h"}
+    seen: list[int] = []
+    former = signal.signal(signal.SIGTERM, handler := lambda number, _frame: seen.append(number))
+    try:
+        with noting_sigterm() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            check_at_start(process_engine(away), stop.wait)
+        assert (seen, signal.getsignal(signal.SIGTERM)) == ([signal.SIGTERM], handler)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_process_without_a_handler_keeps_it_so(handler: signal.Handlers) -> None:
+    """It ends at once at SIGTERM, or never, as it wants to."""
+    former = signal.signal(signal.SIGTERM, handler)
+    try:
+        with noting_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_an_app_may_be_made_in_any_thread(away: dict[str, Any]) -> None:
+    """Only the main thread can handle signals."""
+    away |= {"dbpool.startup_check": "warn"}
+
+    def make() -> str:
+        with app(away, *PARTS):
+            return "made"
+
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(make).result() == "made"
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 INI = """
 [app:main]
 use = call:{module}:make_app
@@ -236,3 +280,21 @@ def test_a_server_that_requires_a_database_ends(ini: Path, server: list[str]) ->
     assert ended.returncode == EXIT_STATUS, ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "startup_check" in line]) == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("worker", ["sync", "gevent"])
+def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) -> None:
+    """Not when its wait is over, and not by a kill."""
+    file = ini.read_text().replace("= require", "= wait").replace("timeout = 0", "timeout = 1h")
+    ini.write_text(file)
+    command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", worker]
+    command += ["--timeout", "0", "--graceful-timeout", "60", "--paste", str(ini)]
+    master = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    try:
+        assert master.stderr is not None
+        assert any("waiting up to" in line for line in master.stderr)
+        master.terminate()
+        said = master.communicate(timeout=30)[1]
+    finally:
+        master.kill()
+    assert (master.returncode, "Traceback" in said) == (0, False)
