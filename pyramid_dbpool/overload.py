@@ -72,19 +72,20 @@ class OverloadView:
 def estimate(made: ProcessEngine, error: Exception) -> int | None:
     """Estimate after how many seconds another request may succeed; None: only a person can help.
 
-    In an outage: as long again as it has lasted. For a pool that is full: what its line needs
-    at the pace of the holds so far.
+    In an outage, and while the server admits no more: as long again as that has lasted. For a
+    pool that is full: what its line needs at the pace of the holds so far.
     """
-    pool = made.engine.pool
-    trouble = pool.trouble if isinstance(pool, ManagedPool) else None
-    if isinstance(error, DatabaseUnavailable):
+    pool, away = made.engine.pool, isinstance(error, DatabaseUnavailable)
+    if away:
         failure = classify_connect_failure(made.engine.dialect, error)
         if failure is ConnectFailure.CONFIGURATION:
             return None
-        return _bounded(time.monotonic() - trouble.since if trouble else 0.0)
-    if not isinstance(pool, ManagedPool):
-        return _bounded(made.settings.engine_options.get("pool_timeout") or 0.0)
-    return _bounded(_line_seconds(pool.snapshot()))
+    if isinstance(pool, ManagedPool):
+        trouble = pool.trouble
+        lasted = None if trouble is None else time.monotonic() - trouble.since
+        return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
+    timeout: float | None = made.settings.engine_options.get("pool_timeout")
+    return SHORTEST if away or timeout is None else _bounded(timeout)
 
 
 def _line_seconds(seen: PoolSnapshot) -> float:
