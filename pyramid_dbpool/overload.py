@@ -64,7 +64,8 @@ class OverloadView:
         seconds = estimate(made, error) if made is not None else SHORTEST
         after = "no Retry-After" if seconds is None else f"Retry-After {seconds} s"
         # Not str(): SQLAlchemy would add a link, on a line of its own.
-        text = " ".join(str(error.args[0] if error.args else error).split())
+        said = str(error.args[0]) if error.args else type(error).__name__
+        text = " ".join(said.split())
         self._log.write((getattr(error, "pool_name", None), type(error)), request, after, text)
         return _response(seconds)
 

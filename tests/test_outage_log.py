@@ -169,6 +169,7 @@ def test_a_drivers_words_stand_on_one_line_without_its_question() -> None:
         'connection to server at "::1", port 1 failed: Connection refused; '
         'connection to server at "127.0.0.1", port 1 failed: timeout expired'
     )
+    assert driver_text(OSError()) == "OSError"
     listed = OSError("all failures were:\n- host: 'a'\n- host: 'b'")
     assert driver_text(listed) == "all failures were: - host: 'a'; - host: 'b'"
 

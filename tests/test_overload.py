@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -21,10 +22,12 @@ from pyramid_dbpool import (
     overload,
     warm,
 )
+from pyramid_dbpool.drivers import ConnectFailure
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.stats import Holder
+from pyramid_dbpool.trouble import Trouble
 from tests.webapp import Row, WebApp, answering, app, database
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
@@ -314,6 +317,7 @@ def test_other_errors_of_the_database_are_not_answered(
     settings: dict[str, Any], own: bool
 ) -> None:
     """They are the app's, and a view for everything is there for them."""
+    del settings["dbpool.request_timeout"]
 
     def fails(request: Request) -> str:
         return str(request.db.scalar(text("SELECT nothing FROM nowhere")))
@@ -346,6 +350,82 @@ def test_a_refusal_says_the_same_in_another_process(away: dict[str, Any]) -> Non
     copy = pickle.loads(pickle.dumps(caught.value))
     assert str(copy) == str(caught.value) and "\n" not in str(copy)
     assert (copy.pool_name, type(copy.orig)) == ("default", type(caught.value.orig))
+
+
+@pytest.mark.parametrize(("lasted", "seconds"), [(-1.0, 1), (29.5, 30), (300.0, 60)])
+@pytest.mark.parametrize("kind", [ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
+def test_retry_after_is_as_long_as_the_server_was_away_or_full(
+    settings: dict[str, Any], kind: ConnectFailure, lasted: float, seconds: int
+) -> None:
+    """But a second, and nobody knows more than a minute ahead."""
+    made = process_engine(settings)
+    trouble = Trouble(kind, time.monotonic() - lasted, OSError("away"))
+    made.engine.pool._service.opener.trouble = trouble  # type: ignore[attr-defined]
+    for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
+        assert overload.estimate(made, error) == seconds
+    dispose_engine(settings)
+
+
+def test_a_pool_without_limit_has_an_estimate_too(settings: dict[str, Any]) -> None:
+    """Its callers can only be late because the server is slow."""
+    settings |= {"sqlalchemy.pool_size": "0", "sqlalchemy.max_overflow": "-1"}
+    assert overload.estimate(process_engine(settings), PoolTimeout("late")) == 1
+    dispose_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (sa_exc.TimeoutError(), ": TimeoutError"),
+        (sa_exc.TimeoutError("two\nlines", code="3o7r"), ": two lines"),
+        (DatabaseUnavailable.saying("away", OSError(), "another"), ": away"),
+    ],
+)
+def test_a_refusal_by_a_pool_that_is_not_the_apps_is_503(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    """An app may have engines of its own."""
+
+    def refused(request: Request) -> str:
+        raise error
+
+    with app(settings, *PARTS, index=refused) as web:
+        assert web.get(status=503).headers["Retry-After"] == "1"
+    (line,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    assert line.endswith(f"Retry-After 1 s{said}")
+
+
+def test_each_kind_of_refusal_has_its_own_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is not left out because a pool was full a moment ago."""
+    written = overload._FloodLog()
+    for kind in ("full", "away", "full"):
+        written.write(("default", kind), Request.blank("/"), "Retry-After 1 s", kind)
+    assert [r.getMessage()[-4:] for r in caplog.records] == ["full", "away"]
+
+
+def test_a_notfound_view_that_asks_is_refused_as_a_view_is(full: Callable[..., WebApp]) -> None:
+    """An exception view's own errors are asked about over all of them."""
+
+    def include(config: Configurator) -> None:
+        config.add_notfound_view(lambda request: Response(asks(request)))
+
+    full(include).get("/nowhere", status=503)
+
+
+@pytest.mark.parametrize("use_tweens", [False, True])
+def test_a_subrequest_is_refused_as_its_request_is(
+    full: Callable[..., WebApp], use_tweens: bool
+) -> None:
+    """With and without tweens of its own."""
+
+    def sub(request: Request) -> Response:
+        return request.invoke_subrequest(Request.blank("/"), use_tweens=use_tweens)
+
+    def include(config: Configurator) -> None:
+        config.add_route("sub", "/sub")
+        config.add_view(sub, route_name="sub")
+
+    full(include).get("/sub", status=503)
 
 
 def test_the_longer_the_line_the_later(settings: dict[str, Any]) -> None:

@@ -198,6 +198,13 @@ def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) 
     assert probes.count == 0
 
 
+def test_sqlalchemys_pools_are_probed(settings: dict[str, Any]) -> None:
+    """They know nothing by themselves."""
+    settings["sqlalchemy.poolclass"] = "QueuePool"
+    with app(settings, *PARTS) as web:
+        until(lambda: web.get("/ready", expect_errors=True).status_int == 200, "ready")
+
+
 def test_a_connection_that_comes_back_broken_says_nothing(
     settings: dict[str, Any], probes: Probes
 ) -> None:
