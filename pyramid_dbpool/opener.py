@@ -275,19 +275,17 @@ class Opener:
                 # Else what is missing from `min_idle` is tried again, and again, at once.
                 self.rest_locked()
             elif began >= self._opened_at:  # else what it tells is out of date
-                self.in_trouble_locked(kind, error, began, now)
+                self.in_trouble_locked(kind, error, began)
             self.plan_locked(now)
             self.outages.note_locked(self.trouble, now)
         self.openings.launch()
         self.outages.write()
 
-    def in_trouble_locked(
-        self, kind: ConnectFailure, error: BaseException, began: float, now: float
-    ) -> None:
+    def in_trouble_locked(self, kind: ConnectFailure, error: BaseException, began: float) -> None:
         """Note a failed opening; have those refused who need not wait any more."""
+        now = self._clock()
         if self.trouble is None:
-            # The server was away already when the opening began, or it would not have failed.
-            self.trouble = Trouble(kind, began, error)
+            self.trouble = Trouble(kind, began, error)  # away when the attempt began, at least
         asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
         self.trouble.failed(kind, error, now, asked=asked)
         if self.trouble.refuses(now, self._grace):

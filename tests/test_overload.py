@@ -343,6 +343,26 @@ def test_a_pool_that_lets_nobody_wait_says_what_an_outage_is(
     assert len(said) == 1 and "unreachable" in said[0]
 
 
+def test_a_programs_error_is_no_outage_where_nobody_waits(away: dict[str, Any]) -> None:
+    """It would hide what has to be mended."""
+
+    def broken() -> None:
+        raise LookupError("no such secret")
+
+    away |= {"sqlalchemy.pool_timeout": "0", "sqlalchemy.creator": broken}
+    with app(away) as web, pytest.raises(LookupError):
+        web.engine.connect()
+
+
+def test_a_wrong_configuration_is_said_where_nobody_waits(sqlite_url: str) -> None:
+    """And not taken for an outage."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    with app({"sqlalchemy.url": nowhere, "sqlalchemy.pool_timeout": "0"}) as web:
+        with pytest.raises(DatabaseUnavailable, match=r"check sqlalchemy\.url"):
+            web.engine.connect()
+        assert web.engine.pool.trouble is None  # type: ignore[attr-defined]
+
+
 def test_a_refusal_says_the_same_in_another_process(away: dict[str, Any]) -> None:
     """Celery and multiprocessing hand errors on."""
     with app(away, *PARTS) as web, pytest.raises(DatabaseUnavailable) as caught:
