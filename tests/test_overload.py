@@ -370,6 +370,10 @@ def test_a_refusal_says_the_same_in_another_process(away: dict[str, Any]) -> Non
     copy = pickle.loads(pickle.dumps(caught.value))
     assert str(copy) == str(caught.value) and "\n" not in str(copy)
     assert (copy.pool_name, type(copy.orig)) == ("default", type(caught.value.orig))
+    full = PoolTimeout("full")
+    full.pool_name = "jobs"
+    copy = pickle.loads(pickle.dumps(full))
+    assert (type(copy), str(copy), copy.pool_name) == (PoolTimeout, "full", "jobs")
 
 
 @pytest.mark.parametrize(("lasted", "seconds"), [(-1.0, 1), (29.5, 30), (300.0, 60)])
