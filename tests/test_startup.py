@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -301,12 +302,15 @@ def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) ->
     ini.write_text(file)
     command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", worker]
     command += ["--timeout", "0", "--graceful-timeout", "60", "--paste", str(ini)]
-    master = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    master = subprocess.Popen(
+        [sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert master.stderr is not None
         assert any("waiting up to" in line for line in master.stderr)
         master.terminate()
         said = master.communicate(timeout=30)[1]
     finally:
-        master.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(master.pid, signal.SIGKILL)
     assert (master.returncode, "Traceback" in said) == (0, False)
