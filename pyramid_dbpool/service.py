@@ -118,7 +118,6 @@ class Service:
             return self.refusals.refusal(error, kind)
         with self.lock:
             self.opener.in_trouble_locked(kind, error, began)
-            self.opener.outages.note_locked(self.opener.trouble, now)
         self.opener.outages.write()
         return self.refusals.timed_out(now - began)
 
