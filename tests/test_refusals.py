@@ -1,11 +1,21 @@
 """Why a caller gets no connection: counted, and told without the pool's lock."""
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
 
+import psycopg
 import pytest
+from sqlalchemy import NullPool, create_engine
 
-from pyramid_dbpool import DatabaseUnavailable, PoolLineFull, PoolTimeout
+from pyramid_dbpool import (
+    DatabaseUnavailable,
+    PoolLineFull,
+    PoolTimeout,
+    dispose_engine,
+    get_engine,
+)
+from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.limits import holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, wait_for
@@ -56,3 +66,19 @@ def test_holders_are_named_without_the_lock(maker: Maker, max_waiting: int | Non
     with holder_label(Label()), closing(pool.connect()), refused:
         pool.connect()
     assert free == [True]
+
+
+def test_a_server_that_admits_no_more_is_said_so(
+    new_postgres: Callable[..., PrivatePostgres],
+) -> None:
+    """Neither the pool is too small nor the server away; the server's words are the cause."""
+    server = new_postgres({"max_connections": 2, "superuser_reserved_connections": 0})
+    settings = {"sqlalchemy.url": server.url("psycopg"), "sqlalchemy.pool_timeout": "300ms"}
+    others = create_engine(server.url("psycopg"), poolclass=NullPool)
+    engine = get_engine(settings)
+    with others.connect(), engine.connect(), pytest.raises(PoolTimeout) as caught:
+        engine.connect()
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+    assert "because the server admits no more (" in str(caught.value)
+    assert "this pool has 1 open. Longest holders: " in str(caught.value)
+    dispose_engine(settings)
