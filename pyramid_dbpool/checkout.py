@@ -133,12 +133,15 @@ class Checkout:
         with self._lock:
             if service.opener.trouble is not None and not line.idle:
                 service.refusals.check_admission_locked(now)
+            joined = True
             if self._served:
                 line.rejoin(waiter, now)
-            elif not line.join(waiter):
-                raise service.refusals.line_full_locked()
-            if background and waiter.granted is None:
+            else:
+                joined = line.join(waiter)
+            if joined and background and waiter.granted is None:
                 service.opener.asked_locked(now)
+        if not joined:
+            raise service.refusals.line_full()
         if service.opener.openings.planned:
             service.opener.openings.launch()
         return waiter
@@ -192,7 +195,12 @@ class Checkout:
         """Open in the slot in hand, here and now."""
         began = time.monotonic()
         # In hand before it counts as a lease: by its state one sees whether it does.
-        self._entry = entry = self._service.connections.open_entry(self._record)
+        try:
+            self._entry = entry = self._service.connections.open_entry(self._record)
+        except Exception as error:
+            if not self._service.options.background:
+                raise
+            raise self._service.explain_failure(error, began) from error
         now = time.monotonic()
         with self._lock:
             self._line.opened(entry, now)

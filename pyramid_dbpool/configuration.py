@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from .engines import EngineHook, process_engine
 from .errors import SettingsError
 from .identity import name_app
-from .overload import add_overload_views
+from .overload import add_overload_view
 from .readiness import READINESS, PoolReadiness, Readiness
 from .request import RequestSessions, SessionMaker, request_sessionmaker
 from .retry import REQUEST_TIMEOUT
 from .settings import AppSettings, PoolSettings, load_app
-from .startup import check_at_start, started_by_script
+from .startup import check_at_start, noting_sigterm, started_by_script
 from .streaming import environ_key
 
 __all__ = [
@@ -188,8 +188,9 @@ def check_when_created(config: Configurator, app: AppSettings) -> None:
     def check(_event: ApplicationCreated) -> None:
         checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
         if checked and not started_by_script():
-            for pool in checked:
-                check_at_start(process_engine(config.get_settings(), pool.name))
+            with noting_sigterm() as stop:
+                for pool in checked:
+                    check_at_start(process_engine(config.get_settings(), pool.name), stop.wait)
 
     config.add_subscriber(check, ApplicationCreated)
 
@@ -199,9 +200,10 @@ def answer_overload(config: Configurator, app: AppSettings) -> None:
 
     def register() -> None:
         settings = config.get_settings()
-        add_overload_views(config, {name: process_engine(settings, name) for name in app.pools})
+        engines = {name: process_engine(settings, name) for name in app.pools}
+        add_overload_view(config.registry, engines)
 
-    config.action(None, register, order=_LAST)
+    config.action(None, register)
 
 
 def warn_without_retry(config: Configurator) -> None:

@@ -223,15 +223,13 @@ def _failed_connect(pool: PoolSettings) -> Callable[[ExceptionContext], BaseExce
         error = context.sqlalchemy_exception
         if context.connection is not None or context.is_pre_ping or error is None:
             return None
-        refused = DatabaseUnavailable(None, None, context.original_exception)
-        refused.pool_name = pool.name
         kind = classify_connect_failure(context.dialect, error)
         if kind is ConnectFailure.CONFIGURATION:
-            refused.args = (unavailable_text(pool.name, kind, 0.0, context.original_exception),)
+            text = unavailable_text(pool.name, kind, 0.0, context.original_exception)
         else:
             said = driver_text(context.original_exception)
-            refused.args = (f"pool {pool.name!r}: no connection ({said})",)
-        return refused
+            text = f"pool {pool.name!r}: no connection ({said})"
+        return DatabaseUnavailable.saying(text, context.original_exception, pool.name)
 
     return refine
 

@@ -4,6 +4,10 @@ Each one is a `PoolError` and also the SQLAlchemy error that it refines, so
 handlers that an application already has go on working.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from sqlalchemy import exc as sa_exc
 
 __all__ = [
@@ -42,6 +46,24 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
     """The server cannot be reached, or refuses the login; `orig` is the driver's error."""
 
     pool_name: str | None = None
+
+    @classmethod
+    def saying(
+        cls, text: str, cause: BaseException, pool_name: str | None = None
+    ) -> DatabaseUnavailable:
+        """Make one whose whole text is `text`."""
+        made = cls(None, None, cause)
+        made.args = (text,)
+        # SQLAlchemy's link would be a second line, about operational errors in general.
+        made.code = ""
+        made.pool_name = pool_name
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # SQLAlchemy's own forgets the text: what Celery and multiprocessing hand on would not
+        # say what is wrong.
+        arguments = super().__reduce__()[1]
+        return type(self), (*arguments,), {**vars(self), "args": self.args}
 
 
 class CommitUnknown(PoolError, sa_exc.OperationalError):

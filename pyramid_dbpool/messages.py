@@ -39,9 +39,10 @@ def one_line(said: str) -> str:
 
 
 def holders_text(holders: Sequence[Holder]) -> str:
-    """List the longest holders: label and age."""
+    """Return a sentence that names the longest holders and their ages."""
     longest = sorted(holders, key=lambda each: -each.held_seconds)[:NAMED_HOLDERS]
-    return ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
+    named = ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
+    return f" Longest holders: {named}." if named else ""
 
 
 def timeout_text(
@@ -66,16 +67,13 @@ def timeout_text(
     elif cut:
         over, more_time = ", the deadline of the caller", "allow a longer deadline"
     others = "1 other" if waiting == 1 else f"{waiting} others"
-    text = (
+    return (
         f"{_pool(pool_name)}: no connection came free within {waited:.2f} s"
         f"{over} (QueuePool limit of size {size}"
         f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting)."
-    )
-    if holders:
-        text += f" Longest holders: {holders_text(holders)}."
-    return (
-        f"{text} Give connections back sooner, raise {ini_key(pool_name, 'pool_size')} or"
-        f" {ini_key(pool_name, 'max_overflow')}, or {more_time}."
+        f"{holders_text(holders)} Give connections back sooner, raise"
+        f" {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}, or"
+        f" {more_time}."
     )
 
 
@@ -98,23 +96,39 @@ def slow_text(
     )
 
 
-def saturated_text(pool_name: str | None, waited: float, count: int, error: BaseException) -> str:
+def saturated_text(
+    pool_name: str | None,
+    waited: float,
+    count: int,
+    error: BaseException,
+    holders: Sequence[Holder] = (),
+) -> str:
     """Explain that the server admits no more connections."""
     return (
         f"{_pool(pool_name)}: no connection within {waited:.2f} s, because the server admits no"
-        f" more ({driver_text(error)}); this pool has {count} open. Raise the server's"
-        f" limit, or lower {ini_key(pool_name, 'pool_size')} and"
-        f" {ini_key(pool_name, 'max_overflow')} in the processes that share it."
+        f" more ({driver_text(error)}); this pool has {count} open."
+        f"{holders_text(holders)} Raise the server's limit, or lower"
+        f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
+        " processes that share it."
     )
 
 
-def line_full_text(pool_name: str | None, waiting: int, capacity: int | None) -> str:
+def line_full_text(
+    pool_name: str | None,
+    waiting: int,
+    capacity: int | None,
+    holders: Sequence[Holder] = (),
+) -> str:
     """Explain that the line is as long as it may be."""
+    key = ini_key(pool_name, "max_waiting", "dbpool.")
     callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
     places = "only connection" if capacity == 1 else f"{capacity} connections"
+    line = f"{callers} already for its {places}, as many as {key} allows."
+    if not waiting:
+        line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
     return (
-        f"{_pool(pool_name)}: {callers} already for its {places}, as"
-        f" many as {ini_key(pool_name, 'max_waiting', 'dbpool.')} allows."
+        f"{_pool(pool_name)}: {line}{holders_text(holders)} Give connections back sooner, or raise"
+        f" {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}."
     )
 
 

@@ -271,21 +271,24 @@ class Opener:
                 self.rest_locked()
             elif kind is ConnectFailure.CONFIGURATION:
                 self.trouble = None
+                self.outages.note_locked(None, now)
                 self._refuse_locked("configuration", lambda: self._refusals.refusal(error, kind))
                 # Else what is missing from `min_idle` is tried again, and again, at once.
                 self.rest_locked()
             elif began >= self._opened_at:  # else what it tells is out of date
-                self._in_trouble_locked(kind, error, now)
+                self.in_trouble_locked(kind, error, began)
             self.plan_locked(now)
-            self.outages.note_locked(self.trouble, now)
         self.openings.launch()
         self.outages.write()
 
-    def _in_trouble_locked(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
+    def in_trouble_locked(self, kind: ConnectFailure, error: BaseException, began: float) -> None:
+        """Note a failed opening; have those refused who need not wait any more."""
+        now = self._clock()
         if self.trouble is None:
-            self.trouble = Trouble(kind, now, error)
+            self.trouble = Trouble(kind, began, error)  # away when the attempt began, at least
         asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
         self.trouble.failed(kind, error, now, asked=asked)
+        self.outages.note_locked(self.trouble, now)
         if self.trouble.refuses(now, self._grace):
             refused = self._refuse_locked("outage", lambda: self._refusals.refusal(error, kind))
             self.outages.refused_locked(refused)

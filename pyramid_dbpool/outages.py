@@ -43,6 +43,7 @@ class OutageLog:
 
     def write(self) -> None:
         """Write what is to be said."""
-        with suppress(IndexError):  # another thread may write the same lines
-            while self._lines:
+        # Not asked first whether there is a line: another thread may take it meanwhile.
+        with suppress(IndexError):
+            while True:
                 log.warning("%s", self._lines.popleft())

@@ -9,15 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyramid.config import Configurator
+from pyramid.exceptions import PredicateMismatch
 from pyramid.httpexceptions import HTTPServiceUnavailable
-from pyramid.interfaces import (
-    IExceptionViewClassifier,
-    IMultiView,
-    IRequest,
-    ISecuredView,
-    IView,
-)
+from pyramid.interfaces import IExceptionViewClassifier, IRequest, IView
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -28,11 +22,10 @@ from .drivers import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .errors import DatabaseUnavailable
 from .labels import request_name
-from .messages import holders_text
 from .pool import ManagedPool
 from .stats import PoolSnapshot
 
-__all__ = ["OverloadView", "add_overload_views", "estimate"]
+__all__ = ["OverloadView", "add_overload_view", "estimate"]
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +35,19 @@ SHORTEST, LONGEST = 1, 60
 LOG_EVERY = 10.0
 
 
-def add_overload_views(config: Configurator, engines: Mapping[str, ProcessEngine]) -> None:
+def add_overload_view(registry: Registry, engines: Mapping[str, ProcessEngine]) -> None:
     """Answer what a pool refuses, unless the app has an exception view for it.
 
-    Call it when everything else is registered: an app's own view for the error, or for one of
-    SQLAlchemy's errors that it refines, stays in charge. One for `Exception` does not.
+    An app's own view for the error, for `PoolError` or for one of SQLAlchemy's errors that it
+    refines comes first, whenever it is registered; one for `Exception` comes after this one.
 
     :param engines: by pool name; filled by the time that a request comes.
     """
-    # Of its own, so that it neither overrides nor conflicts with what an app has said.
-    configurator = Configurator(registry=config.registry, autocommit=True)
-    view = OverloadView(engines)
-    for error_class in (sa_exc.TimeoutError, DatabaseUnavailable):
-        if not _has_exception_view(config.registry, error_class):
-            configurator.add_exception_view(view, context=error_class)
-
-
-def _has_exception_view(registry: Registry, error_class: type[Exception]) -> bool:
-    bases = [each for each in error_class.__mro__ if issubclass(each, sa_exc.SQLAlchemyError)]
-    kinds = (IView, ISecuredView, IMultiView)
-    return any(
-        registry.adapters.registered(
-            (IExceptionViewClassifier, IRequest, implementedBy(base)), kind, name=""
-        )
-        for base in bases
-        for kind in kinds
-    )
+    # The last base of SQLAlchemy's errors before Exception: Pyramid asks the views of all the
+    # others first, and this one also where their predicates (request_method, accept) say no.
+    # Not by add_exception_view, which takes nothing but exceptions for a context.
+    where = (IExceptionViewClassifier, IRequest, implementedBy(sa_exc.HasDescriptionCode))
+    registry.registerAdapter(OverloadView(engines), where, IView)
 
 
 class OverloadView:
@@ -78,11 +58,14 @@ class OverloadView:
         self._log = _FloodLog()
 
     def __call__(self, error: Exception, request: Request) -> Response:
+        if not isinstance(error, sa_exc.TimeoutError | DatabaseUnavailable):
+            raise PredicateMismatch  # other views, or none, are for SQLAlchemy's other errors
         made = self._engines.get(getattr(error, "pool_name", None) or "default")
         seconds = estimate(made, error) if made is not None else SHORTEST
-        pool = made.engine.pool if made is not None else None
-        text = _explain(error, pool.snapshot() if isinstance(pool, ManagedPool) else None)
         after = "no Retry-After" if seconds is None else f"Retry-After {seconds} s"
+        # Not str(): SQLAlchemy would add a link, on a line of its own.
+        said = str(error.args[0]) if error.args else type(error).__name__
+        text = " ".join(said.split())
         self._log.write((getattr(error, "pool_name", None), type(error)), request, after, text)
         return _response(seconds)
 
@@ -90,19 +73,20 @@ class OverloadView:
 def estimate(made: ProcessEngine, error: Exception) -> int | None:
     """Estimate after how many seconds another request may succeed; None: only a person can help.
 
-    In an outage: as long again as it has lasted. For a pool that is full: what its line needs
-    at the pace of the holds so far.
+    In an outage, and while the server admits no more: as long again as that has lasted. For a
+    pool that is full: what its line needs at the pace of the holds so far.
     """
-    pool = made.engine.pool
-    trouble = pool.trouble if isinstance(pool, ManagedPool) else None
-    if isinstance(error, DatabaseUnavailable):
+    pool, away = made.engine.pool, isinstance(error, DatabaseUnavailable)
+    if away:
         failure = classify_connect_failure(made.engine.dialect, error)
         if failure is ConnectFailure.CONFIGURATION:
             return None
-        return _bounded(time.monotonic() - trouble.since if trouble else 0.0)
-    if not isinstance(pool, ManagedPool):
-        return _bounded(made.settings.engine_options.get("pool_timeout") or 0.0)
-    return _bounded(_line_seconds(pool.snapshot()))
+    if isinstance(pool, ManagedPool):
+        trouble = pool.trouble
+        lasted = None if trouble is None else time.monotonic() - trouble.since
+        return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
+    timeout: float | None = made.settings.engine_options.get("pool_timeout")
+    return SHORTEST if away or timeout is None else _bounded(timeout)
 
 
 def _line_seconds(seen: PoolSnapshot) -> float:
@@ -117,17 +101,6 @@ def _line_seconds(seen: PoolSnapshot) -> float:
 
 def _bounded(seconds: float) -> int:
     return min(max(math.ceil(seconds), SHORTEST), LONGEST)
-
-
-def _explain(error: Exception, seen: PoolSnapshot | None) -> str:
-    # Not str(): SQLAlchemy would add a link, on a line of its own.
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    if seen is None or isinstance(error, DatabaseUnavailable) or "ongest holders" in text:
-        return text
-    capacity = "no limit" if seen.capacity is None else str(seen.capacity)
-    state = f"{seen.leased} of {capacity} connections checked out, {seen.waiting} callers waiting"
-    holders = f"; longest holders: {holders_text(seen.holders)}" if seen.holders else ""
-    return f"{text} ({state}{holders})"
 
 
 def _response(seconds: int | None) -> Response:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -83,7 +84,7 @@ class PoolReadiness:
         # Nobody has looked yet: not ready until somebody has.
         self._ready = False
         self._known_at = float("-inf")
-        self._progress = 0
+        self._contacts = 0
 
     def is_ready(self) -> bool:
         """Tell whether the server can be reached, as far as is known; never waits."""
@@ -109,10 +110,8 @@ class PoolReadiness:
         away = trouble is not None and trouble.kind is ConnectFailure.UNREACHABLE
         if trouble is not None and away and now < trouble.known_until:
             return False
-        seen = pool.snapshot()
-        # Connections that came back unharmed, and new ones: somebody has talked to the server.
-        progress = seen.opened + seen.returns - seen.closed.get("invalidated", 0)
-        moved, self._progress = progress > self._progress, progress
+        contacts = pool.contacts
+        moved, self._contacts = contacts > self._contacts, contacts
         return True if moved and not away else None
 
     def _probe(self, now: float) -> None:
@@ -121,7 +120,9 @@ class PoolReadiness:
                 return
             self._probing_since = now
         look = partial(self._look, now)
-        threading.Thread(target=look, name="dbpool-readiness", daemon=True).start()
+        # At interpreter shutdown no thread starts any more: what is known stands.
+        with suppress(RuntimeError):
+            threading.Thread(target=look, name="dbpool-readiness", daemon=True).start()
 
     def _look(self, began: float) -> None:
         error = try_to_connect(self._made)

@@ -43,12 +43,8 @@ class Refusals:
         trouble = self._service.opener.trouble
         lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
         text = messages.unavailable_text(self._name, kind, lasted, error)
-        refusal = DatabaseUnavailable(None, None, error)
-        refusal.args = (text,)
-        # SQLAlchemy's link would be a second line, about operational errors in general.
-        refusal.code = ""
+        refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
-        refusal.pool_name = self._name
         return refusal
 
     def check_admission_locked(self, now: float) -> None:
@@ -59,11 +55,13 @@ class Refusals:
             self._service.opener.outages.refused_locked()
             raise self.refusal(trouble.error, trouble.kind)
 
-    def line_full_locked(self) -> PoolLineFull:
+    def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
-        self._service.stats.refused["line_full"] += 1
-        line = self._service.line
-        text = messages.line_full_text(self._name, line.waiting, line.capacity)
+        with self._service.lock:
+            self._service.stats.refused["line_full"] += 1
+            line, leases = self._service.line, self.leases_locked()
+            waiting, capacity = line.waiting, line.capacity
+        text = messages.line_full_text(self._name, waiting, capacity, named(leases))
         error = PoolLineFull(text, code=BACKGROUND)
         error.pool_name = self._name
         return error
@@ -83,7 +81,8 @@ class Refusals:
             self._service.opener.outages.refused_locked()
         name = self._name
         if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
-            text = messages.saturated_text(name, waited, line.total, trouble.error)
+            said, holders = trouble.error, named(leases)
+            text = messages.saturated_text(name, waited, line.total, said, holders)
         elif trouble is not None:
             return self.refusal(trouble.error, trouble.kind)
         elif opening and opening >= line.leased:

@@ -17,6 +17,7 @@ from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
 from .connections import Connections
+from .drivers import ConnectFailure
 from .entries import LEASED
 from .holders import named
 from .holds import Holds
@@ -107,6 +108,18 @@ class Service:
     def _replan_soon(self) -> None:
         # Not here: whoever does something with the line has not finished.
         housekeeper().call_at(time.monotonic(), WeakCall(self.replan))
+
+    def explain_failure(self, error: Exception, began: float) -> BaseException:
+        """Note that a caller could not open for himself; return what he is told."""
+        now, kind = time.monotonic(), self.refusals.classify(error)
+        if kind is None:
+            return error
+        if kind is ConnectFailure.CONFIGURATION:
+            return self.refusals.refusal(error, kind)
+        with self.lock:
+            self.opener.in_trouble_locked(kind, error, began)
+        self.opener.outages.write()
+        return self.refusals.timed_out(now - began)
 
     # Leases
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from .engines import ProcessEngine
+from .sources import Stop
 from .trial import may_pass, reason, try_to_connect
 
-__all__ = ["EXIT_STATUS", "check_at_start", "started_by_script"]
+__all__ = ["EXIT_STATUS", "check_at_start", "noting_sigterm", "started_by_script"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,29 @@ def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.s
         log.critical("%s; the process ends.", text)
         raise SystemExit(EXIT_STATUS)
     log.warning("%s; starting all the same.", text)
+
+
+@contextmanager
+def noting_sigterm() -> Iterator[Stop]:
+    """Yield what is set when SIGTERM comes and its handler goes on, as that of gunicorn's workers.
+
+    Such a handler makes a note for the server's loop, which is not reached before the wait for
+    the database is over. A process without a handler ends at once by itself.
+    """
+    stop, handler = Stop(), signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.signalled = True
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def started_by_script() -> bool:

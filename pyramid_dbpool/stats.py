@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from .line import Line
@@ -142,6 +141,11 @@ class Stats:
         """How many connections have been given back."""
         return sum(self.hold.counts)
 
+    @property
+    def contacts(self) -> int:
+        """How often a connection was opened, or came back unharmed: the server was there."""
+        return self.opened + self.returns - self.closed["invalidated"]
+
     def hold_time(self) -> float:
         """Say how long a usual hold is, in seconds: the mean of the last few."""
         count, seconds = self.returns, self.hold.sum_seconds
@@ -194,9 +198,9 @@ class Stats:
             suspicions=self.suspicions,
             strays=self.strays,
             disowned=self.disowned,
-            open_failed=MappingProxyType(dict(self.open_failed)),
-            refused=MappingProxyType(dict(self.refused)),
-            closed=MappingProxyType(dict(self.closed)),
+            open_failed=dict(self.open_failed),
+            refused=dict(self.refused),
+            closed=dict(self.closed),
             wait=self.wait.frozen(at_once=checkouts - self.waited),
             hold=self.hold.frozen(),
             connect=self.connect.frozen(),

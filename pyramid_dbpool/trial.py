@@ -16,7 +16,7 @@ __all__ = ["may_pass", "reason", "try_to_connect"]
 def try_to_connect(made: ProcessEngine) -> Exception | None:
     """Connect as `made` would; return what went wrong, None if nothing did.
 
-    Nothing is left behind: no connection that a fork could copy, and nothing in the pool.
+    Nothing is left behind (on NullPool): no connection that a fork could copy.
     """
     engine = create_engine(made.settings.url, **made.settings.connect_options())
     try:
@@ -28,8 +28,6 @@ def try_to_connect(made: ProcessEngine) -> Exception | None:
     except Exception as error:
         # Drivers, hooks and creators raise whatever they like.
         return error
-    finally:
-        engine.dispose()
     return None
 
 

@@ -75,6 +75,11 @@ class ServicedPool(QueuePool):
         """What keeps openings from succeeding, as far as the pool knows."""
         return self._service.opener.trouble
 
+    @property
+    def contacts(self) -> int:
+        """How often somebody has seen that the server is there."""
+        return self._service.stats.contacts
+
     def checkedout(self) -> int:
         """Count the connections that are checked out.
 

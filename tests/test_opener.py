@@ -53,10 +53,12 @@ class Server:
         self.down = True
         self.kind = ConnectFailure.UNREACHABLE
         self.asked: list[float] = []
+        self.takes = 0.0
 
     def open_entry(self) -> Entry:
         """Open one connection."""
         self.asked.append(self.clock.now)
+        self.clock.now += self.takes
         if self.down:
             raise OSError("Connection refused")
         return Entry()
@@ -90,7 +92,7 @@ class Callers:
             clock=lambda: self.clock.now,
             grace=GRACE,
             min_idle=min_idle,
-            start=lambda run: run(),  # on this clock a connect takes no time
+            start=lambda run: run(),  # on this clock a connect takes no time, or all of it
         )
         self.served: list[float] = []
         self.refused: list[float] = []
@@ -173,6 +175,14 @@ def test_long_outage_is_probed_at_a_steady_pace(callers: Callers) -> None:
     asked = callers.server.asked
     assert len(asked) <= 2 * 130 + 5
     assert max(later - sooner for sooner, later in itertools.pairwise(asked)) < 1.1
+
+
+def test_an_outage_begins_with_the_attempt_that_fails(callers: Callers) -> None:
+    """Where packets vanish it takes its whole time; "away for 0.0 s" would help nobody."""
+    start, callers.server.takes = callers.clock.now, 4.0
+    callers.ask()
+    assert callers.opener.trouble is not None
+    assert callers.opener.trouble.since == start
 
 
 def test_one_long_lease_does_not_hide_an_outage(callers: Callers) -> None:

@@ -18,9 +18,16 @@ from pyramid_dbpool.limits import (
     pool_limit,
     setting_limit,
 )
-from pyramid_dbpool.messages import driver_text, line_full_text, slow_text
+from pyramid_dbpool.messages import (
+    driver_text,
+    holders_text,
+    ini_key,
+    line_full_text,
+    slow_text,
+)
 from pyramid_dbpool.outages import OutageLog
 from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.stats import Holder
 from pyramid_dbpool.trouble import Trouble
 from tests.makers import Connection, Maker
 
@@ -169,8 +176,24 @@ def test_a_drivers_words_stand_on_one_line_without_its_question() -> None:
         'connection to server at "::1", port 1 failed: Connection refused; '
         'connection to server at "127.0.0.1", port 1 failed: timeout expired'
     )
+    assert driver_text(OSError()) == "OSError"
     listed = OSError("all failures were:\n- host: 'a'\n- host: 'b'")
     assert driver_text(listed) == "all failures were: - host: 'a'; - host: 'b'"
+
+
+def test_the_longest_holders_are_named_and_not_all_of_them() -> None:
+    """The longest first; a pool of fifty would fill a screen."""
+    holders = [Holder(f"GET route '{number}'", float(number)) for number in range(1, 7)]
+    named = ", ".join(f"GET route '{number}' for {number}.0 s" for number in (6, 5, 4, 3, 2))
+    assert holders_text(holders) == f" Longest holders: {named}."
+    assert holders_text([]) == ""
+
+
+def test_a_key_is_cited_as_the_ini_file_has_it() -> None:
+    """A pool that has no name has the keys of the default one."""
+    for name in (None, "default"):
+        assert ini_key(name, "pool_size") == "sqlalchemy.pool_size"
+    assert ini_key("replica", "max_waiting", "dbpool.") == "dbpool.replica.max_waiting"
 
 
 def test_one_is_no_plural() -> None:
@@ -178,6 +201,7 @@ def test_one_is_no_plural() -> None:
     full = line_full_text("default", 1, 1)
     assert "1 caller waits already for its only connection, as many as" in full
     assert "3 callers wait already for its 2 connections" in line_full_text("default", 3, 2)
+    assert "dbpool.max_waiting = 0 lets nobody wait" in line_full_text("default", 0, 2)
     assert "1 connection is still being opened" in slow_text("default", 1.0, 1)
     assert "2 connections are still being opened" in slow_text("default", 1.0, 2)
 

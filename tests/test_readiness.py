@@ -175,6 +175,18 @@ def test_a_child_does_not_wait_for_its_parents_probe(
     assert probes.count == 2
 
 
+def test_where_no_thread_can_start_what_is_known_stands(
+    pool: PoolReadiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At interpreter shutdown the route still answers."""
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert not pool.is_ready()
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
 def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) -> None:
     """Connections come back: somebody has talked to the server."""
     made = process_engine(settings)
@@ -184,6 +196,13 @@ def test_a_pool_in_use_needs_no_probe(settings: dict[str, Any], probes: Probes) 
             connection.scalar(select(1))
         assert at(pool, round_ * 60).is_ready()
     assert probes.count == 0
+
+
+def test_sqlalchemys_pools_are_probed(settings: dict[str, Any]) -> None:
+    """They know nothing by themselves."""
+    settings["sqlalchemy.poolclass"] = "QueuePool"
+    with app(settings, *PARTS) as web:
+        until(lambda: web.get("/ready", expect_errors=True).status_int == 200, "ready")
 
 
 def test_a_connection_that_comes_back_broken_says_nothing(
@@ -237,7 +256,7 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
-        pool._progress = 0  # what comes back now was opened before the outage
+        pool._contacts = 0  # what comes back now was opened before the outage
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1
 

@@ -1,9 +1,13 @@
 """`dbpool.startup_check`: what a server and a worker do when the database is not there."""
 
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +19,7 @@ from sqlalchemy import Engine, event, make_url
 from pyramid_dbpool import consume, get_engine, startup
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.startup import EXIT_STATUS, check_at_start
+from pyramid_dbpool.startup import EXIT_STATUS, check_at_start, noting_sigterm
 from tests.webapp import app
 
 PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
@@ -64,7 +68,19 @@ def test_warn_says_so_once_and_starts(
         (said,) = lines(caplog)
     assert said.startswith("dbpool.startup_check = warn: pool 'default' cannot connect to")
     assert said.endswith("starting all the same.")
-    assert "geheim" not in said and "\n" not in said
+    assert "geheim" not in said and "\n" not in said and "within" not in said
+
+
+def test_what_the_driver_quotes_is_told_without_the_password(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one line."""
+    away["dbpool.startup_check"] = "warn"
+    error = OSError("cannot use\nwhat was given (geheim)")
+    monkeypatch.setattr(startup, "try_to_connect", lambda _made: error)
+    with app(away, *PARTS):
+        (said,) = lines(caplog)
+    assert "(cannot use; what was given (***))" in said
 
 
 def test_a_named_pool_has_its_own(
@@ -91,13 +107,13 @@ def test_wait_starts_when_its_time_is_over(
 def test_wait_ends_when_the_database_is_there(
     away: dict[str, Any], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pauses grow, at random, up to a longest one."""
+    """The pauses grow, at random, up to a longest one, however long that takes."""
     away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "1h"}
     pauses: list[float] = []
-    errors = iter([ConnectionRefusedError()] * 9)
+    errors = iter([ConnectionRefusedError()] * 2000)
     monkeypatch.setattr(startup, "try_to_connect", lambda _made: next(errors, None))
     check_at_start(process_engine(away), pauses.append)
-    assert len(pauses) == 9 and 0.05 <= pauses[0] <= 0.1 and 1.0 <= pauses[-1] <= 2.0
+    assert len(pauses) == 2000 and 0.05 <= pauses[0] <= 0.1 and 1.0 <= pauses[-1] <= 2.0
 
 
 def test_the_whole_time_is_used_and_told(
@@ -165,6 +181,47 @@ def test_a_worker_stops_waiting_when_it_is_to_stop(away: dict[str, Any]) -> None
     """The stop is obeyed, and is no failure."""
     away |= {"dbpool.startup_check": "require", "dbpool.startup_timeout": "1h"}
     check_at_start(process_engine(away), lambda _seconds: True)
+
+
+def test_sigterm_ends_the_wait_and_reaches_its_handler(away: dict[str, Any]) -> None:
+    """A server's handler makes a note for a loop that the wait would keep from running."""
+    away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "1h"}
+    seen: list[int] = []
+    former = signal.signal(signal.SIGTERM, handler := lambda number, _frame: seen.append(number))
+    try:
+        with noting_sigterm() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            check_at_start(process_engine(away), stop.wait)
+        assert (seen, signal.getsignal(signal.SIGTERM)) == ([signal.SIGTERM], handler)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_process_without_a_handler_keeps_it_so(handler: signal.Handlers) -> None:
+    """It ends at once at SIGTERM, or never, as it wants to."""
+    former = signal.signal(signal.SIGTERM, handler)
+    try:
+        with noting_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_an_app_may_be_made_in_any_thread(away: dict[str, Any]) -> None:
+    """Only the main thread can handle signals."""
+    away |= {"dbpool.startup_check": "warn"}
+
+    def make() -> str:
+        with app(away, *PARTS):
+            return "made"
+
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(make).result() == "made"
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 INI = """
@@ -236,3 +293,24 @@ def test_a_server_that_requires_a_database_ends(ini: Path, server: list[str]) ->
     assert ended.returncode == EXIT_STATUS, ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "startup_check" in line]) == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("worker", ["sync", "gevent"])
+def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) -> None:
+    """Not when its wait is over, and not by a kill."""
+    file = ini.read_text().replace("= require", "= wait").replace("timeout = 0", "timeout = 1h")
+    ini.write_text(file)
+    command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", worker]
+    command += ["--timeout", "0", "--graceful-timeout", "60", "--paste", str(ini)]
+    master = subprocess.Popen(
+        [sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert master.stderr is not None
+        assert any("waiting up to" in line for line in master.stderr)
+        master.terminate()
+        said = master.communicate(timeout=30)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(master.pid, signal.SIGKILL)
+    assert (master.returncode, "Traceback" in said) == (0, False)

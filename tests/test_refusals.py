@@ -1,0 +1,84 @@
+"""Why a caller gets no connection: counted, and told without the pool's lock."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import psycopg
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from pyramid_dbpool import (
+    DatabaseUnavailable,
+    PoolLineFull,
+    PoolTimeout,
+    dispose_engine,
+    get_engine,
+)
+from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.pool import ManagedPool
+from tests.makers import Maker, wait_for
+
+
+def test_a_full_pool_and_a_full_line_are_counted(maker: Maker) -> None:
+    """Each by its own name."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    with closing(pool.connect()), pytest.raises(PoolTimeout):
+        pool.connect()
+    assert pool.snapshot().refused == {"timeout": 1}
+    strict = ManagedPool(maker, 1, 0, max_waiting=0)
+    with closing(strict.connect()), pytest.raises(PoolLineFull):
+        strict.connect()
+    assert strict.snapshot().refused == {"line_full": 1}
+
+
+def test_callers_who_meet_an_outage_are_counted(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those who waited too; the log's last line has their number."""
+    maker.error = ConnectionRefusedError("nobody listens")
+    pool = ManagedPool(maker, 1, 0, timeout=5.0, background=True, outage_grace=0.0)
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            pool.connect()
+    assert pool.snapshot().refused == {"outage": 3}
+    maker.error = None
+    wait_for(lambda: pool.trouble is None)
+    wait_for(lambda: "3 callers got no connection meanwhile" in caplog.text)
+    pool.dispose()
+
+
+@pytest.mark.parametrize("max_waiting", [None, 0])
+def test_holders_are_named_without_the_lock(maker: Maker, max_waiting: int | None) -> None:
+    """A label may be an object of the app's, whose text is made by its own code."""
+    free: list[bool] = []
+
+    class Label:
+        def __str__(self) -> str:
+            taken = threading.Event()
+            threading.Thread(target=lambda: (pool.checkedout(), taken.set())).start()
+            free.append(taken.wait(2))
+            return "GET /"
+
+    pool = ManagedPool(maker, 1, 0, timeout=0.02, max_waiting=max_waiting)
+    refused = pytest.raises(PoolTimeout, match="Longest holders: GET / for 0")
+    with holder_label(Label()), closing(pool.connect()), refused:
+        pool.connect()
+    assert free == [True]
+
+
+def test_a_server_that_admits_no_more_is_said_so(
+    new_postgres: Callable[..., PrivatePostgres],
+) -> None:
+    """Neither the pool is too small nor the server away; the server's words are the cause."""
+    server = new_postgres({"max_connections": 2, "superuser_reserved_connections": 0})
+    settings = {"sqlalchemy.url": server.url("psycopg"), "sqlalchemy.pool_timeout": "300ms"}
+    others = create_engine(server.url("psycopg"), poolclass=NullPool)
+    engine = get_engine(settings)
+    with others.connect(), engine.connect(), pytest.raises(PoolTimeout) as caught:
+        engine.connect()
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+    assert "because the server admits no more (" in str(caught.value)
+    assert "this pool has 1 open. Longest holders: " in str(caught.value)
+    dispose_engine(settings)
