@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool import get_engine, stream, unit_of_work
 from pyramid_dbpool.housekeeper import housekeeper
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, wait_for
 from tests.webapp import app

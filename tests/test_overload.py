@@ -15,7 +15,7 @@ from sqlalchemy import exc as sa_exc
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, overload, warm
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.stats import Holder
 from tests.webapp import Row, WebApp, app, database
 

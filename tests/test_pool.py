@@ -18,7 +18,8 @@ from sqlalchemy.pool import QueuePool
 
 from pyramid_dbpool import checks, openings, upkeep
 from pyramid_dbpool.errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from pyramid_dbpool.limits import deadline, holder_label
+from pyramid_dbpool.labels import holder_label
+from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.liveness import Look, limited, socket_of
 from pyramid_dbpool.options import PoolOptions
 from pyramid_dbpool.pool import ManagedPool
