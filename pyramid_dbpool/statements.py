@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["changes_nothing", "commits", "first_word"]
+__all__ = ["changes_nothing", "commits", "commits_alone", "first_word"]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -14,11 +14,13 @@ _FIRST_WORD = re.compile(
 _FURTHER_COMMIT = re.compile(r";\s*commit\b", re.I)
 # These databases end the open transaction with a COMMIT first.
 _IMPLICIT_COMMIT_DIALECTS = frozenset({"mysql", "mariadb", "oracle"})
-# CALL: what a procedure commits, nobody sees.
+# CALL, EXECUTE: what a procedure or a prepared statement commits, nobody sees.
 _IMPLICIT_COMMITS = frozenset(
-    {"ALTER", "ANALYZE", "BEGIN", "CALL", "CREATE", "DROP", "FLUSH", "GRANT", "LOAD", "LOCK"}
-    | {"OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK"}
+    {"ALTER", "ANALYZE", "BEGIN", "CALL", "CREATE", "DROP", "EXECUTE", "FLUSH", "GRANT", "LOAD"}
+    | {"LOCK", "OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK", "XA"}
 )
+# What sqlite3 begins a transaction for, and for nothing else.
+_SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 
 # SAVEPOINT and its like change nothing by themselves.
 _HARMLESS = frozenset(
@@ -67,3 +69,19 @@ def commits(statement: str, dialect: str) -> bool:
     if dialect not in _IMPLICIT_COMMIT_DIALECTS:
         return False
     return word in _IMPLICIT_COMMITS or (word == "SET" and "AUTOCOMMIT" in statement.upper())
+
+
+def commits_alone(statement: str, *, begins: object) -> bool:
+    """Tell whether SQLite stores a statement at once that it is sent outside of a transaction.
+
+    So it does with a SAVEPOINT, as soon as that is released.
+
+    :param begins: the driver's isolation level; None: it begins no transaction by itself.
+
+    >>> commits_alone("CREATE TABLE t (a int)", begins="")
+    True
+    """
+    word = first_word(statement)
+    if begins is not None and word in _SQLITE_BEGINS:
+        return False
+    return word == "SAVEPOINT" or not changes_nothing(statement)

@@ -1,0 +1,332 @@
+"""What keeps a request from another try: something may be stored."""
+
+import contextvars
+import json
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+from sqlalchemy import make_url, select, text
+from sqlalchemy.exc import OperationalError
+
+from pyramid_dbpool import (
+    get_engine,
+    unit_of_work,
+)
+from tests.retry.views import (
+    LOSES_RACE,
+    MARIADB_RACE,
+    PARTS,
+    RACE,
+    NewDatabase,
+    at_first,
+    exception_view,
+    lose_connection,
+    number,
+    ours_committed,
+    settings_for,
+)
+from tests.webapp import Row, app, database
+
+
+def ours_in_autocommit(request: Request) -> None:
+    engine = get_engine(request.registry.settings)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO rows (id) VALUES (1000)"))
+
+
+def ours_in_lower_case(request: Request) -> None:
+    engine = get_engine(request.registry.settings)
+    with engine.connect().execution_options(isolation_level="autocommit") as connection:
+        connection.execute(text("INSERT INTO rows (id) VALUES (1000)"))
+
+
+def ours_without_sqlalchemy(request: Request) -> None:
+    connection = get_engine(request.registry.settings).raw_connection()
+    connection.cursor().execute("INSERT INTO rows (id) VALUES (1000)")
+    connection.commit()
+    connection.close()
+
+
+def ours_in_words(request: Request) -> None:
+    with get_engine(request.registry.settings).connect() as connection:
+        connection.execute(text("INSERT INTO rows (id) VALUES (1000)"))
+        connection.execute(text("/* now */ COMMIT"))
+
+
+def ours_in_a_thread(request: Request) -> None:
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(ours_committed, request))
+    thread.start()
+    thread.join()
+
+
+STORES = [
+    ours_committed,
+    ours_in_autocommit,
+    ours_in_lower_case,
+    ours_without_sqlalchemy,
+    ours_in_words,
+    ours_in_a_thread,
+]
+
+
+@pytest.mark.parametrize("stores", STORES)
+def test_a_disconnect_after_something_was_stored_is_not_tried_again(
+    settings: dict[str, Any], count: Callable[[], int], stores: Callable[[Request], None]
+) -> None:
+    """Also where it was stored through another session, and for any method."""
+
+    def trouble(request: Request) -> None:
+        stores(request)
+        lose_connection(request)
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(OperationalError):
+            web.get()
+        assert count() == 1
+
+
+def test_an_engine_in_autocommit_stores_with_its_first_statement(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The pool's own setting counts as well."""
+    settings["sqlalchemy.isolation_level"] = "AUTOCOMMIT"
+    with app(settings, *PARTS, index=at_first(lose_connection)) as web:
+        with pytest.raises(OperationalError):
+            web.get()
+        assert count() == 1
+
+
+def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """Return a tween that commits before anybody else has a say."""
+
+    def tween(request: Request) -> Response:
+        ours_committed(request)
+        return handler(request)
+
+    return tween
+
+
+def audit(config: Configurator) -> None:
+    config.add_tween(f"{__name__}.audit_tween_factory")
+
+
+def test_what_a_tween_of_the_app_has_committed_is_stored(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """Ours is over those that are added after it."""
+    view = at_first(lose_connection)
+    with app(settings, *PARTS, audit, index=view) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "query", "race"),
+    [
+        ("postgresql+psycopg", {"autocommit": "true"}, RACE),
+        ("mysql+pymysql", {"autocommit": "1"}, MARIADB_RACE),
+    ],
+)
+def test_a_driver_that_commits_by_itself_stores_with_its_first_statement(
+    new_database: NewDatabase, backend: str, query: dict[str, str], race: str
+) -> None:
+    """SQLAlchemy knows nothing of it."""
+    url = new_database(backend)
+    mine = make_url(url).update_query_dict(query).render_as_string(hide_password=False)
+    view = at_first(lambda request: request.db.execute(text(race)))
+    with database(url) as count, app(settings_for(mine), *PARTS, index=view) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+def test_what_mariadb_commits_before_it_changes_a_table_is_stored(
+    new_database: NewDatabase,
+) -> None:
+    """Nobody has said COMMIT."""
+    url = new_database("mysql+pymysql")
+
+    def trouble(request: Request) -> None:
+        request.db.execute(text("create table another (id int)"))
+        request.db.execute(text(MARIADB_RACE))
+
+    with database(url) as count, app(settings_for(url), *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+def read_only_unit(request: Request) -> None:
+    with unit_of_work(request.registry.settings, read_only=True) as session:
+        session.scalar(select(1))
+
+
+def read_only_pool(request: Request) -> None:
+    request.db_replica.scalar(select(1))
+    request.db_replica.commit()
+
+
+@pytest.mark.parametrize("reads", [read_only_unit, read_only_pool])
+def test_what_a_read_only_transaction_commits_is_nothing(
+    settings: dict[str, Any], count: Callable[[], int], reads: Callable[[Request], None]
+) -> None:
+    """A COMMIT that cannot have stored anything keeps nobody from another try."""
+    settings["sqlalchemy.replica.url"] = settings["sqlalchemy.url"]
+    settings["dbpool.replica.read_only"] = "true"
+
+    def trouble(request: Request) -> None:
+        reads(request)
+        lose_connection(request)
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        assert web.client.post("/").text == "1"
+        assert count() == 1
+
+
+def test_a_lost_race_after_something_was_stored_is_not_tried_again(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """zope.sqlalchemy would; it does not know of the other session."""
+
+    def trouble(request: Request) -> None:
+        ours_committed(request)
+        request.db.execute(text("DO $$ BEGIN RAISE EXCEPTION '' USING ERRCODE='40001'; END $$"))
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(OperationalError):
+            web.client.post("/")
+        assert count() == 1
+
+
+def test_a_lost_race_at_the_second_of_two_commits_is_not_tried_again(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The first has been stored."""
+
+    def trouble(request: Request) -> None:
+        request.tm.get().addBeforeCommitHook(ours_committed, (request,))
+        request.db.add(Row(id=LOSES_RACE))
+
+    with app(settings, *PARTS, exception_view, index=at_first(trouble)) as web:
+        web.client.put("/", status=500)
+        assert count() == 1
+
+
+def test_a_subrequest_is_a_part_of_its_request(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """What it has committed is stored, so the request is not tried again."""
+
+    def trouble(request: Request) -> None:
+        request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
+        lose_connection(request)
+
+    def inner(request: Request) -> None:
+        request.db.add(Row(id=5))
+
+    with app(settings, *PARTS, index=at_first(trouble), inner=inner) as web:
+        with pytest.raises(OperationalError):
+            web.get()
+        assert count() == 1
+
+
+def insert_row(request: Request) -> None:
+    request.db.execute(text("INSERT INTO rows (id) VALUES (500)"))
+
+
+def asks(request: Request) -> None:
+    request.db.scalar(select(1))
+
+
+def in_a_savepoint(request: Request) -> None:
+    with request.db.begin_nested():
+        request.db.add(Row())
+
+
+def behind_with(request: Request) -> None:
+    request.db.execute(text("WITH one (id) AS (SELECT 500) INSERT INTO rows SELECT id FROM one"))
+
+
+def new_table(request: Request) -> None:
+    request.db.execute(text("CREATE TABLE another (id int)"))
+
+
+def after_a_change(request: Request) -> None:
+    request.db.add(Row())
+    request.db.flush()
+    in_a_savepoint(request)
+
+
+@pytest.mark.parametrize(
+    ("writes", "arguments", "again"),
+    [
+        (in_a_savepoint, {}, False),
+        (behind_with, {}, False),
+        (new_table, {}, False),
+        (ours_in_words, {}, False),
+        (insert_row, {"isolation_level": None}, False),
+        (insert_row, {}, True),
+        (after_a_change, {}, True),
+        (asks, {"isolation_level": None}, True),
+    ],
+)
+def test_what_sqlite_stores_outside_of_a_transaction_is_stored(
+    sqlite_url: str, writes: Callable[[Request], None], arguments: dict[str, Any], again: bool
+) -> None:
+    """Its driver begins one for INSERT, UPDATE, DELETE and REPLACE, and for nothing else."""
+    options = json.dumps({"timeout": 0, **arguments})
+    settings = settings_for(sqlite_url) | {"sqlalchemy.connect_args": options}
+
+    def view(request: Request) -> str:
+        writes(request)
+        if number(request) == 0:
+            raise busy()
+        return str(number(request))
+
+    with database(sqlite_url), app(settings, *PARTS, index=view) as web:
+        if again:
+            assert web.client.post("/").text == "1"
+        else:
+            with pytest.raises(OperationalError, match="locked"):
+                web.client.post("/")
+
+
+def busy() -> OperationalError:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return OperationalError(None, None, error)
+
+
+def commit_now(config: Configurator) -> None:
+    config.commit()
+
+
+def test_tweens_that_are_added_after_a_commit_are_warned_of(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are over ours, which so does not see what they commit."""
+    with app(settings, *PARTS, commit_now, audit):
+        pass
+    (said,) = [r.getMessage() for r in caplog.records if r.name == retry.__name__]
+    assert said.startswith(f"{__name__}.audit_tween_factory: added after a config.commit()")
+
+
+def test_nobody_is_warned_of_tweens_where_they_belong(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under ours, or where the app's own list has put them."""
+    settings["dbpool.readiness_route"] = "/ready"
+    with app(settings, *PARTS, audit):
+        pass
+    settings["pyramid.tweens"] = f"{__name__}.audit_tween_factory {retry.TWEEN}"
+    with app(settings, *PARTS):
+        pass
+    assert [r for r in caplog.records if r.name == retry.__name__] == []
