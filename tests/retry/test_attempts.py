@@ -36,7 +36,7 @@ from tests.retry.views import (
     number,
     settings_for,
 )
-from tests.webapp import Row, app, database
+from tests.webapp import app, database
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations(PARTS)), ids="-".join)
@@ -146,26 +146,6 @@ def test_mariadbs_lost_races_are_tried_again(mariadb_url: str, code: int) -> Non
     with database(mariadb_url) as count, app(settings, *PARTS, index=at_first(trouble)) as web:
         assert web.client.post("/").text == "1"
         assert (count(), web.checked_out()) == (1, 0)
-
-
-def test_a_locked_sqlite_file_is_tried_again(sqlite_url: str) -> None:
-    """Somebody else is writing; at the second attempt it has finished."""
-    settings = settings_for(sqlite_url) | {"sqlalchemy.connect_args": '{"timeout": 0}'}
-    with database(sqlite_url) as count:
-        other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-
-        def view(request: Request) -> str:
-            if number(request) == 1:
-                other.rollback()
-            request.db.add(Row())
-            request.db.flush()
-            return str(number(request))
-
-        with app(settings, *PARTS, exception_view, index=view) as web:
-            assert web.client.post("/").text == "1"
-            assert count() == 1
-        other.close()
 
 
 NewPostgres = Callable[..., PrivatePostgres]

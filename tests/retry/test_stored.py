@@ -1,16 +1,12 @@
 """What keeps a request from another try: something may be stored."""
 
 import contextvars
-import json
-import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pyramid.config import Configurator
 from pyramid.request import Request
-from pyramid.response import Response
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -27,7 +23,6 @@ from tests.retry.views import (
     at_first,
     exception_view,
     lose_connection,
-    number,
     ours_committed,
     settings_for,
 )
@@ -100,31 +95,6 @@ def test_an_engine_in_autocommit_stores_with_its_first_statement(
     with app(settings, *PARTS, index=at_first(lose_connection)) as web:
         with pytest.raises(OperationalError):
             web.get()
-        assert count() == 1
-
-
-def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
-    """Return a tween that commits before anybody else has a say."""
-
-    def tween(request: Request) -> Response:
-        ours_committed(request)
-        return handler(request)
-
-    return tween
-
-
-def audit(config: Configurator) -> None:
-    config.add_tween(f"{__name__}.audit_tween_factory")
-
-
-def test_what_a_tween_of_the_app_has_committed_is_stored(
-    settings: dict[str, Any], count: Callable[[], int]
-) -> None:
-    """Ours is over those that are added after it."""
-    view = at_first(lose_connection)
-    with app(settings, *PARTS, audit, index=view) as web:
-        with pytest.raises(OperationalError):
-            web.client.post("/")
         assert count() == 1
 
 
@@ -236,97 +206,3 @@ def test_a_subrequest_is_a_part_of_its_request(
         with pytest.raises(OperationalError):
             web.get()
         assert count() == 1
-
-
-def insert_row(request: Request) -> None:
-    request.db.execute(text("INSERT INTO rows (id) VALUES (500)"))
-
-
-def asks(request: Request) -> None:
-    request.db.scalar(select(1))
-
-
-def in_a_savepoint(request: Request) -> None:
-    with request.db.begin_nested():
-        request.db.add(Row())
-
-
-def behind_with(request: Request) -> None:
-    request.db.execute(text("WITH one (id) AS (SELECT 500) INSERT INTO rows SELECT id FROM one"))
-
-
-def new_table(request: Request) -> None:
-    request.db.execute(text("CREATE TABLE another (id int)"))
-
-
-def after_a_change(request: Request) -> None:
-    request.db.add(Row())
-    request.db.flush()
-    in_a_savepoint(request)
-
-
-@pytest.mark.parametrize(
-    ("writes", "arguments", "again"),
-    [
-        (in_a_savepoint, {}, False),
-        (behind_with, {}, False),
-        (new_table, {}, False),
-        (ours_in_words, {}, False),
-        (insert_row, {"isolation_level": None}, False),
-        (insert_row, {}, True),
-        (after_a_change, {}, True),
-        (asks, {"isolation_level": None}, True),
-    ],
-)
-def test_what_sqlite_stores_outside_of_a_transaction_is_stored(
-    sqlite_url: str, writes: Callable[[Request], None], arguments: dict[str, Any], again: bool
-) -> None:
-    """Its driver begins one for INSERT, UPDATE, DELETE and REPLACE, and for nothing else."""
-    options = json.dumps({"timeout": 0, **arguments})
-    settings = settings_for(sqlite_url) | {"sqlalchemy.connect_args": options}
-
-    def view(request: Request) -> str:
-        writes(request)
-        if number(request) == 0:
-            raise busy()
-        return str(number(request))
-
-    with database(sqlite_url), app(settings, *PARTS, index=view) as web:
-        if again:
-            assert web.client.post("/").text == "1"
-        else:
-            with pytest.raises(OperationalError, match="locked"):
-                web.client.post("/")
-
-
-def busy() -> OperationalError:
-    error = sqlite3.OperationalError("database is locked")
-    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
-    return OperationalError(None, None, error)
-
-
-def commit_now(config: Configurator) -> None:
-    config.commit()
-
-
-def test_tweens_that_are_added_after_a_commit_are_warned_of(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """They are over ours, which so does not see what they commit."""
-    with app(settings, *PARTS, commit_now, audit):
-        pass
-    (said,) = [r.getMessage() for r in caplog.records if r.name == retry.__name__]
-    assert said.startswith(f"{__name__}.audit_tween_factory: added after a config.commit()")
-
-
-def test_nobody_is_warned_of_tweens_where_they_belong(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Under ours, or where the app's own list has put them."""
-    settings["dbpool.readiness_route"] = "/ready"
-    with app(settings, *PARTS, audit):
-        pass
-    settings["pyramid.tweens"] = f"{__name__}.audit_tween_factory {retry.TWEEN}"
-    with app(settings, *PARTS):
-        pass
-    assert [r for r in caplog.records if r.name == retry.__name__] == []
