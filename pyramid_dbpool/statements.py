@@ -11,6 +11,9 @@ _FIRST_WORD = re.compile(
     r"(?:\s|\(|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*([a-z]+)", re.I | re.S
 )
 
+# How most statements begin; none of these commits.
+_PLAIN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
+
 _FURTHER_COMMIT = re.compile(r";\s*commit\b", re.I)
 # These databases end the open transaction with a COMMIT first.
 _IMPLICIT_COMMIT_DIALECTS = frozenset({"mysql", "mariadb", "oracle"})
@@ -48,9 +51,15 @@ def changes_nothing(statement: str) -> bool:
     (True, False)
     """
     word = first_word(statement)
-    if word not in _HARMLESS or (word == "SELECT" and _LOCKS.search(statement)):
+    if word not in _HARMLESS or (word == "SELECT" and _locks(statement)):
         return False
     return word != "WITH" or not _WRITES.search(statement)
+
+
+def _locks(statement: str) -> bool:
+    # The pattern costs more than a short statement takes.
+    lowered = statement.lower()
+    return ("update" in lowered or "share" in lowered) and bool(_LOCKS.search(lowered))
 
 
 def commits(statement: str, dialect: str) -> bool:
@@ -61,6 +70,9 @@ def commits(statement: str, dialect: str) -> bool:
     >>> commits("CREATE TABLE t (a int)", "mysql"), commits("CREATE TABLE t (a int)", "sqlite")
     (True, False)
     """
+    # Nearly all of them, for a tenth of what the patterns cost.
+    if statement[:6].upper() in _PLAIN and ";" not in statement:
+        return False
     word = first_word(statement)
     if word in {"COMMIT", "END"} or (";" in statement and _FURTHER_COMMIT.search(statement)):
         return True
@@ -81,6 +93,8 @@ def commits_alone(statement: str, *, begins: object) -> bool:
     >>> commits_alone("CREATE TABLE t (a int)", begins="")
     True
     """
+    if statement[:6].upper() == "SELECT":
+        return False
     word = first_word(statement)
     if begins is not None and word in _SQLITE_BEGINS:
         return False
