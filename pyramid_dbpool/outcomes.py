@@ -107,7 +107,6 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         event.listen(engine, "checkout", _note_checkout)
     event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
-    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _note_error, retval=True)
     if not read_only:
         event.listen(engine, "before_cursor_execute", _note_statement)

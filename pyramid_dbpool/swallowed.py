@@ -26,7 +26,6 @@ def note_failures(engine: Engine) -> None:
     """Keep what the statement said that made a transaction of `engine` fail."""
     event.listen(engine, "handle_error", _note)
     event.listen(engine, "begin", _forget)
-    event.listen(engine, "begin_twophase", _forget)
     event.listen(engine, "rollback_savepoint", _forget_savepoint)
 
 

@@ -53,10 +53,10 @@ def test_one_that_has_stored_something_is_not(
     """The error is that of the refused COMMIT."""
 
     def trouble(request: Request) -> None:
+        swallowing(loses_a_race)(request)
         ours_committed(request)
-        loses_a_race(request)
 
-    with app(settings, *PARTS, index=at_first(swallowing(trouble))) as web:
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
         with pytest.raises(TransactionFailed):
             web.client.post("/")
         assert count() == 1

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from sqlalchemy import create_engine, event, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import (
     CommitUnknown,
+    get_engine,
 )
 from tests.retry.views import (
     ENDS_SESSION,
@@ -89,6 +91,25 @@ def test_a_session_that_ends_just_before_commit_stores_nothing(
     with database(url) as count, app(settings_for(url), *PARTS, index=at_first(trouble)) as web:
         assert web.client.post("/").text == "1"
         assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_a_lost_rollback_after_a_commit_is_no_unknown_commit(settings: dict[str, Any]) -> None:
+    """It is that of the next transaction, of which nothing is stored for certain."""
+    outside = create_engine(settings["sqlalchemy.url"], poolclass=NullPool)
+
+    def view(request: Request) -> None:
+        with get_engine(settings).connect() as connection:
+            connection.execute(select(1))
+            connection.commit()
+            connection.execute(select(1))
+            backend_ended(connection, outside)
+            connection.rollback()
+
+    with app(settings, *PARTS, index=view) as web:
+        with pytest.raises(OperationalError) as raised:
+            web.client.post("/")
+        assert not isinstance(raised.value, CommitUnknown)
+        assert web.checked_out() == 0
 
 
 @pytest.mark.parametrize("backend", ["postgresql", "mysql"])
