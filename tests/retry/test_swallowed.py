@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import TransactionFailed, get_engine
-from tests.makers import wait_for
 from tests.retry.views import (
     MARIADB_RACE,
     PARTS,
@@ -78,22 +77,14 @@ def test_nor_is_one_whose_error_would_come_again(settings: dict[str, Any]) -> No
 
 def deadlock(connection: Connection, url: str) -> None:
     """Let a transaction be the victim of a deadlock with another one, which has done more."""
-    other = create_engine(url, poolclass=NullPool)
     connection.execute(text("UPDATE k SET v = 1 WHERE id = 1"))
-    with other.connect() as theirs:
-        theirs.execute(text("UPDATE k SET v = 2 WHERE id = 2"))
-        theirs.execute(text("INSERT INTO k SELECT seq, 0 FROM seq_100_to_200"))
-        (number,) = theirs.execute(text("SELECT CONNECTION_ID()")).one()
-        thread = threading.Thread(
-            target=theirs.execute, args=(text("UPDATE k SET v = 2 WHERE id = 1"),)
-        )
+    with create_engine(url, poolclass=NullPool).connect() as other:
+        other.execute(text("INSERT INTO k SELECT seq, 0 FROM seq_100_to_200"))
+        other.execute(text("UPDATE k SET v = 2 WHERE id = 2"))
+        waits = text("UPDATE k SET v = 2 WHERE id = 1")
+        # Whichever of the two comes first waits for the other one.
+        thread = threading.Thread(target=other.execute, args=(waits,))
         thread.start()
-        waits = text(
-            "SELECT count(*) FROM information_schema.innodb_trx"
-            f" WHERE trx_mysql_thread_id = {number} AND trx_state = 'LOCK WAIT'"
-        )
-        with other.connect().execution_options(isolation_level="AUTOCOMMIT") as third:
-            wait_for(lambda: third.scalar(waits))
         try:
             connection.execute(text("UPDATE k SET v = 1 WHERE id = 2"))
         finally:
