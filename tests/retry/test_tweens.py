@@ -66,6 +66,6 @@ def test_nobody_is_warned_of_tweens_where_they_belong(
     with app(settings, *PARTS, audit):
         pass
     settings["pyramid.tweens"] = f"{__name__}.audit_tween_factory {retry.TWEEN}"
-    with app(settings, *PARTS):
+    with app(settings, *PARTS, commit_now, audit):
         pass
     assert [r for r in caplog.records if r.name == retry.__name__] == []
