@@ -33,6 +33,7 @@ demo:
 test:
 	@tools/install test
 	@tools/install_services
+	@tools/install_mysqlclient .venv/bin/python
 	.venv/bin/python -m pytest $(ARGS)
 
 lint: style types layers

@@ -2,7 +2,7 @@
 
 import signal
 
-pytest_plugins = ["pytester", "tests.makers", "tests.servers.fixtures"]
+pytest_plugins = ["pytester", "tests.makers", "tests.holding", "tests.servers.fixtures"]
 
 # Started in the background, as by `make test &`, pytest ignores Ctrl-C, and so
 # would the programs that the tests start and interrupt.

@@ -62,6 +62,10 @@ class PooledEntry(Entry):
     def doubt(self) -> None:
         """Have it looked at more closely before it is handed out again."""
         self.suspect = True
+        self.detain()
+
+    def detain(self) -> None:
+        """Let its next checkout go the slow way, where second connections are noticed."""
         self.check_at = 0.0
 
     def passes(self, now: float) -> bool:

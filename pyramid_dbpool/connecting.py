@@ -37,12 +37,11 @@ def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any
     PyMySQL's `connect_timeout` is over when the server has accepted: one that then says
     nothing would keep the opening, and its slot, for as long as the kernel keeps the socket.
     """
-    limit = pool.options["connect_timeout"]
-    if limit is None or "read_timeout" in arguments:
+    if "read_timeout" in arguments:
         return
 
     def bound(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
-        arguments["read_timeout"] = limit
+        arguments["read_timeout"] = pool.options["connect_timeout"]
 
     def lift(dbapi_connection: Any, _record: Any) -> None:
         # It has no public way. A statement may take as long as it likes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import Any, NamedTuple
@@ -58,17 +58,20 @@ def _thread_text(ident: int, threads: dict[int | None, str]) -> str:
     return f"thread {ident}" if name is None else f"thread {name!r}"
 
 
-def place_of(ident: int) -> str:
-    """Say where in the app's code a thread or greenlet is now."""
-    found = sys._current_frames().get(ident) or _greenlet_frame(ident)
-    return "its thread has ended without giving it back" if found is None else place(found)
+def places(idents: Collection[int]) -> dict[int, str]:
+    """Say where in the app's code threads and greenlets are now; those not found are left out."""
+    # Only texts: whoever keeps a frame keeps what is in it, a connection perhaps.
+    found = {
+        ident: place(frame) for ident, frame in sys._current_frames().items() if ident in idents
+    }
+    return found | _places_of_greenlets(set(idents) - found.keys())
 
 
 def place(frame: FrameType) -> str:
     """Say where in the app's code a frame is, the innermost of its functions first."""
     app_frames = [_described(each) for each in _app_frames(frame)][:NAMED_FRAMES]
     if not app_frames:
-        return "its thread is not in the app's code any more"
+        return "and its thread is not in the app's code any more"
     return "now in " + ", called by ".join(app_frames)
 
 
@@ -85,15 +88,15 @@ def _described(frame: FrameType) -> str:
     return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
-def _greenlet_frame(ident: int) -> FrameType | None:
-    """Find the frame in which a greenlet is suspended; gevent's idents are their ids."""
+def _places_of_greenlets(idents: Collection[int]) -> dict[int, str]:
+    """Find the frames in which greenlets are suspended; gevent's idents are their ids."""
     greenlet = sys.modules.get("greenlet")
-    if greenlet is None:
-        return None
+    if greenlet is None or not idents:
+        return {}
     kind: Any = greenlet.greenlet
     # A walk over all objects: tens of milliseconds, and only for a warning.
-    for each in gc.get_objects():
-        if id(each) == ident and isinstance(each, kind):
-            frame: FrameType | None = each.gr_frame
-            return frame
-    return None
+    return {
+        id(each): place(each.gr_frame)
+        for each in gc.get_objects()
+        if id(each) in idents and isinstance(each, kind) and each.gr_frame is not None
+    }

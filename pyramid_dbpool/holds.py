@@ -18,7 +18,7 @@ from typing import Any
 from . import messages
 from .checks import PooledEntry
 from .entries import LEASED
-from .holders import Lease, named, place, place_of
+from .holders import Lease, named, place, places
 from .housekeeper import Task, WeakCall, housekeeper
 from .labels import Label
 from .line import Line
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SEARCHES, REST = 20, 0.1
 # How many places are remembered, each of which is warned of once.
 PLACES = 200
+
+NOWHERE = "and its thread cannot be found: it may have ended"
 
 
 class Holds:
@@ -66,7 +68,7 @@ class Holds:
 
     def watch(self) -> None:
         """Have the housekeeper look from time to time, for as long as connections are open."""
-        if self._limit is None or self._watching:
+        if self._limit is None:
             return
         with self._lock:
             if self._watching:
@@ -102,31 +104,28 @@ class Holds:
             self._said |= overdue
             due = min((at for each, at in rest.items() if each not in overdue), default=now)
             for each in list(self._line.idle):
-                each.check_at = 0.0
+                each.detain()
             self._watching = self._line.total > 0
             watching = self._watching
         if watching:
             self._look_at(due + self._limit)
-        for entry, since in overdue.items():
-            self._warn(entry, since)
+        if overdue:
+            self._warn(overdue)
 
-    def _warn(self, entry: PooledEntry, since: float) -> None:
-        lease = Lease(entry.label, entry.holder, self._clock() - since)
-        where = place_of(lease.ident)
-        # It may have been given back meanwhile, and the place be somebody else's.
-        if entry.state is LEASED and entry.leased_at == since:
-            (holder,) = named([lease])
-            log.warning("%s", messages.held_text(self._name, holder, where))
+    def _warn(self, overdue: dict[PooledEntry, float]) -> None:
+        where = places({each.holder for each in overdue})
+        for entry, since in overdue.items():
+            lease = Lease(entry.label, entry.holder, self._clock() - since)
+            # It may have been given back meanwhile, and the place be somebody else's.
+            if entry.state is LEASED and entry.leased_at == since:
+                (holder,) = named([lease])
+                here = _may_have_moved_on(lease.label, where.get(lease.ident, NOWHERE))
+                log.warning("%s", messages.held_text(self._name, holder, here))
 
     # Second ones
 
-    def see_second(
-        self, ident: int, label: object | None, taken: PooledEntry | None, now: float
-    ) -> None:
-        """Warn, once for each place in the code, if this caller holds a connection already.
-
-        :param taken: what the caller has just been given, if anything.
-        """
+    def see_second(self, ident: int, label: object | None, now: float) -> None:
+        """Warn, once for each place in the code, if this caller holds a connection already."""
         self._searches += 1
         if self._searches >= SEARCHES:
             self._searches, self.search_at = 0, now + REST
@@ -135,7 +134,7 @@ class Holds:
                 (
                     each
                     for each in list(self._line.members)
-                    if each is not taken and _is_held(each) and _is_theirs(each, ident, label)
+                    if _is_held(each) and _is_theirs(each, ident, label)
                 ),
                 None,
             )
@@ -144,16 +143,31 @@ class Holds:
         where = place(sys._getframe())
         if where not in self._places and len(self._places) < PLACES:
             self._places.add(where)
-            (holder,) = named([Lease(label, ident, self._clock() - first.leased_at)])
-            log.warning("%s", messages.second_text(self._name, holder, where))
+            held = self._clock() - first.leased_at
+            taker, holder = named(
+                [Lease(label, ident, 0.0), Lease(first.label, first.holder, held)]
+            )
+            log.warning("%s", messages.second_text(self._name, taker.label, holder, where))
 
 
 def _is_held(entry: PooledEntry) -> bool:
-    # One that is just being handed over still has its last holder's name.
-    return entry.state is LEASED and entry.holder != 0 and entry.record.fairy_ref is not None
+    # SQLAlchemy sets it when all of a checkout is done, and takes it away before a return: in
+    # between an entry may have its last holder's name.
+    return entry.record.fairy_ref is not None
 
 
 def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:
+    if _is_over(entry.label):
+        # Left behind by earlier work in this thread: whoever works there now is innocent.
+        return False
     # A label that is plain text may be that of many; an object is one holder's, in
     # whichever thread it works.
     return entry.holder == ident or (isinstance(label, Label) and entry.label is label)
+
+
+def _is_over(label: object | None) -> bool:
+    return isinstance(label, Label) and label.over
+
+
+def _may_have_moved_on(label: object | None, where: str) -> str:
+    return f"{where}, perhaps with other work" if _is_over(label) else where

@@ -45,24 +45,27 @@ class Label:
 
     :param make: returns the text; called in any thread, so it may not change anything.
         An empty text says that the name is no longer known.
+    :ivar over: whether the holder has finished: then its thread may be at other work.
     """
 
-    __slots__ = ("_make", "_text")
+    __slots__ = ("_make", "over")
 
     def __init__(self, make: Callable[[], str]) -> None:
-        self._make: Callable[[], str] | None = make
-        self._text = ""
+        self._make = make
+        self.over = False
 
     def __str__(self) -> str:
-        make = self._make
-        if make is not None:
-            self._text = make()
-        return self._text
+        text = self._make()
+        return f"{text} (over)" if text and self.over else text
 
-    def settle(self, text: str) -> None:
-        """Be `text` from now on, and let go of whatever the text was to be made from."""
-        self._text = text
-        self._make = None
+    def end(self, text: str | None = None) -> None:
+        """Note that the holder has finished.
+
+        :param text: its name from now on; lets go of what the name was to be made from.
+        """
+        self.over = True
+        if text is not None:
+            self._make = lambda: text
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def labelled_by(thing: object) -> Iterator[None]:
     """Name those who check connections out inside the block after `str(thing)`."""
     # Weakly: the last label of a connection stays with it while it is idle.
     weakly = weakref.ref(thing)
-    with holder_label(Label(lambda: "" if (alive := weakly()) is None else str(alive))):
+    with _labelled(Label(lambda: "" if (alive := weakly()) is None else str(alive))):
         yield
 
 
@@ -83,17 +86,23 @@ def labelled_by_caller(what: str) -> Iterator[None]:
     if current_label() is not None:
         yield
         return
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _module(frame).partition(".")[0] in _BETWEEN:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
         frame = frame.f_back
-    if frame is None:
-        yield
-        return
     # Not the frame: it would keep the caller's variables alive.
     code, module = frame.f_code, _module(frame)
     del frame
-    with holder_label(Label(lambda: f"{what} in {module}.{code.co_qualname}")):
+    with _labelled(Label(lambda: f"{what} in {module}.{code.co_qualname}")):
         yield
+
+
+@contextmanager
+def _labelled(label: Label) -> Iterator[None]:
+    try:
+        with holder_label(label):
+            yield
+    finally:
+        label.end()
 
 
 def _module(frame: FrameType) -> str:

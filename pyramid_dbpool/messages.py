@@ -164,11 +164,17 @@ def held_text(pool_name: str | None, holder: Holder, where: str) -> str:
     )
 
 
-def second_text(pool_name: str | None, holder: Holder, where: str) -> str:
-    """Say in the log that a holder takes another connection."""
+def second_text(pool_name: str | None, taker: str, first: Holder, where: str) -> str:
+    """Say in the log that a holder takes another connection.
+
+    :param first: who holds the other one: the same, or the request around a subrequest.
+    """
+    held = (
+        "and has held one" if taker == first.label else f"beside one that {first.label} has held"
+    )
     return (
-        f"{_pool(pool_name)}: {holder.label} takes a second connection and has held one for"
-        f" {holder.held_seconds:.1f} s, {where}. When every connection is the first of such a"
+        f"{_pool(pool_name)}: {taker} takes a second connection {held} for"
+        f" {first.held_seconds:.1f} s, {where}. When every connection is the first of such a"
         " pair, all wait for each other until their time is over: use one session, or give the"
         " first connection back before."
     )

@@ -17,11 +17,13 @@ def setup(env: dict[str, Any]) -> Iterator[None]:
     Where the app has pyramid_tm, `db` joins `tm`, which has begun: call
     ``tm.commit()`` to keep the work, and ``tm.begin()`` to go on. Without it
     call ``db.commit()``. What is not committed when the shell ends is rolled
-    back.
+    back; the shell says so when it begins.
     """
     request = env["request"]
     attribute = load_app(request.registry.settings).request_attr
     manager = getattr(request, "tm", None)
+    how = "db" if manager is None else "tm"
+    print(f"What is not committed with {how}.commit() is rolled back when the shell ends.")
     if manager is None:
         env["db"] = getattr(request, attribute)
         yield

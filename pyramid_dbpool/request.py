@@ -25,10 +25,10 @@ from .labels import current_label, name_holder, request_label, request_name
 from .sessions import close_session
 from .writes import (
     WROTE,
-    end_transaction,
     has_uncommitted_changes,
     note_writes,
     refuse_to_lose_changes,
+    roll_back,
 )
 
 __all__ = ["RequestSessions", "request_sessionmaker"]
@@ -93,13 +93,15 @@ class RequestSessions:
         :raises SessionInUse: one of the sessions has changes that would be lost.
         :raises TransactionFailed: a statement failed and its error was swallowed.
         """
-        sessions = [each for each in self._sessions.values() if pool in (None, each.info[_POOL])]
+        mine = (*self._sessions.values(), *self._adopted)
+        sessions = [each for each in mine if pool in (None, each.info[_POOL])]
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
                 refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
         for session in sessions:
-            end_transaction(session)
+            # Not close(): a change to an object that it has detached would be lost unseen.
+            roll_back(session)
 
     def join_begun(self) -> None:
         """Join the sessions that an outer tween used before pyramid_tm began.
@@ -156,7 +158,7 @@ class RequestSessions:
 
     def _drop_label(self) -> None:
         """Leave the thread's next checkouts to whoever makes them."""
-        self._label.settle(f"{request_name(self._request)} (over)")
+        self._label.end(request_name(self._request))
         if current_label() is self._label:
             name_holder(self._outer_label)
 

@@ -113,7 +113,7 @@ class Service:
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
         if began >= self.holds.search_at:
-            self.holds.see_second(threading.get_ident(), current_label(), taken, began)
+            self.holds.see_second(threading.get_ident(), current_label(), began)
         checkout = Checkout(self, taken, began)
         entry = checkout.run()
         entry.holder = threading.get_ident()

@@ -51,9 +51,10 @@ def changes_nothing(statement: str) -> bool:
     (True, False)
     """
     word = first_word(statement)
-    if word not in _HARMLESS or (word == "SELECT" and _locks(statement)):
+    if word not in _HARMLESS or _locks(statement):
         return False
-    return word != "WITH" or not _WRITES.search(statement)
+    # WITH and MariaDB's SET STATEMENT may have one of these behind them.
+    return word == "SELECT" or not _WRITES.search(statement)
 
 
 def _locks(statement: str) -> bool:

@@ -15,10 +15,10 @@ from .statements import changes_nothing, first_word
 
 __all__ = [
     "WROTE",
-    "end_transaction",
     "has_uncommitted_changes",
     "note_writes",
     "refuse_to_lose_changes",
+    "roll_back",
 ]
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def refuse_to_lose_changes(session: Session, request: str, may_write: bool) -> N
         )
     if has_uncommitted_changes(session):
         raise _changes_would_be_lost(request)
-    if not session.is_active or transaction_failed(_driver_connection(session)):
+    if not session.is_active or _has_failed(session.connection()):
         raise TransactionFailed(
             f"{request} cannot give its connection back: a statement of its transaction failed"
             " and its error was swallowed. Let the error propagate, or run the statement that may"
@@ -109,8 +109,9 @@ def _changes_would_be_lost(request: str) -> SessionInUse:
     )
 
 
-def _driver_connection(session: Session) -> Any:
-    return session.connection().connection.dbapi_connection
+def _has_failed(connection: Connection) -> bool:
+    # One that is lost has no driver's connection to be asked, and raises.
+    return connection.invalidated or transaction_failed(connection.connection.dbapi_connection)
 
 
 def _has_written(session: Session) -> bool:
@@ -122,15 +123,11 @@ def _has_written(session: Session) -> bool:
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
 
 
-def end_transaction(session: Session) -> None:
-    """Roll back, and give the connection back; the objects stay, and are loaded anew."""
-    # Not close(): a change to an object that it has detached would be lost unseen.
-    if not roll_back(session):
-        session.close()
+def roll_back(session: Session) -> None:
+    """Roll back, and give the connection back; the objects stay, and are loaded anew.
 
-
-def roll_back(session: Session) -> bool:
-    """Roll back; false, and a line in the log, if that fails: then the session is to be closed."""
+    SQLAlchemy lets go of the connection also where that fails, which is logged.
+    """
     try:
         session.rollback()
     except Exception as error:
@@ -141,5 +138,3 @@ def roll_back(session: Session) -> bool:
             driver_text(error),
             exc_info=not gone,
         )
-        return False
-    return True

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from tests.servers.fixtures import MARIADB, need_mysqlclient
 
 
 @pytest.fixture
@@ -24,9 +25,11 @@ def test_a_postgresql_that_says_nothing_is_given_up(driver: str, mute: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", ["mysql+pymysql", "mysql+mysqlconnector"])
+@pytest.mark.parametrize("driver", MARIADB)
 def test_a_mariadb_that_says_nothing_is_given_up(driver: str, mute: int) -> None:
     """PyMySQL's own limit ends where the server accepts."""
+    if driver == "mysql+mysqldb":
+        need_mysqlclient()
     give_up(driver, mute)
 
 

@@ -79,7 +79,9 @@ def in_subprocess(program: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("driver", ["psycopg_url", "psycopg2_url", "pymysql_url"])
+@pytest.mark.parametrize(
+    "driver", ["psycopg_url", "psycopg2_url", "pymysql_url", "mysqlclient_url"]
+)
 def test_a_result_that_is_being_read_is_read_to_its_end(
     request: pytest.FixtureRequest, driver: str
 ) -> None:

@@ -1,14 +1,12 @@
 """What PostgreSQL is told when a connection is opened: whose it is, and its time limits."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pyramid.request import Request
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -21,7 +19,7 @@ from pyramid_dbpool import (
     identity,
 )
 from pyramid_dbpool.settings import load_pool
-from tests.servers.pgbouncer import PgBouncer
+from tests.programs import run_program
 from tests.webapp import app
 
 NAME = text("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()")
@@ -90,6 +88,15 @@ def test_the_first_role_stays(psycopg_url: str) -> None:
         assert web.get().text == f"tests web {PID}"
 
 
+def test_the_first_app_stays() -> None:
+    """An app that the first one makes beside itself is part of it; a script has a better name."""
+    identity.name_app("__main__")
+    assert identity.application_name() == f"import-notes script {PID}"
+    identity.name_app("notes")
+    identity.name_app("other")
+    assert identity.application_name() == f"notes script {PID}"
+
+
 @pytest.mark.parametrize(
     ("argv", "name"),
     [
@@ -151,26 +158,12 @@ if child:
 
 def test_a_child_has_an_id_of_its_own(postgres_url: str) -> None:
     """The parent's would lead to the wrong process."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, postgres_url],
-        timeout=30,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+    done = run_program(FORK, postgres_url)
+    assert not done.returncode, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len({pid for *_, pid in lines}) == 2
     for name, role, named_pid, pid in lines:
         assert (name, role, named_pid) == ("notes", "script", pid)
-
-
-@pytest.fixture
-def bouncer_settings(pgbouncer: PgBouncer, psycopg_url: str) -> Iterator[dict[str, Any]]:
-    """Give the settings of a pool behind PgBouncer."""
-    url = pgbouncer.url(database=make_url(psycopg_url).database or "")
-    made = {"sqlalchemy.url": url, "sqlalchemy.connect_args": '{"prepare_threshold": null}'}
-    yield made
-    dispose_engine(made)
 
 
 def test_the_name_goes_through_pgbouncer(bouncer_settings: dict[str, Any]) -> None:
@@ -199,6 +192,31 @@ def test_timeouts_hold_from_the_start(postgres_url: str) -> None:
     assert shown(settings, "lock_timeout") == "2s"
     assert shown(settings, "idle_in_transaction_session_timeout") == "1min"
     assert shown(settings, "work_mem") == "5MB"
+    dispose_engine(settings)
+
+
+def test_options_that_are_given_twice_stand() -> None:
+    """Such a URL has two values under one name; the driver's arguments come before it."""
+    url = "postgresql+psycopg://web@localhost/h?options=-c%20a%3D1&options=-c%20b%3D2"
+    settings = {"sqlalchemy.url": url, "dbpool.lock_timeout": "2"}
+
+    def options(**more: str) -> str:
+        arguments = load_pool({**settings, **more}).engine_options["connect_args"]
+        return str(arguments["options"])
+
+    assert options() == "-c a=1 -c b=2 -c lock_timeout=2000"
+    own = options(**{"sqlalchemy.connect_args": '{"options": "-c c=3"}'})
+    assert own == "-c c=3 -c lock_timeout=2000"
+
+
+def test_options_of_the_environment_stand(
+    psycopg_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libpq looks at PGOPTIONS only where it is given no options."""
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=5MB")
+    settings = {"sqlalchemy.url": psycopg_url, **TIMEOUTS}
+    assert shown(settings, "work_mem") == "5MB"
+    assert shown(settings, "lock_timeout") == "2s"
     dispose_engine(settings)
 
 

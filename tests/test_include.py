@@ -157,9 +157,9 @@ class TestShell:
 
     @pytest.mark.parametrize("tm", [True, False], ids=["tm", "no-tm"])
     def test_pshell_has_a_session_in_a_transaction(
-        self, sqlite_url: str, tmp_path: Path, tm: bool
+        self, sqlite_url: str, tmp_path: Path, tm: bool, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Committed work stays, the rest is rolled back; everything is given back."""
+        """Committed work stays; the rest is rolled back, of which it warns; all is given back."""
         ini = tmp_path / "app.ini"
         ini.write_text(
             f"""
@@ -175,6 +175,10 @@ setup = pyramid_dbpool.pshell.setup
         )
         with database(sqlite_url) as count:
             assert _shell(ini, _keep) == 0
+            who = "tm" if tm else "db"
+            assert (
+                f"What is not committed with {who}.commit() is rolled" in capsys.readouterr().out
+            )
             assert count() == 1
             assert _shell(ini, _forget) == 0
             assert count() == 1

@@ -1,8 +1,6 @@
 """Who holds a connection is named: requests, units of work, messages, streams, threads."""
 
 import gc
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from sqlalchemy.orm import Session
 from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, unit_of_work
 from pyramid_dbpool.labels import current_label, request_label
 from pyramid_dbpool.pool import ManagedPool
+from tests.programs import run_program
 from tests.webapp import app
 
 ROOM_FOR_ONE = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
@@ -106,6 +105,26 @@ def test_a_label_keeps_no_request_alive() -> None:
     assert str(label) == ""
 
 
+def test_an_idle_connection_keeps_no_message_alive(settings: dict[str, Any]) -> None:
+    """Its label names the message as long as that is there, and then nothing."""
+
+    class Message:
+        pass
+
+    seen: list[weakref.ref[Message]] = []
+    labels: list[object] = []
+
+    def handle(message: Message, session: Session) -> None:
+        session.execute(select(1))
+        seen.append(weakref.ref(message))
+        labels.append(current_label())
+
+    consume(iter([Message()]), handle, settings)
+    gc.collect()
+    assert seen[0]() is None
+    assert str(labels[0]) == ""
+
+
 def test_what_a_request_leaves_checked_out_is_still_named(settings: dict[str, Any]) -> None:
     """A leak is the case for which the name is wanted most."""
     leaked: list[Any] = []
@@ -144,6 +163,16 @@ def test_a_unit_of_work_is_named_by_its_caller(settings: dict[str, Any]) -> None
         "unit_of_work in tests.test_labels.test_a_unit_of_work_is_named_by_its_caller"
     )
     assert current_label() is None
+
+
+def test_what_a_unit_of_work_leaves_checked_out_is_still_named(settings: dict[str, Any]) -> None:
+    """And it is said that the unit is over."""
+    engine = get_engine(settings)
+    with unit_of_work(settings):
+        leaked = engine.connect()
+    (label,) = held_by(engine)
+    assert label.endswith("leaves_checked_out_is_still_named (over)")
+    leaked.close()
 
 
 def test_consume_names_the_message(settings: dict[str, Any]) -> None:
@@ -242,12 +271,5 @@ gevent.joinall(both)
 
 def test_greenlets_have_labels_of_their_own(tmp_path: Any) -> None:
     """Though they share one thread."""
-    program = GREENLETS % (tmp_path / "some.db")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        timeout=30,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    done = run_program(GREENLETS % (tmp_path / "some.db"))
     assert done.stdout.strip() == "['one', 'two']", done.stderr

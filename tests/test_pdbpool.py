@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.scripts import pdbpool
 from pyramid_dbpool.scripts.pdbpool import main
 from pyramid_dbpool.settings import SETTINGS, reference
 
@@ -80,6 +81,19 @@ def test_settings_lists_every_setting(run: Run) -> None:
     assert all(line[start - 1 : start] in ("", " ") for line in lines)
 
 
+def test_settings_fit_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and default, and what else there is to know below them."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = run("settings").out.splitlines()
+    assert max(map(len, lines)) <= 100
+    start = lines.index("sqlalchemy.pool_size = 5")
+    assert lines[start + 1 : start + 3] == [
+        "    How many connections the pool keeps; 0 means no limit.",
+        "    Allowed: an integer, at least 0.",
+    ]
+
+
 def test_settings_as_json_are_for_programs(run: Run) -> None:
     """With the unit of a bare number."""
     listed = json.loads(run("settings", "--format", "json").out)
@@ -141,6 +155,32 @@ def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None
     assert "the nearest known key is sqlalchemy.pool_size" in one_line(said)
 
 
+def test_all_wrong_settings_are_told_at_once(run: Run, ini: Callable[..., Path]) -> None:
+    """Those of every pool, and those that belong to none."""
+    file = ini(
+        "sqlalchemy.url = sqlite:///h.db",
+        "sqlalchemy.pool_siz = 3",
+        "sqlalchemy.pool_timeout = soon",
+        "dbpool.request_timeout = later",
+        "dbpool.none.min_idle = 1",
+        "pyramid_dbpool.min_idle = 1",
+        "sqlalchemy.replica.url = sqlite:///r.db",
+        "dbpool.replica.min_idle = -1",
+    )
+    said = run("check", "--no-connect", file)
+    assert (said.code, said.out) == (2, "")
+    lines = said.err.splitlines()
+    assert all(line.startswith("pdbpool: ") for line in lines)
+    assert [line.split()[1] for line in lines] == [
+        "pyramid_dbpool.min_idle",
+        "dbpool.none.min_idle",
+        "dbpool.request_timeout",
+        "sqlalchemy.pool_timeout",
+        "sqlalchemy.pool_siz",
+        "dbpool.replica.min_idle",
+    ]
+
+
 def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
     """The other pools are tried all the same."""
     address = f"127.0.0.1:{free_port()}/h"
@@ -177,6 +217,17 @@ def test_a_sqlite_file_in_no_folder_is_one_line(
     said = run("check", ini(f"sqlalchemy.url = sqlite:///{tmp_path}/no/h.db"))
     assert said.code == 1
     assert f"there is no folder {tmp_path}/no" in one_line(said)
+    said = run("check", ini(f"sqlalchemy.url = sqlite:///file:{tmp_path}/no/h.db?uri=true"))
+    assert "unable to open database file" in one_line(said)
+
+
+def test_a_sqlite_file_that_cannot_be_made_is_one_line(
+    run: Run, ini: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried, because that would leave an empty file."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    said = run("check", ini(f"sqlalchemy.url = sqlite:///{tmp_path}/h.db"))
+    assert f"the folder {tmp_path} cannot be written to" in one_line(said)
 
 
 def test_a_hook_or_creator_that_fails_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
@@ -191,6 +242,43 @@ def test_a_hook_or_creator_that_fails_is_one_line(run: Run, ini: Callable[..., P
 def fail(*args: Any) -> None:
     """Fail as the app's own code may."""
     raise RuntimeError("no token for web:s3cret\n  on two lines")
+
+
+@pytest.mark.parametrize(
+    ("creator", "line"),
+    [("fail_at_length", "x" * 400 + "..."), ("fail_without_a_word", "RuntimeError")],
+)
+def test_any_error_fits_on_a_line(
+    run: Run, ini: Callable[..., Path], creator: str, line: str
+) -> None:
+    """One that is too long is cut, one that says nothing is named."""
+    said = run(
+        "check", ini("sqlalchemy.url = sqlite://", f"sqlalchemy.creator = {__name__}.{creator}")
+    )
+    assert said.code == 1
+    assert one_line(said).endswith(f": {line}")
+
+
+def fail_at_length() -> None:
+    """Fail with a text that fills a screen."""
+    raise RuntimeError("x" * 5000)
+
+
+def fail_without_a_word() -> None:
+    """Fail with no text at all."""
+    raise RuntimeError
+
+
+def test_an_interrupt_is_no_traceback(
+    run: Run, ini: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a server does not answer; the code is the shell's."""
+
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pdbpool, "create_engine", interrupted)
+    assert run("check", ini("sqlalchemy.url = sqlite://")).code == 130
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Through PgBouncer in transaction mode, where each transaction may have another connection."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from pyramid_dbpool import dispose_engine, unit_of_work
+from pyramid_dbpool import unit_of_work
 from pyramid_dbpool.drivers import ConnectFailure, connect_failure
 from tests.servers.pgbouncer import PgBouncer
 
@@ -16,17 +15,9 @@ MODES = text(
 )
 
 
-@pytest.fixture
-def settings(pgbouncer: PgBouncer, psycopg_url: str) -> Iterator[dict[str, Any]]:
-    """Give the settings of a pool on an empty database behind PgBouncer."""
-    url = pgbouncer.url(database=make_url(psycopg_url).database or "")
-    made = {"sqlalchemy.url": url, "sqlalchemy.connect_args": '{"prepare_threshold": null}'}
-    yield made
-    dispose_engine(made)
-
-
-def test_modes_hold_for_their_transaction_alone(settings: dict[str, Any]) -> None:
+def test_modes_hold_for_their_transaction_alone(bouncer_settings: dict[str, Any]) -> None:
     """The next transaction, on the same connection, may write."""
+    settings = bouncer_settings
     with unit_of_work(settings, isolation_level="SERIALIZABLE", read_only=True) as session:
         assert tuple(session.execute(MODES).one()) == ("serializable", "on")
     with unit_of_work(settings) as session:

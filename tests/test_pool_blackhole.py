@@ -20,7 +20,7 @@ Hole = tuple[FaultProxy, Engine]
 
 # What the design promises: the first statement fails within 15 s.
 LIMIT = 15.0
-BACKENDS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")
+BACKENDS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqldb")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's socket filters")
 

@@ -11,7 +11,7 @@ from tests.makers import Connection
 from tests.pool_load import managed, plugin_engine, unit
 
 NewDatabase = Callable[[str], str]
-SHOWN = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")
+SHOWN = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqldb")
 
 
 @pytest.fixture(params=SHOWN)

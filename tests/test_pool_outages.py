@@ -17,7 +17,7 @@ NewPostgres = Callable[..., PrivatePostgres]
 NewDatabase = Callable[[str], str]
 
 DRIVERS = ("psycopg", "psycopg2")
-BACKENDS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")
+BACKENDS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqldb")
 ENOUGH = {"sqlalchemy.pool_timeout": "60"}
 
 SomeEngine = Callable[..., Engine]

@@ -1,12 +1,13 @@
 """`request.release_db()`: a connection goes back before something slow, and nothing is lost."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 from pyramid.request import Request
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import SessionInUse, TransactionFailed
@@ -28,16 +29,27 @@ def settings(any_url: str, count: Callable[[], int]) -> dict[str, Any]:
     return {"sqlalchemy.url": any_url, "tm.manager_hook": "pyramid_tm.explicit_manager"}
 
 
-def refused(settings: dict[str, Any], view: Callable[[Request], Any], error: type) -> None:
-    """Check that a view is refused to release what it has done."""
+def refused(
+    settings: dict[str, Any],
+    view: Callable[[Request], Any],
+    error: type,
+    end: AbstractContextManager[object] | None = None,
+) -> None:
+    """Check that a view is refused to release what it has done.
+
+    :param end: how the request ends, if not well.
+    """
+    told: list[str] = []
 
     def index(request: Request) -> None:
         view(request)
-        with pytest.raises(error, match="GET route 'index' cannot give its connection back"):
+        with pytest.raises(error, match="GET route 'index' cannot give its connection back") as e:
             request.release_db()
+        told.append(str(e.value))
 
-    with app(settings, *TM, index=index) as web:
+    with app(settings, *TM, index=index) as web, end or nullcontext():
         web.get()
+    assert told
 
 
 def insert_text(request: Request) -> str:
@@ -175,8 +187,73 @@ def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
         with pytest.raises(DBAPIError):
             request.db.execute(text("SELECT no_such_column"))
 
-    with pytest.raises(TransactionFailed, match="Nothing was committed"):
-        refused(settings, swallow, TransactionFailed)
+    end = pytest.raises(TransactionFailed, match="Nothing was committed")
+    refused(settings, swallow, TransactionFailed, end)
+
+
+def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
+    """The session itself has given its transaction up."""
+
+    def swallow(request: Request) -> None:
+        request.db.add_all([Row(id=1), Row(id=1)])
+        with pytest.raises(IntegrityError):
+            request.db.flush()
+
+    settings = {"sqlalchemy.url": sqlite_url}
+    with database(sqlite_url):
+        refused(settings, swallow, TransactionFailed, pytest.raises(PendingRollbackError))
+
+
+def test_a_rollback_that_fails_gives_the_connection_back(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed; the session takes another one at its next use, and keeps its objects."""
+
+    def fail(_connection: object) -> None:
+        raise DBAPIError("ROLLBACK", None, Exception("gone"))
+
+    def index(request: Request) -> None:
+        row = request.db.get_one(Row, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(web.engine.dialect, "do_rollback", fail)
+            request.release_db()
+        assert web.checked_out() == 0
+        row.id = 2
+
+    with database(sqlite_url), app({"sqlalchemy.url": sqlite_url}, *TM, index=index) as web:
+        with web.engine.begin() as connection:
+            connection.execute(insert(Row).values(id=1))
+        web.get()
+        with web.engine.connect() as connection:
+            assert connection.scalars(select(Row.id)).all() == [2]
+
+
+def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:
+    """What was done on it is gone."""
+    settings = {"sqlalchemy.url": psycopg_url}
+
+    def lose(request: Request) -> None:
+        with pytest.raises(DBAPIError):
+            request.db.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    refused(settings, lose, TransactionFailed, pytest.raises(PendingRollbackError))
+
+
+def test_rows_that_are_still_being_read_keep_no_connection(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """They belong to a transaction that is over; the request goes on without them."""
+
+    def index(request: Request) -> None:
+        many = " UNION ALL ".join(["SELECT 1"] * 200)
+        request.db.execute(text(many)).fetchmany(10)
+        request.release_db()
+        assert web.checked_out() == 0
+        request.db.add(Row(id=1))
+
+    with app(settings, *TM, index=index) as web:
+        web.get()
+    assert count() == 1
 
 
 def test_not_inside_a_savepoint(sqlite_url: str) -> None:
@@ -215,6 +292,44 @@ def test_a_refusal_leaves_every_session_as_it_was(tmp_path: Any) -> None:
     with app(two_pools(tmp_path), *TM, index=index) as web:
         web.get()
     assert held == [2, 1]
+
+
+def subrequest(request: Request, path: str) -> None:
+    """Ask the app itself, inside of the same transaction."""
+    request.invoke_subrequest(Request({**request.environ, "PATH_INFO": path}))
+
+
+def test_what_a_subrequest_took_is_given_back(sqlite_url: str) -> None:
+    """Its session is still in the transaction, and has a connection of its own."""
+    held: list[int] = []
+
+    def outer(request: Request) -> None:
+        subrequest(request, "/inner")
+        held.append(web.checked_out())
+        request.release_db()
+        held.append(web.checked_out())
+
+    views = {"outer": outer, "inner": lambda request: request.db.scalar(select(1))}
+    with app({"sqlalchemy.url": sqlite_url}, *TM, **views) as web:
+        web.get("/outer")
+    assert held == [1, 0]
+
+
+def test_what_a_subrequest_changed_is_not_lost(sqlite_url: str) -> None:
+    """The request around it commits that."""
+
+    def outer(request: Request) -> None:
+        subrequest(request, "/inner")
+        with pytest.raises(SessionInUse):
+            request.release_db()
+
+    def inner(request: Request) -> None:
+        request.db.add(Row(id=1))
+
+    with database(sqlite_url) as count:
+        with app({"sqlalchemy.url": sqlite_url}, *TM, outer=outer, inner=inner) as web:
+            web.get("/outer")
+        assert count() == 1
 
 
 def test_an_unknown_pool_is_named(tmp_path: Any) -> None:

@@ -47,6 +47,24 @@ def test_tests_skipped_for_want_of_a_server_are_counted_by_its_name(
     )
 
 
+def test_tests_of_a_driver_that_could_not_be_compiled_are_counted_too(
+    inner: pytest.Pytester,
+) -> None:
+    """mysqlclient has no wheels, and not every machine has a compiler."""
+    inner.makeconftest(
+        """
+        import sys
+
+        pytest_plugins = ["tests.servers.fixtures"]
+        sys.modules["MySQLdb"] = None
+        """
+    )
+    inner.makepyfile("def test_one(mysqlclient_url): pass")
+    run = inner.runpytest_subprocess()
+    run.assert_outcomes(skipped=1)
+    run.stdout.fnmatch_lines(["mysqlclient NOT AVAILABLE, 1 tests skipped: *MySQLdb*"])
+
+
 def test_a_run_without_postgresql_fails(inner: pytest.Pytester) -> None:
     """It must not look as if everything had passed."""
     names = {"module": "postgres", "function": "PrivatePostgres"}

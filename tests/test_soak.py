@@ -22,7 +22,7 @@ from tests.pool_load import managed, until
 from tests.random_faults import Faults
 from tests.servers.fixtures import NewDatabase, NewProxy
 
-DRIVERS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")
+DRIVERS = ("postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqldb")
 SECONDS = float(os.environ.get("DBPOOL_SOAK_SECONDS", "6")) / len(DRIVERS)
 THREADS, SIZE, OVERFLOW = 12, 3, 3
 SETTINGS = {

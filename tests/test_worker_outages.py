@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, tries, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
-from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, NewProxy
+from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, NewProxy, need_mysqlclient
 from tests.servers.mariadb import MariaDB
 from tests.servers.proxy import FaultProxy
 from tests.workers import Worker, ended_within, log_watch, outside, store
@@ -51,11 +51,13 @@ def pg_of_its_own(
     return server, Worker(server.url(request.param))
 
 
-@pytest.fixture(params=["pymysql", "mysqlconnector"])
+@pytest.fixture(params=["pymysql", "mysqlconnector", "mysqldb"])
 def mariadb_of_its_own(
     request: pytest.FixtureRequest, mariadb: object, tmp_path: Path
 ) -> Iterator[tuple[MariaDB, Worker]]:
     """Give a MariaDB server and a worker on it."""
+    if request.param == "mysqldb":
+        need_mysqlclient()
     server = MariaDB(tmp_path / "mariadb")
     server.start()
     server.execute("CREATE DATABASE worker")

@@ -4,7 +4,9 @@ import argparse
 import configparser
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command(args)
         sys.stdout.flush()
     except (Misconfigured, SettingsError) as error:
-        _complain(str(error))
+        for line in str(error).splitlines():
+            _complain(line)
         return MISCONFIGURED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain at exit.
@@ -78,9 +81,19 @@ def _settings(args: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2))
     elif args.format == "rst":
         print(reference(), end="")
+    elif sys.stdout.isatty():
+        _print_wrapped(shutil.get_terminal_size().columns)
     else:
         _print_table([HEADINGS, *rows()])
     return OK
+
+
+def _print_wrapped(width: int) -> None:
+    """List the settings for people: a table would be several times as wide as a screen."""
+    for key, value, default, meaning in rows():
+        print(f"{key} = {default}".rstrip())
+        for text in (meaning, f"Allowed: {value}."):
+            print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -172,11 +185,8 @@ def _try(pool: PoolSettings) -> str | None:
         engine = create_engine(pool.url, **pool.connect_options())
         if pool.options["engine_hook"]:
             pool.options["engine_hook"](engine)
-        try:
-            with engine.connect() as connection:
-                connection.scalar(select(1))
-        finally:
-            engine.dispose()
+        with engine.connect() as connection:
+            connection.scalar(select(1))
     except Exception as error:
         # Drivers, hooks and creators raise whatever they like.
         cause = getattr(error, "orig", None) or error
@@ -188,7 +198,7 @@ def _unmade_file(pool: PoolSettings) -> str | None:
     """Return None unless a SQLite file is still to be made, then "" if it can be."""
     url = pool.url
     file = url.database
-    if url.get_backend_name() != "sqlite" or not file or file.startswith((":", "file:")):
+    if url.get_backend_name() != "sqlite" or not file or file.startswith("file:"):
         return None
     # Connecting would leave an empty file behind.
     if os.path.exists(file):

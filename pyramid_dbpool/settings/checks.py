@@ -11,6 +11,7 @@ from .backend import CONNECT_TIMEOUTS, Backend, isolation_level
 from .declare import BY_KEY
 from .keys import Given
 from .mask import shown
+from .mistakes import Mistakes
 from .setting import Setting
 
 __all__ = ["Draft", "check_modes", "check_taken"]
@@ -23,12 +24,14 @@ class Draft:
     - `given`: what was found, by the key as for the default pool.
     - `engine`: the coerced arguments for `create_engine`.
     - `own`: the coerced values of our own settings.
+    - `mistakes`: those found so far.
     """
 
     name: str
     given: Mapping[str, Given]
     engine: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
+    mistakes: Mistakes = field(default_factory=Mistakes)
 
     @property
     def chose_class(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import SettingsError
 from .declare import BY_KEY, KEYWORDS, SETTINGS
 from .mask import is_secret, shown
+from .mistakes import Mistakes
 
 __all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
 
@@ -42,12 +43,13 @@ class Keys:
     given: dict[str, dict[str, Given]] = field(default_factory=dict)
 
 
-def sort_keys(settings: Mapping[str, Any]) -> Keys:
+def sort_keys(settings: Mapping[str, Any], mistakes: Mistakes) -> Keys:
     """Give each `sqlalchemy.*` and `dbpool.*` key to its pool.
 
-    :raises SettingsError: a name that no pool can have, or a key that belongs to no pool.
+    :param mistakes: gets the keys that belong to no pool.
+    :raises SettingsError: a name that no pool can have.
     """
-    _refuse_package_name(settings)
+    _refuse_package_name(settings, mistakes)
     ours = sorted(k for k in settings if isinstance(k, str) and k.startswith(_PREFIXES))
     keys = Keys({"default": "sqlalchemy.url"})
     for key in ours:
@@ -61,12 +63,13 @@ def sort_keys(settings: Mapping[str, Any]) -> Keys:
     elsewhere = set(keys.url_keys.values()) - {f"sqlalchemy.{n}.url" for n in keys.url_keys}
     for key in ours:
         if key not in elsewhere or key == "sqlalchemy.url":
-            name, plain = _split(key, keys)
-            keys.given.setdefault(name, {})[plain] = Given(key, settings[key])
+            with mistakes.noted():
+                name, plain = _split(key, keys)
+                keys.given.setdefault(name, {})[plain] = Given(key, settings[key])
     return keys
 
 
-def _refuse_package_name(settings: Mapping[str, Any]) -> None:
+def _refuse_package_name(settings: Mapping[str, Any], mistakes: Mistakes) -> None:
     # Else it is not looked at, and whoever wrote it believes that it holds.
     for key in settings:
         if isinstance(key, str) and key.startswith(_PACKAGE):
@@ -74,7 +77,7 @@ def _refuse_package_name(settings: Mapping[str, Any]) -> None:
             # A named pool's key is as good as it stands.
             named = "." in key.removeprefix(_PACKAGE)
             near = None if named else nearest(wanted, [s.key for s in SETTINGS])
-            raise SettingsError(f"{key} is not a setting: write {near or wanted}.")
+            mistakes.note(SettingsError(f"{key} is not a setting: write {near or wanted}."))
 
 
 def _named_by(key: str) -> str | None:

@@ -21,6 +21,7 @@ from .checks import Draft, check_modes, check_taken
 from .coerce import coerce, infer
 from .declare import BY_KEY, KEYWORDS, SETTINGS
 from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
+from .mistakes import Mistakes
 from .pools import AppSettings, Options, PoolSettings, freeze
 from .server import add_start_options, check_server
 
@@ -47,7 +48,9 @@ def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSetting
     >>> load_pool({"sqlalchemy.url": "sqlite:///h.db", "sqlalchemy.pool_size": "3"}).capacity
     13
     """
-    keys = sort_keys(settings)
+    mistakes = Mistakes()
+    keys = sort_keys(settings, mistakes)
+    mistakes.tell()
     if name not in keys.url_keys:
         raise missing_pool(name, keys)
     return _load(settings, name, keys)
@@ -58,19 +61,22 @@ def load_app(settings: Mapping[str, Any]) -> AppSettings:
 
     The default pool must be there.
 
-    :raises SettingsError: a setting is unknown or wrong.
+    :raises SettingsError: settings are unknown or wrong, with a line for each.
     """
-    keys = sort_keys(settings)
+    mistakes = Mistakes()
+    keys = sort_keys(settings, mistakes)
     given = keys.given.get("default", {})
     values = {s.keyword: s.default for s in SETTINGS if s.scope == "app"}
     for keyword in values:
         setting = BY_KEY["dbpool." + keyword]
         if setting.key in given:
-            values[keyword] = coerce(setting, given[setting.key].value, setting.key)
-    pools = {
-        name: _load(settings, name, keys)
-        for name in sorted(keys.url_keys, key=lambda name: (name != "default", name))
-    }
+            with mistakes.noted():
+                values[keyword] = coerce(setting, given[setting.key].value, setting.key)
+    pools = {}
+    for name in sorted(keys.url_keys, key=lambda name: (name != "default", name)):
+        with mistakes.noted():
+            pools[name] = _load(settings, name, keys)
+    mistakes.tell()
     return AppSettings(pools=MappingProxyType(pools), **values)
 
 
@@ -86,6 +92,8 @@ def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
     takes = _takes(made, backend.pool_class)
     _take_undeclared(draft, takes, (backend.pool_class, Engine))
     _refuse_unknown(draft, takes)
+    # What fits together can only be told of what is right by itself.
+    draft.mistakes.tell()
     check_taken(draft, takes, backend)
     check_modes(draft, backend)
     check_server(draft, backend)
@@ -131,7 +139,8 @@ def _coerce_declared(draft: Draft) -> None:
         setting = BY_KEY.get(key)
         if setting is not None and setting.scope == "pool" and setting.kind not in ("url", "key"):
             values = draft.engine if setting.prefix == "sqlalchemy." else draft.own
-            values[setting.keyword] = coerce(setting, item.value, item.key)
+            with draft.mistakes.noted():
+                values[setting.keyword] = coerce(setting, item.value, item.key)
     # There is nothing to pass on: only true exists.
     draft.engine.pop("future", None)
 
@@ -162,7 +171,7 @@ def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
         why = ", it is for the whole app" if setting else ""
         if keyword in _INTERNAL or keyword.startswith("_"):
             why = ", it is SQLAlchemy's own"
-        raise unknown_key(item, draft.name, takes, why)
+        draft.mistakes.note(unknown_key(item, draft.name, takes, why))
 
 
 def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:

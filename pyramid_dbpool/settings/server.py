@@ -1,5 +1,6 @@
 """What a server is told in the packet that opens a connection, and so without a round trip."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +53,17 @@ def check_server(draft: Draft, backend: Backend) -> None:
 def add_start_options(engine: dict[str, Any], own: Mapping[str, Any], url: URL) -> None:
     """Add the timeouts that are set to the driver's arguments, after the user's own options."""
     options = [
-        f"-c {_TIMEOUTS[keyword][0]}={max(1, round(own[keyword] * 1000))}"
+        f"-c {_TIMEOUTS[keyword][0]}={round(own[keyword] * 1000)}"
         for keyword in _TIMEOUTS
         if own.get(keyword) is not None
     ]
     if not options:
         return
     arguments = engine.get("connect_args") or {}
-    users = arguments.get("options") or url.query.get("options", "")
+    users = arguments.get("options") or url.query.get("options")
+    if users is None:
+        # libpq looks there only if it is given no options at all.
+        users = os.environ.get("PGOPTIONS", "")
     # Given twice in a URL, it comes as a tuple.
     users = users if isinstance(users, str) else " ".join(users)
     engine["connect_args"] = {**arguments, "options": " ".join([users, *options]).strip()}

@@ -1,9 +1,8 @@
 """The same promises for greenlets: each scenario is a program with gevent patched in."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.programs import run_program
 
 from .adapters.base import Feature
 from .lab import Lab
@@ -44,13 +43,7 @@ def play(lab: Lab, *lines: str) -> None:
     """Run these lines as a program of its own; at its end the pool must serve."""
     lab.needs(Feature.GEVENT)
     program = PROLOGUE.format(name=lab.adapter.name) + "\n".join(lines) + EPILOGUE
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        timeout=15.0,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    done = run_program(program)
     assert "served" in done.stdout, done.stderr[-2000:]
 
 

@@ -1,16 +1,19 @@
 """The fixtures that give tests their servers and databases; `conftest.py` loads them."""
 
+import importlib
 import itertools
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from sqlalchemy import make_url
 
+from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from pyramid_dbpool.embedded.cluster import Cluster
 from tests.servers import report
@@ -22,7 +25,7 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 POSTGRES = ("postgresql+psycopg", "postgresql+psycopg2")
-MARIADB = ("mysql+pymysql", "mysql+mysqlconnector")
+MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
 OFFERED, PRIVATE = "offered by the environment", "private"
@@ -163,6 +166,8 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New
         if backend == "sqlite":
             return f"sqlite:///{tmp_path / name}.db"
         dialect, _, driver = backend.partition("+")
+        if driver == "mysqldb":
+            need_mysqlclient()
         fixture = {"postgresql": "postgres", "mysql": "mariadb"}[dialect]
         server: DatabaseServer = request.getfixturevalue(fixture)
         server.execute(f"CREATE DATABASE {name}")
@@ -174,6 +179,15 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New
         # MariaDB waits for the locks of those still connected; PostgreSQL would refuse.
         force = " WITH (FORCE)" if isinstance(server, Postgres) else ""
         server.execute(f"DROP DATABASE {name}{force}")
+
+
+def need_mysqlclient() -> None:
+    """Skip the test where the one driver that has no wheels could not be built."""
+    try:
+        importlib.import_module("MySQLdb")
+    except ImportError as error:
+        report.skip_without("mysqlclient", str(error))
+    report.used("mysqlclient", metadata.version("mysqlclient"), "compiled on this machine")
 
 
 @pytest.fixture
@@ -232,6 +246,21 @@ def pymysql_url(new_database: NewDatabase) -> str:
 def mysqlconnector_url(new_database: NewDatabase) -> str:
     """Give the URL of an empty MariaDB database for mysql-connector-python."""
     return new_database("mysql+mysqlconnector")
+
+
+@pytest.fixture
+def mysqlclient_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty MariaDB database for mysqlclient."""
+    return new_database("mysql+mysqldb")
+
+
+@pytest.fixture
+def bouncer_settings(pgbouncer: PgBouncer, psycopg_url: str) -> Iterator[dict[str, Any]]:
+    """Give the settings of a pool on an empty database behind PgBouncer."""
+    url = pgbouncer.url(database=make_url(psycopg_url).database or "")
+    settings = {"sqlalchemy.url": url, "sqlalchemy.connect_args": '{"prepare_threshold": null}'}
+    yield settings
+    dispose_engine(settings)
 
 
 @pytest.fixture

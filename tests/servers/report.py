@@ -5,20 +5,20 @@ from collections.abc import Iterator
 
 import pytest
 
-# How a test's reason to be skipped starts when a server is missing.
-REASON = "server not available: "
+# How a test's reason to be skipped starts when a server or a driver is missing.
+REASON = "not available: "
 
 _used: dict[str, str] = {}
 _missing: dict[str, str] = {}
 
 
 def used(name: str, version: str, source: str) -> None:
-    """Note a server that the run used."""
+    """Note a server, or a driver, that the run used."""
     _used[name] = f"{version}, {source}"
 
 
 def skip_without(name: str, reason: str) -> None:
-    """Skip the test that asks for a server that cannot be had."""
+    """Skip the test that asks for what cannot be had."""
     _missing[name] = reason
     pytest.skip(f"{REASON}{name}: {reason}")
 
