@@ -19,7 +19,7 @@ from .identity import name_app
 from .overload import add_overload_view
 from .readiness import READINESS, PoolReadiness, Readiness
 from .request import RequestSessions, SessionMaker, request_sessionmaker
-from .retry import REQUEST_TIMEOUT
+from .retry import REQUEST_TIMEOUT, TWEEN
 from .settings import AppSettings, PoolSettings, load_app
 from .startup import check_at_start, noting_sigterm, started_by_script
 from .streaming import environ_key
@@ -142,7 +142,7 @@ def close_sessions_with_request(event: NewRequest) -> None:
 def add_retry(config: Configurator, app: AppSettings) -> None:
     """Let requests be tried again where that is right, and bound their waits."""
     config.registry[REQUEST_TIMEOUT] = app.request_timeout
-    _add_outer_tween(config, "pyramid_dbpool.retry.retry_tween_factory")
+    _add_outer_tween(config, TWEEN)
 
 
 def _add_outer_tween(config: Configurator, factory: str) -> None:

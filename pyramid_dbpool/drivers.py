@@ -20,6 +20,7 @@ __all__ = [
     "ConnectFailure",
     "classify_connect_failure",
     "connect_failure",
+    "error_number",
     "in_autocommit",
     "is_known_rollback",
     "is_missed_disconnect",
@@ -139,7 +140,7 @@ def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | Non
         return None
     if failure := _classify_by_driver(dialect, orig):
         return failure
-    answered = sqlstate(orig) or _number(orig) or _sqlite_code(orig)
+    answered = sqlstate(orig) or error_number(orig) or _sqlite_code(orig)
     return None if answered else _classify_by_type(dialect, orig)
 
 
@@ -185,7 +186,7 @@ def is_known_rollback(error: DBAPIError) -> bool:
     state = sqlstate(orig) or ""
     if state in UNKNOWN_OUTCOMES:
         return False
-    if state.startswith(KNOWN_ROLLBACK) or _number(orig) in KNOWN_ROLLBACK_NUMBERS:
+    if state.startswith(KNOWN_ROLLBACK) or error_number(orig) in KNOWN_ROLLBACK_NUMBERS:
         return True
     return _sqlite_code(orig) in SQLITE_LOCKS
 
@@ -212,7 +213,8 @@ def sqlstate(error: BaseException) -> str | None:
     return fields.get("C") if isinstance(fields, dict) else None
 
 
-def _number(error: BaseException) -> int | None:
+def error_number(error: BaseException) -> int | None:
+    """Return the server's number that a driver's error begins with, as MariaDB's do."""
     number = error.args[0] if error.args else None
     return number if isinstance(number, int) else None
 
@@ -264,7 +266,7 @@ def _as_pattern(text: str) -> str:
 def _classify_mysql(error: BaseException) -> ConnectFailure | None:
     if isinstance(error, RuntimeError):
         return CONFIGURATION  # PyMySQL misses the package `cryptography` for this password
-    number = getattr(error, "errno", None) or _number(error)
+    number = getattr(error, "errno", None) or error_number(error)
     return MYSQL_NUMBERS.get(number) if isinstance(number, int) else None
 
 

@@ -12,18 +12,13 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy import exc as sa_exc
 
 from . import connecting, forks, outcomes, transactions
-from .drivers import (
-    ConnectFailure,
-    classify_connect_failure,
-    is_missed_disconnect,
-    transaction_failed,
-)
+from .drivers import ConnectFailure, classify_connect_failure, is_missed_disconnect
 from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
 from .liveness import has_ended
 from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, load_pool, scrub
-from .swallowed import note_failures, swallowed
+from .swallowed import has_failed, note_failures, swallowed
 
 __all__ = [
     "ProcessEngine",
@@ -254,22 +249,21 @@ def _refuse_lost_connection(connection: Connection) -> None:
             connection_invalidated=True,
         )
         connection.invalidate(lost)
-        raise lost
+        raise outcomes.judged(lost)
 
 
 def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error: the work
-    # would be lost while its author believes that it is stored.
-    proxy = connection.connection
-    if transaction_failed(proxy.dbapi_connection):
+    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
+    # came after a deadlock: the work would be lost while its author believes that it is stored.
+    if has_failed(connection):
         failure = swallowed(connection)
         # As after any failed COMMIT, the connection has to be out of the
         # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        proxy.rollback()
+        connection.connection.rollback()
         raise TransactionFailed(
-            f"{failure} and its error was swallowed, so the server would roll everything back."
-            " Nothing was committed: let the error propagate, or run the statement that may fail"
-            " inside session.begin_nested()."
+            f"{failure} and its error was swallowed, so the server would roll everything back,"
+            " or has done so. Nothing was committed: let the error propagate, or (no remedy for a"
+            " deadlock) run the statement that may fail inside session.begin_nested()."
         )
 
 

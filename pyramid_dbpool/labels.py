@@ -6,13 +6,38 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
-from .limits import current_label, holder_label
+_label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
+
+# A bound method: it is read on every checkout.
+current_label = _label.get
 
 # Code that stands between a caller and its unit of work.
 _BETWEEN = frozenset({"contextlib", __name__.partition(".")[0]})
+
+
+def name_holder(label: object | None) -> object | None:
+    """Name those who check connections out from now on; return the name so far."""
+    former = _label.get()
+    _label.set(label)
+    return former
+
+
+@contextmanager
+def holder_label(label: object) -> Iterator[None]:
+    """Name those who check connections out inside the block, for errors and statistics.
+
+    :param label: a short text such as `GET /items`, or an object whose `str()` is one;
+        no personal data, no secret.
+    """
+    token = _label.set(label)
+    try:
+        yield
+    finally:
+        _label.reset(token)
 
 
 class Label:

@@ -1,4 +1,4 @@
-"""What a caller says about its own checkouts: how long it will wait, and who it is."""
+"""How long a caller waits for its connections, as far as it says so itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ _pools_own: ContextVar[float | None] = ContextVar("dbpool_pools_own", default=No
 # The deadline that a setting has set, and how an error cites that setting.
 _settings: ContextVar[tuple[float, str] | None] = ContextVar("dbpool_settings", default=None)
 _stopped: ContextVar[Callable[[], bool] | None] = ContextVar("dbpool_stopped", default=None)
-_label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
 # Bound methods: they are read on every checkout.
 current_deadline = _deadline.get
 current_stopped = _stopped.get
-current_label = _label.get
 
 
 @contextmanager
@@ -95,24 +93,3 @@ def stoppable(stopped: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         _stopped.reset(token)
-
-
-def name_holder(label: object | None) -> object | None:
-    """Name those who check connections out from now on; return the name so far."""
-    former = _label.get()
-    _label.set(label)
-    return former
-
-
-@contextmanager
-def holder_label(label: object) -> Iterator[None]:
-    """Name those who check connections out inside the block, for errors and statistics.
-
-    :param label: a short text such as `GET /items`, or an object whose `str()` is one;
-        no personal data, no secret.
-    """
-    token = _label.set(label)
-    try:
-        yield
-    finally:
-        _label.reset(token)

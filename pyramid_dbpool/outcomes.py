@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
@@ -17,29 +17,35 @@ from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome
 from .errors import CommitUnknown
 from .messages import driver_text
 from .pool import ManagedPool
-from .statements import commits
+from .statements import commits, commits_alone
 
-__all__ = ["Outcome", "current_outcome", "note_outcomes", "observed", "unobserved"]
+__all__ = ["Outcome", "current_outcome", "judged", "note_outcomes", "observed", "unobserved"]
 
 _current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None)
 current_outcome = _current.get
 
 
+Judge: TypeAlias = "Callable[[Outcome, Exception], Exception | None]"
+
+
 class Outcome:
     """What was sent on any of our engines while this was observed.
 
-    :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it.
+    :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it;
+        may return another one to be raised in its place.
     """
 
-    __slots__ = ("commits", "committing", "on_error", "prepared", "stored", "unseen")
+    __slots__ = ("commits", "committing", "on_error", "prepared", "stored", "transient", "unseen")
 
-    def __init__(self, on_error: Callable[[Outcome, Exception], object] | None = None) -> None:
+    def __init__(self, on_error: Judge | None = None) -> None:
         self.on_error = on_error
         # COMMITs that were begun, without those known to have been rolled back.
         self.commits = 0
         # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
         self.stored = False
         self.prepared = False
+        # Whether there was an error that another try may not meet, swallowed or not.
+        self.transient = False
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
         self.unseen: list[None] = []
@@ -53,9 +59,7 @@ class Outcome:
 
 
 @contextmanager
-def observed(
-    on_error: Callable[[Outcome, Exception], object] | None = None,
-) -> Iterator[Outcome]:
+def observed(on_error: Judge | None = None) -> Iterator[Outcome]:
     """Note what the block stores, in this thread (or greenlet) and in copies of its context."""
     outcome = Outcome(on_error)
     token = _current.set(outcome)
@@ -73,6 +77,14 @@ def unobserved() -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def judged(error: Exception) -> Exception:
+    """Show an error to whoever observes; return the one to raise."""
+    outcome = _current.get()
+    if outcome is None or outcome.on_error is None:
+        return error
+    return outcome.on_error(outcome, error) or error
 
 
 def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
@@ -95,7 +107,6 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         event.listen(engine, "checkout", _note_checkout)
     event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
-    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _note_error, retval=True)
     if not read_only:
         event.listen(engine, "before_cursor_execute", _note_statement)
@@ -128,7 +139,16 @@ def _note_connection(_connection: Connection) -> None:
 def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
     outcome = _current.get()
     if outcome is not None and not outcome.stored:
-        outcome.stored = commits(str(statement), connection.dialect.name)
+        dialect = connection.dialect.name
+        outcome.stored = commits(str(statement), dialect) or (
+            dialect == "sqlite" and _is_alone(connection, str(statement))
+        )
+
+
+def _is_alone(connection: Connection, statement: str) -> bool:
+    """Tell whether SQLite stores a statement at once, because it is in no transaction."""
+    dbapi: Any = connection.connection.dbapi_connection
+    return not dbapi.in_transaction and commits_alone(statement, begins=dbapi.isolation_level)
 
 
 def _note_commit(connection: Connection) -> None:
@@ -158,8 +178,7 @@ def _note_error(context: ExceptionContext) -> BaseException | None:
             said = CommitUnknown(lost, driver_text(lost))
         elif is_known_rollback(error):
             outcome.commits -= 1
-    if outcome.on_error is not None:
-        outcome.on_error(outcome, said)
+    said = judged(said)
     return None if said is error else said
 
 

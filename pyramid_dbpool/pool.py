@@ -27,7 +27,8 @@ from . import forkmark
 from .checks import PooledEntry
 from .entries import GONE, LEASED
 from .errors import PoolError
-from .limits import current_label, pool_limit
+from .labels import current_label
+from .limits import pool_limit
 from .options import PoolOptions, plugin_defaults
 from .records import PooledRecord
 from .service import Service

@@ -17,7 +17,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from .checkout import Checkout
 from .checks import PooledEntry
 from .entries import LEASED
-from .limits import current_label
+from .labels import current_label
 
 if TYPE_CHECKING:
     from .pool import ManagedPool

@@ -21,8 +21,7 @@ from .engines import ProcessEngine
 from .errors import PoolError, RequestOver, SessionInUse
 from .identity import take_role
 from .joining import join
-from .labels import request_label, request_name
-from .limits import current_label, name_holder
+from .labels import current_label, name_holder, request_label, request_name
 from .sessions import close_session
 from .writes import (
     WROTE,

@@ -5,12 +5,14 @@ It also answers what a pool refuses to a tween or a security policy.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+from pyramid.interfaces import ITweens
 from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
@@ -18,19 +20,30 @@ from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from .drivers import is_known_rollback, is_missed_disconnect
-from .errors import CommitUnknown, DatabaseUnavailable, PoolError
+from .errors import CommitUnknown, DatabaseUnavailable, PoolError, TransactionFailed
 from .limits import setting_limit
+from .messages import driver_text
 from .outcomes import Outcome, current_outcome, observed
 
 try:
-    from pyramid_retry import IRetryableError
+    from pyramid_retry import IRetryableError, is_last_attempt
 except ImportError:
 
     class IRetryableError(Interface):  # type: ignore[no-redef, misc]
         """Nobody looks for it."""
 
+    def is_last_attempt(request: Request) -> bool:
+        """Nobody tries again."""
+        return True
 
-__all__ = ["REQUEST_TIMEOUT", "may_try_again", "retry_tween_factory"]
+
+__all__ = ["REQUEST_TIMEOUT", "TWEEN", "may_try_again", "retry_tween_factory"]
+
+log = logging.getLogger(__name__)
+
+TWEEN = f"{__name__}.retry_tween_factory"
+# How the names of our tweens begin.
+_OURS = __name__.partition(".")[0] + "."
 
 # RFC 9110, section 9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -49,6 +62,7 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     answered, as `request.exception`, where pyramid_retry looks too.
     """
     timeout: float | None = registry.get(REQUEST_TIMEOUT)
+    _warn_of_tweens_above(registry.queryUtility(ITweens))
 
     def tween(request: Request) -> Response:
         if current_outcome() is not None:
@@ -57,7 +71,7 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
         if request.environ.get("retry.attempt"):
             # What the attempt before has read is at its end.
             request.make_body_seekable()
-        judge = partial(_judge, request.method)
+        judge = partial(_judge, request)
         with observed(judge) as outcome, _limit(request, timeout):
             try:
                 response = handler(request)
@@ -75,6 +89,21 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     return tween
 
 
+def _warn_of_tweens_above(tweens: Any) -> None:
+    # An explicit order is what somebody wanted.
+    if tweens is None or tweens.explicit:
+        return
+    names = [name for name, _factory in tweens.implicit()]
+    above = [name for name in names[: names.index(TWEEN)] if not name.startswith(_OURS)]
+    if above:
+        log.warning(
+            "%s: added after a config.commit(), and so over the tween that lets requests be tried"
+            " again. It does not see what they commit, which a second attempt would do twice."
+            " Include pyramid_dbpool after that commit().",
+            ", ".join(above),
+        )
+
+
 def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | None:
     """Tell whether a request that ended in `error` may run again; None: others may say."""
     if not isinstance(error, sa_exc.SQLAlchemyError):
@@ -83,6 +112,9 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
         return False
     if isinstance(error, CommitUnknown):
         return method in IDEMPOTENT
+    if isinstance(error, TransactionFailed | sa_exc.PendingRollbackError):
+        # It only says that an error was swallowed before.
+        return outcome.transient and outcome.nothing_stored
     # A line that is too long gets longer by retries; an outage was waited for already.
     if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:
         return False
@@ -91,18 +123,38 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
     if isinstance(error, sa_exc.DBAPIError):
-        lost = error.connection_invalidated or is_missed_disconnect(error)
-        return lost or is_known_rollback(error)
+        return _is_lost(error) or is_known_rollback(error)
     return isinstance(error, StaleDataError)
 
 
-def _judge(method: str, outcome: Outcome, error: Exception) -> None:
-    verdict = may_try_again(method, outcome, error)
+def _is_lost(error: sa_exc.DBAPIError) -> bool:
+    return error.connection_invalidated or is_missed_disconnect(error)
+
+
+def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | None:
+    verdict = may_try_again(request.method, outcome, error)
     if verdict:
+        outcome.transient = True
         alsoProvides(error, IRetryableError)
-    elif verdict is False and IRetryableError in directlyProvidedBy(error):
+        return _unavailable(error) if is_last_attempt(request) else None
+    if verdict is False and IRetryableError in directlyProvidedBy(error):
         # zope.sqlalchemy knows the error, but not what else the request has stored.
         noLongerProvides(error, IRetryableError)
+    return None
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable | None:
+    """Say 503 in the place of an error 500, if the connection was lost and nobody tries again."""
+    if isinstance(error, CommitUnknown) or not (
+        isinstance(error, sa_exc.DBAPIError) and _is_lost(error)
+    ):
+        return None
+    refused = DatabaseUnavailable(None, None, error.orig or error, connection_invalidated=True)
+    said = driver_text(error)
+    refused.args = (f"the connection was lost, and nothing of the request is stored ({said})",)
+    # SQLAlchemy's link would be a second line, about operational errors in general.
+    refused.code = ""
+    return refused
 
 
 def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:

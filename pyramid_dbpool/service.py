@@ -22,7 +22,7 @@ from .entries import LEASED
 from .holders import named
 from .holds import Holds
 from .housekeeper import WeakCall, housekeeper
-from .limits import current_label
+from .labels import current_label
 from .line import Line
 from .opener import Opener
 from .options import PoolOptions

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
-from .labels import request_name
-from .limits import holder_label
+from .labels import holder_label, request_name
 from .sessions import close_session, session_factory
 
 if TYPE_CHECKING:

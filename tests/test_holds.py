@@ -11,8 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import holds, stream
-from pyramid_dbpool.labels import Label
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import Label, holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.holding import warnings
 from tests.makers import Maker, wait_for

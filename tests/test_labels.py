@@ -14,8 +14,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, unit_of_work
-from pyramid_dbpool.labels import request_label
-from pyramid_dbpool.limits import current_label
+from pyramid_dbpool.labels import current_label, request_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.programs import run_program
 from tests.webapp import app
@@ -251,7 +250,7 @@ monkey.patch_all()
 import gevent
 from sqlalchemy import create_engine
 from pyramid_dbpool import ManagedPool
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import holder_label
 
 engine = create_engine("sqlite:///%s", poolclass=ManagedPool)
 

@@ -25,7 +25,7 @@ from pyramid_dbpool import (
 from pyramid_dbpool.drivers import ConnectFailure
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.stats import Holder
 from pyramid_dbpool.trouble import Trouble
 from tests.webapp import Row, WebApp, answering, app, database

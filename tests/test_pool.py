@@ -8,7 +8,8 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.pool import QueuePool
 
 from pyramid_dbpool.errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from pyramid_dbpool.limits import deadline, holder_label
+from pyramid_dbpool.labels import holder_label
+from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.options import PoolOptions
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, in_thread

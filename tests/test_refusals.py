@@ -16,7 +16,7 @@ from pyramid_dbpool import (
     get_engine,
 )
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.makers import Maker, wait_for
 

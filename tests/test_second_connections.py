@@ -8,8 +8,7 @@ from pyramid.request import Request
 from sqlalchemy import select
 
 from pyramid_dbpool import get_engine, holds, unit_of_work
-from pyramid_dbpool.labels import Label
-from pyramid_dbpool.limits import holder_label
+from pyramid_dbpool.labels import Label, holder_label
 from pyramid_dbpool.pool import ManagedPool
 from tests.holding import warnings
 from tests.makers import Maker

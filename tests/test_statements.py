@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pyramid_dbpool.statements import changes_nothing, commits, first_word
+from pyramid_dbpool.statements import changes_nothing, commits, commits_alone, first_word
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,9 @@ def test_the_first_word_stands_behind_blanks_comments_and_parentheses(
         ("TRUNCATE t", "mysql", True),
         ("SET autocommit = 1", "mysql", True),
         ("SET NAMES utf8mb4", "mysql", False),
+        ("XA COMMIT 'x'", "mariadb", True),
+        ("EXECUTE stored", "mysql", True),
+        ("EXECUTE stored", "postgresql", False),
         ("INSERT INTO rows VALUES (1)", "mysql", False),
         ("SELECT commit FROM rows", "postgresql", False),
     ],
@@ -46,6 +49,26 @@ def test_the_first_word_stands_behind_blanks_comments_and_parentheses(
 def test_what_commits(statement: str, dialect: str, does: bool) -> None:
     """COMMIT, and what MariaDB says COMMIT before."""
     assert commits(statement, dialect) is does
+
+
+@pytest.mark.parametrize(
+    ("statement", "begins", "does"),
+    [
+        ("INSERT INTO rows VALUES (1)", "", False),
+        ("INSERT INTO rows VALUES (1)", None, True),
+        ("WITH a AS (SELECT 1) INSERT INTO rows SELECT * FROM a", "", True),
+        ("CREATE TABLE t (a int)", "", True),
+        ("SAVEPOINT a", "IMMEDIATE", True),
+        ("SELECT 1", None, False),
+        ("BEGIN", None, False),
+        ("PRAGMA foreign_keys", "", False),
+    ],
+)
+def test_what_sqlite_stores_outside_of_a_transaction(
+    statement: str, begins: str | None, does: bool
+) -> None:
+    """Whatever its driver does not begin one for."""
+    assert commits_alone(statement, begins=begins) is does
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,140 @@
+"""Errors that a view has swallowed: what comes of its work, and of its request."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.request import Request
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from pyramid_dbpool import TransactionFailed, get_engine
+from tests.retry.views import (
+    MARIADB_RACE,
+    PARTS,
+    RACE,
+    NewDatabase,
+    at_first,
+    lose_connection,
+    ours_committed,
+    settings_for,
+)
+from tests.webapp import app, database
+
+
+def loses_a_race(request: Request) -> None:
+    request.db.execute(text(RACE))
+
+
+def swallowing(trouble: Callable[[Request], object]) -> Callable[[Request], None]:
+    def view(request: Request) -> None:
+        with pytest.raises(DBAPIError):
+            trouble(request)
+
+    return view
+
+
+@pytest.mark.parametrize("trouble", [lose_connection, loses_a_race])
+def test_a_request_that_has_swallowed_what_passes_is_tried_again(
+    settings: dict[str, Any], count: Callable[[], int], trouble: Callable[[Request], None]
+) -> None:
+    """Its COMMIT is refused, and nothing is stored: the error of that COMMIT is retryable."""
+    with app(settings, *PARTS, index=at_first(swallowing(trouble))) as web:
+        assert web.client.post("/").text == "1"
+        assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_one_that_has_stored_something_is_not(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The error is that of the refused COMMIT."""
+
+    def trouble(request: Request) -> None:
+        swallowing(loses_a_race)(request)
+        ours_committed(request)
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(TransactionFailed):
+            web.client.post("/")
+        assert count() == 1
+
+
+def test_nor_is_one_whose_error_would_come_again(settings: dict[str, Any]) -> None:
+    """A division by zero stays one."""
+    attempts: list[int] = []
+
+    def trouble(request: Request) -> None:
+        attempts.append(1)
+        request.db.execute(text("SELECT 1 / 0"))
+
+    with app(settings, *PARTS, index=at_first(swallowing(trouble))) as web:
+        with pytest.raises(TransactionFailed):
+            web.client.post("/")
+        assert len(attempts) == 1
+
+
+def deadlock(connection: Connection, url: str) -> None:
+    """Let a transaction be the victim of a deadlock with another one, which has done more."""
+    connection.execute(text("UPDATE k SET v = 1 WHERE id = 1"))
+    with create_engine(url, poolclass=NullPool).connect() as other:
+        other.execute(text("INSERT INTO k SELECT seq, 0 FROM seq_100_to_200"))
+        other.execute(text("UPDATE k SET v = 2 WHERE id = 2"))
+        waits = text("UPDATE k SET v = 2 WHERE id = 1")
+        # Whichever of the two comes first waits for the other one.
+        thread = threading.Thread(target=other.execute, args=(waits,))
+        thread.start()
+        try:
+            connection.execute(text("UPDATE k SET v = 1 WHERE id = 2"))
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+@pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector"])
+def test_a_deadlock_that_is_swallowed_loses_no_write_behind_a_200(
+    new_database: NewDatabase, backend: str, savepoint: bool
+) -> None:
+    """MariaDB has rolled everything back, and would commit what came after it."""
+    url = new_database(backend)
+    outside = create_engine(url, poolclass=NullPool)
+    with database(url) as count, outside.begin() as connection:
+        connection.execute(text("CREATE TABLE k (id int PRIMARY KEY, v int)"))
+        connection.execute(text("INSERT INTO k VALUES (1, 0), (2, 0)"))
+
+    def trouble(request: Request) -> None:
+        if savepoint:
+            with request.db.begin_nested():
+                deadlock(request.db.connection(), url)
+        else:
+            deadlock(request.db.connection(), url)
+
+    with app(settings_for(url), *PARTS, index=at_first(swallowing(trouble))) as web:
+        assert web.client.post("/").text == "1"
+        assert (count(), web.checked_out()) == (1, 0)
+
+
+@pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector"])
+def test_a_deadlock_in_autocommit_ends_nothing_but_its_statement(
+    new_database: NewDatabase, backend: str
+) -> None:
+    """What the others did is stored, so the COMMIT that follows is no error."""
+    settings = settings_for(new_database(backend))
+    with app(settings, *PARTS):
+        engine = get_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            with pytest.raises(DBAPIError):
+                connection.execute(text(MARIADB_RACE))
+            connection.commit()
+
+
+def test_a_deadlock_that_was_rolled_back_is_over(new_database: NewDatabase) -> None:
+    """The next transaction of the connection commits."""
+    settings = settings_for(new_database("mysql+pymysql"))
+    with app(settings, *PARTS), get_engine(settings).connect() as connection:
+        with pytest.raises(DBAPIError):
+            connection.execute(text(MARIADB_RACE))
+        connection.rollback()
+        connection.execute(text("SELECT 1"))
+        connection.commit()

@@ -1,0 +1,1 @@
+"""session_factory and unit_of_work, on real servers."""
