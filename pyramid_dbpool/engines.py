@@ -152,6 +152,8 @@ def dispose_engine(settings: Mapping[str, Any], name: str = "default") -> None:
     What is idle is closed now, what is checked out when it is given back. The
     next `get_engine` makes a new engine. Does nothing if there is none.
 
+    :param settings: the app's settings, those with which the engine was made.
+    :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
     :raises SettingsError: a setting is unknown or wrong.
     """
     found = _engines.forget(settings, name)
@@ -163,9 +165,14 @@ def warm(engine: Engine) -> None:
     """Open connections now, until the pool's `min_idle` are open.
 
     For a server's start-up hook, so that the first requests need not wait for
-    connections to be opened. Does nothing for a pool that is no `ManagedPool`.
+    connections to be opened. Does nothing for a pool that is no `ManagedPool`. ::
 
-    :raises DatabaseUnavailable: the server cannot be reached.
+        warm(get_engine(settings))
+
+    :param engine: an engine, as `get_engine` returns it.
+    :raises DatabaseUnavailable: the server cannot be reached, after a wait of `pool_timeout`
+        at the longest, or it refuses the login.
+    :raises PoolTimeout: no connection could be opened in that time.
     """
     if isinstance(engine.pool, ManagedPool):
         engine.pool.warm()
