@@ -1,4 +1,4 @@
-"""The code in README.rst and docs/ runs, and their settings tables are what the declaration says."""
+"""The code of README.rst and docs/ runs; their settings tables are what the declaration says."""
 
 import configparser
 import logging
