@@ -11,7 +11,9 @@ from .peers import PLUGIN, PSYCOPG, QUEUE
 __all__ = ["quiet"]
 
 PROGRAM = """
-import json, os, sys, time
+import json, logging, os, sys, time
+# Warming takes five connections at once, which is worth a warning elsewhere.
+logging.getLogger("pyramid_dbpool").setLevel(logging.ERROR)
 from benchmarks.peers import Shape, make
 from tests.conformance.stub import StubServer
 name, seconds = json.loads(sys.argv[1])

@@ -90,8 +90,9 @@ class Opener:
     def asked_locked(self, now: float) -> None:
         """Plan openings for a caller who has just joined the line; `openings.launch` them."""
         self._ask_locked(now)
-        # A pool that is full has nothing to plan, which is most of its work when contended.
-        if self.trouble is not None or not self._line.full:
+        # Neither a full pool nor a line that is soon looked at has anything to plan, and
+        # planning is half of what it costs to join: in a spike everybody waits for that.
+        if self.trouble is not None or not (self._line.full or self._is_looked_at_soon(now)):
             self.plan_locked(now)
 
     def refused_locked(self, now: float) -> Trouble | None:
@@ -180,6 +181,9 @@ class Opener:
             self._look_at = float("inf")
             self._task = housekeeper().call_at(due, WeakCall(self.look))
             self._look_at = due
+
+    def _is_looked_at_soon(self, now: float) -> bool:
+        return now < self._look_at <= now + look_interval(self._connect_time)
 
     def _next_look(self, now: float) -> float | None:
         line, trouble, opening = self._line, self.trouble, self._opening(now)
