@@ -22,7 +22,7 @@ from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
 from .liveness import has_ended
 from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
-from .settings import PoolSettings, load_pool, scrub
+from .settings import PoolSettings, copied, load_pool, scrub
 from .swallowed import note_failures, swallowed
 
 __all__ = [
@@ -78,7 +78,7 @@ class _Engines:
         if remembered is not None and remembered[0] == settings:
             return remembered[1]
         # What is remembered is what was read, even if the dict changes meanwhile.
-        copy = dict(settings)
+        copy = copied(settings)
         pool = load_pool(copy, name)
         with self._lock:
             found = self._by_identity.get(pool.identity())
@@ -90,7 +90,7 @@ class _Engines:
         return found
 
     def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
-        identity = load_pool(settings, name).identity()
+        identity = load_pool(copied(settings), name).identity()
         with self._lock:
             found = self._by_identity.pop(identity, None)
             for key, (_, remembered) in list(self._remembered.items()):
@@ -134,6 +134,7 @@ def get_engine(settings: Mapping[str, Any], name: str = "default") -> Engine:
     :param settings: the app's settings, as Pyramid has them (ini strings).
     :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
     :raises SettingsError: a setting is unknown or wrong.
+    :raises TypeError: `settings` is no mapping.
     """
     return _engines.get(settings, name).engine
 

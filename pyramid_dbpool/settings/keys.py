@@ -10,7 +10,7 @@ from ..errors import SettingsError
 from .declare import BY_KEY, KEYWORDS, SETTINGS
 from .mask import is_secret, shown
 
-__all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
+__all__ = ["Given", "Keys", "copied", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
 # What may be taken for ours, because the package is called so.
@@ -40,6 +40,19 @@ class Keys:
 
     url_keys: dict[str, str] = field(default_factory=dict)
     given: dict[str, dict[str, Given]] = field(default_factory=dict)
+
+
+def copied(settings: object) -> dict[str, Any]:
+    """Return a copy of an app's settings.
+
+    :raises TypeError: they are none.
+    """
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
+            " pyramid.paster.get_appsettings(ini_file) returns."
+        )
+    return dict(settings)
 
 
 def sort_keys(settings: Mapping[str, Any]) -> Keys:
