@@ -114,9 +114,7 @@ def line_full_text(pool_name: str | None, waiting: int, capacity: int | None) ->
     places = "only connection" if capacity == 1 else f"{capacity} connections"
     return (
         f"{_pool(pool_name)}: {callers} already for its {places}, as"
-        f" many as {ini_key(pool_name, 'max_waiting', 'dbpool.')} allows. Give connections back"
-        f" sooner, or raise {ini_key(pool_name, 'pool_size')} or"
-        f" {ini_key(pool_name, 'max_overflow')}."
+        f" many as {ini_key(pool_name, 'max_waiting', 'dbpool.')} allows."
     )
 
 

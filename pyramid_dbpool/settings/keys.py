@@ -42,19 +42,6 @@ class Keys:
     given: dict[str, dict[str, Given]] = field(default_factory=dict)
 
 
-def copied(settings: object) -> dict[str, Any]:
-    """Return a copy of an app's settings.
-
-    :raises TypeError: they are none.
-    """
-    if not isinstance(settings, Mapping):
-        raise TypeError(
-            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
-            " pyramid.paster.get_appsettings(ini_file) returns."
-        )
-    return dict(settings)
-
-
 def sort_keys(settings: Mapping[str, Any]) -> Keys:
     """Give each `sqlalchemy.*` and `dbpool.*` key to its pool.
 
@@ -200,3 +187,16 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
         f"{missing}: set it to the database URL of the pool {name!r}, such as "
         f"postgresql+psycopg://user:password@host/database.{hint}"
     )
+
+
+def copied(settings: object) -> dict[str, Any]:
+    """Return a copy of an app's settings.
+
+    :raises TypeError: they are none.
+    """
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
+            " pyramid.paster.get_appsettings(ini_file) returns."
+        )
+    return dict(settings)
