@@ -15,7 +15,7 @@ help:
 	@echo '              (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
-	@echo 'make docs     write the settings table of README.rst from the declaration'
+	@echo 'make docs     write the settings tables of README.rst and docs/ from the declaration'
 	@echo 'make picture  take the picture of the example app for README.rst'
 	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
 	@echo 'make drill    let the database fail under the example app, six minutes'

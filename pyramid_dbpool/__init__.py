@@ -1,4 +1,9 @@
-"""One managed SQLAlchemy pool per process, for Pyramid apps, their scripts and their workers."""
+"""One managed SQLAlchemy pool per process, for Pyramid apps, their scripts and their workers.
+
+In an app: ``config.include("pyramid_dbpool")``, then ``request.db``. In a worker: `consume`, or
+`session_factory` in a loop of its own. In a script or task: `unit_of_work`. The settings are those
+of the ini file, ``sqlalchemy.url`` first; ``pdbpool settings`` lists them.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -51,7 +56,10 @@ __all__ = [
 def includeme(config: "Configurator") -> None:
     """Give requests `request.db`, and each pool of the settings its engine.
 
-    Works before or after pyramid_tm and pyramid_retry, and includes neither.
+    What ``config.include("pyramid_dbpool")`` calls. Works before or after pyramid_tm and
+    pyramid_retry, and includes neither. Nothing connects yet. It adds ``request.db`` (and
+    ``request.db_NAME`` for a named pool), ``request.release_db()``, the registry's
+    ``sqlalchemy.engine`` and ``dbsession_factory``, and ``config.add_dbpool_engine_hook()``.
 
     :raises SettingsError: a setting is unknown or wrong (also a Pyramid
         `ConfigurationError`).

@@ -17,7 +17,7 @@ from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
 from .liveness import has_ended
 from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
-from .settings import PoolSettings, load_pool, scrub
+from .settings import PoolSettings, copied, load_pool, scrub
 from .swallowed import has_failed, note_failures, swallowed
 
 __all__ = [
@@ -73,7 +73,7 @@ class _Engines:
         if remembered is not None and remembered[0] == settings:
             return remembered[1]
         # What is remembered is what was read, even if the dict changes meanwhile.
-        copy = dict(settings)
+        copy = copied(settings)
         pool = load_pool(copy, name)
         with self._lock:
             found = self._by_identity.get(pool.identity())
@@ -85,7 +85,7 @@ class _Engines:
         return found
 
     def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
-        identity = load_pool(settings, name).identity()
+        identity = load_pool(copied(settings), name).identity()
         with self._lock:
             found = self._by_identity.pop(identity, None)
             for key, (_, remembered) in list(self._remembered.items()):
@@ -129,6 +129,7 @@ def get_engine(settings: Mapping[str, Any], name: str = "default") -> Engine:
     :param settings: the app's settings, as Pyramid has them (ini strings).
     :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
     :raises SettingsError: a setting is unknown or wrong.
+    :raises TypeError: `settings` is no mapping.
     """
     return _engines.get(settings, name).engine
 
@@ -147,6 +148,8 @@ def dispose_engine(settings: Mapping[str, Any], name: str = "default") -> None:
     What is idle is closed now, what is checked out when it is given back. The
     next `get_engine` makes a new engine. Does nothing if there is none.
 
+    :param settings: the app's settings, those with which the engine was made.
+    :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
     :raises SettingsError: a setting is unknown or wrong.
     """
     found = _engines.forget(settings, name)
@@ -158,9 +161,14 @@ def warm(engine: Engine) -> None:
     """Open connections now, until the pool's `min_idle` are open.
 
     For a server's start-up hook, so that the first requests need not wait for
-    connections to be opened. Does nothing for a pool that is no `ManagedPool`.
+    connections to be opened. Does nothing for a pool that is no `ManagedPool`. ::
 
-    :raises DatabaseUnavailable: the server cannot be reached.
+        warm(get_engine(settings))
+
+    :param engine: an engine, as `get_engine` returns it.
+    :raises DatabaseUnavailable: the server cannot be reached, after a wait of `pool_timeout`
+        at the longest, or it refuses the login.
+    :raises PoolTimeout: no connection could be opened in that time.
     """
     if isinstance(engine.pool, ManagedPool):
         engine.pool.warm()

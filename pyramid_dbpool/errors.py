@@ -33,17 +33,29 @@ class SettingsError(PoolError, ValueError):
 
 
 class PoolTimeout(PoolError, sa_exc.TimeoutError):
-    """No connection came free before the caller's deadline."""
+    """No connection came free in time: `pool_timeout`, or an earlier deadline of the caller.
+
+    Its text has the pool's numbers, the longest holders, and the settings to look at. Nothing of
+    the caller's has reached the database.
+
+    :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    """
 
     pool_name: str | None = None
 
 
 class PoolLineFull(PoolTimeout):
-    """The line for a connection is as long as `dbpool.max_waiting` allows."""
+    """The line for a connection is as long as `dbpool.max_waiting` allows: refused at once."""
 
 
 class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
-    """The server cannot be reached, or refuses the login; `orig` is the driver's error."""
+    """No connection can be opened: the server is away, or it refuses the login.
+
+    Nothing of the caller's has reached the database.
+
+    :ivar orig: the driver's error.
+    :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    """
 
     pool_name: str | None = None
 
@@ -88,16 +100,27 @@ class CommitUnknown(PoolError, sa_exc.OperationalError):
 
 
 class TransactionFailed(PoolError, sa_exc.InvalidRequestError):
-    """COMMIT was refused because the server has already given the transaction up."""
+    """COMMIT was refused because the server has already given the transaction up.
+
+    A statement had failed and its error was swallowed; nothing is stored. What may fail belongs
+    inside `session.begin_nested()`.
+    """
 
 
 class SessionInUse(PoolError, sa_exc.InvalidRequestError):
-    """A session is in a transaction that belongs to somebody else, or that would be lost."""
+    """A session is in a transaction that belongs to somebody else, or that would be lost.
+
+    Raised by `unit_of_work`, by `commit()` on a session that has joined `request.tm`, and by
+    `request.release_db()`. Nothing has changed: the session can be used on.
+    """
 
 
 class RequestOver(PoolError, sa_exc.InvalidRequestError):
-    """A request's session was used after the request had ended."""
+    """A request's session was used after the request had ended; `stream` is for bodies."""
 
 
 class ForkedConnectionError(PoolError, sa_exc.InvalidRequestError, sa_exc.DontWrapMixin):
-    """A connection was used in a process other than the one that opened it."""
+    """A connection was used in a process other than the one that opened it.
+
+    Close the session in the child; its next use takes a connection of the child's own.
+    """

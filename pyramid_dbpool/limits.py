@@ -29,7 +29,9 @@ def deadline(seconds: float) -> Iterator[None]:
         with deadline(2.0):
             session.execute(...)    # PoolTimeout after 2 s at the latest
 
-    :param seconds: the time for everything inside the block, in seconds.
+    It bounds waits for connections only: a statement takes as long as it takes.
+
+    :param seconds: the time for all of those waits together, in seconds.
     :raises ValueError: no number, or below 0.
     """
     # Written so that NaN, which compares with nothing, is refused too.

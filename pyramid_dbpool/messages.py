@@ -147,7 +147,8 @@ def unavailable_text(
             f" ({said})"
         )
     return (
-        f"{_pool(pool_name)}: the database server has been unreachable for {lasted:.1f} s ({said})"
+        f"{_pool(pool_name)}: the database server of {ini_key(pool_name, 'url')} has been"
+        f" unreachable for {lasted:.1f} s ({said})"
     )
 
 

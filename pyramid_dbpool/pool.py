@@ -54,8 +54,8 @@ class ManagedPool(ServicedPool):
 
         engine = create_engine(url, poolclass=ManagedPool, **ManagedPool.plugin_arguments())
 
-    The arguments up to `use_lifo` are those of `QueuePool`.  All times are in
-    seconds; None is off.
+    `engine.pool.snapshot()` has its numbers.  The arguments up to `use_lifo` are those of
+    `QueuePool`.  All times are in seconds; None is off.
 
     :param idle_timeout: close a connection that has been idle for so long.
     :param overflow_linger: keep idle connections beyond `pool_size` for so long.

@@ -236,7 +236,8 @@ def _refuse_commit_by_hand(session: Session) -> None:
 def _warn_of_lost_changes(request: Request) -> None:
     log.warning(
         "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
-        " pyramid_tm's transaction call commit() on the session.",
+        " pyramid_tm's transaction, as in a script, call commit() on the session or take a"
+        " unit_of_work.",
         request_name(request),
     )
 

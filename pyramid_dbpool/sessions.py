@@ -61,7 +61,9 @@ def unit_of_work(
     deferrable: bool = False,
     transaction_manager: TransactionManager | None = None,
 ) -> Iterator[Session]:
-    """Commit on success, roll back on error, close in any case. ::
+    """Commit on success, roll back on error, close in any case.
+
+    Yields the session. An error is raised again, after the rollback; nothing is tried again. ::
 
         with unit_of_work(settings, isolation_level="SERIALIZABLE", read_only=True) as session:
             session.get(Note, 42)
@@ -75,10 +77,14 @@ def unit_of_work(
     :param deferrable: wait for a snapshot that cannot fail (PostgreSQL).
     :param transaction_manager: begin, commit and abort this manager instead of
         the session alone; the session joins it.
+    :raises PoolTimeout: no connection came free in time.
+    :raises DatabaseUnavailable: the server is away, or refuses the login.
     :raises SessionInUse: the session, or the manager, is already in a
         transaction, which this unit would have ended with its own.
     :raises CommitUnknown: the connection was lost during COMMIT.
     :raises TransactionFailed: a statement had failed and its error was swallowed.
+    :raises SettingsError: a setting is unknown or wrong.
+    :raises TypeError: neither a session nor settings.
     :raises ValueError: a mode that is unknown, or that the database does not have.
     """
     modes = Modes(isolation_level, read_only, deferrable)

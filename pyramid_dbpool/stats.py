@@ -63,12 +63,19 @@ class Holder:
 
 @dataclass(frozen=True)
 class PoolSnapshot:
-    """A pool at one moment; counters only ever grow.
+    """A pool at one moment.
 
-    `closed`, `refused` and `open_failed` map a reason to a count.  `fallback_pings`
-    are those pings that a look at the socket would have saved, had the driver shown
-    it.  `strays` and `disowned` are leases that the pool has given up: nobody ever
-    received the one, the other were out when the pool was disposed of.
+    Now: `capacity` is how many connections there may be (None: no limit), `idle` how many are open
+    and unused, `leased` checked out, `held` just being pinged or closed, `opening` being opened;
+    `waiting` counts callers. `holders` has each lease. `outage_seconds` is how long the server
+    has been away, None while it is not.
+
+    Counted since the pool was made: `checkouts`, those that had to wait (`waited`), `returns`;
+    connections `opened`; `pings`, and the `fallback_pings` among them, which a look at the socket
+    would have saved, had the driver shown it; `suspicions`, dead connections that made the
+    others suspect. `closed`, `refused` and `open_failed` map a reason to a count. `wait`, `hold`
+    and `connect` are durations in seconds. `strays` and `disowned` are leases that the pool has
+    given up: nobody ever received the one, the other were out when it was disposed of.
     """
 
     name: str

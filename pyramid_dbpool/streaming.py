@@ -38,6 +38,9 @@ def stream(
         (``environ["app.dbsession"]``), which is left open.
     :param produce: takes the session, yields the chunks (bytes, for WSGI).
     :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
+
+    Errors, `PoolTimeout` and `DatabaseUnavailable` included, are raised to the server as it asks
+    for a chunk: the status has been sent by then.
     """
     supplied = request.environ.get(environ_key(name))
     if supplied is not None:

@@ -123,8 +123,8 @@ def _refuse_autocommit(connection: Connection) -> None:
         return
     if autocommit:
         raise ValueError(
-            "this engine is in AUTOCOMMIT: there is no transaction that could have an isolation"
-            " level or be read-only."
+            "this engine is in AUTOCOMMIT (isolation_level in its settings): there is no"
+            " transaction that could have an isolation level or be read-only."
         )
 
 

@@ -88,11 +88,17 @@ def consume(
         ``next()`` runs in a second thread, and only when a message is wanted; if it
         is blocked at the stop and delivers a message after it, that message is neither
         handled nor acknowledged.
+    :param handle: does the work of a message in the session; it does not commit.
+    :param settings: the app's settings, as Pyramid has them (ini strings).
+    :param ack: called with each message that is handled, after the commit.
+    :param on_error: called with each message that is given up, and its error; see above.
     :param name: the pool of `settings`, if `session_factory` takes more than one.
     :param session_factory: called once, with `settings` (and `name`, unless it is the default).
     :param stop: set by another thread to end the loop.
     :param stop_on_sigterm: let SIGTERM end the loop; in the main thread only.
-    :param isolation_level: of each transaction, as are `read_only` and `deferrable`.
+    :param isolation_level: of each transaction, as are `read_only` and `deferrable`; as
+        `unit_of_work` has them.
+    :param idempotent: a message may be handled again even if its work may be stored.
     :param max_tries: how often a message is tried in all; at least 1.
     :param identify: returns what names a message in the log; by default its ``message_id``,
         ``id``, ``properties["message_id"]``, ``delivery_tag`` or ``["id"]``, or its number.

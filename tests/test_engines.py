@@ -21,6 +21,7 @@ from pyramid_dbpool import (
     dispose_engine,
     engines,
     get_engine,
+    session_factory,
 )
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import live_engines
@@ -183,6 +184,14 @@ def test_a_hook_that_failed_is_called_again(settings: dict[str, Any]) -> None:
     made.run_hook(hook)
     made.run_hook(hook)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("wrong", ["development.ini", None, 3])
+@pytest.mark.parametrize("function", [get_engine, dispose_engine, session_factory])
+def test_what_are_no_settings_is_refused(function: Any, wrong: object) -> None:
+    """Such as the ini file's name; the error says where the settings come from."""
+    with pytest.raises(TypeError, match=f"settings is {type(wrong).__name__}.*get_appsettings"):
+        function(wrong)
 
 
 def test_a_bad_setting_is_refused_with_its_key(settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The code in README.rst runs, and its settings table is what the declaration says."""
+"""The code of README.rst and docs/ runs; their settings tables are what the declaration says."""
 
 import configparser
 import logging
@@ -12,33 +12,57 @@ from typing import Any
 import pytest
 import transaction
 from docutils.core import publish_doctree
-from docutils.nodes import entry, literal_block, row, system_message, table
+from docutils.nodes import entry, literal_block, reference, row, system_message, table
 from pyramid.config import Configurator
+from sqlalchemy import text
 from webtest import TestApp
 
-from pyramid_dbpool import PoolTimeout, dispose_engine, get_engine, session_factory
-from pyramid_dbpool.settings import reference
+from pyramid_dbpool import (
+    CommitUnknown,
+    PoolTimeout,
+    dispose_engine,
+    get_engine,
+    session_factory,
+    unit_of_work,
+)
+from pyramid_dbpool.settings import reference as settings_table
+from pyramid_dbpool.settings.reference import COMMON
 
-README = Path(__file__).parent.parent / "README.rst"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.rst"
+DOCS = sorted(ROOT.glob("docs/*.rst"))
+OTHERS = [ROOT / "CHANGES.rst", *ROOT.glob("*/README.rst")]
 TABLE = re.compile(r"(?<=settings begin \(make docs\)\n).*(?=\.\. settings end)", re.DOTALL)
 
 
+def read(path: Path) -> Any:
+    """Return a text as docutils reads it."""
+    return publish_doctree(
+        path.read_text(), source_path=str(path), settings_overrides={"report_level": 5}
+    )
+
+
+def name_of(path: Path) -> str:
+    """Name a text in a test's id."""
+    return str(path.relative_to(ROOT))
+
+
 @pytest.fixture(scope="module")
-def document() -> Any:
-    """README.rst as docutils reads it."""
-    return publish_doctree(README.read_text(), settings_overrides={"report_level": 5})
+def documents() -> list[Any]:
+    """The README, then docs/, whose code goes on where the README's ends."""
+    return [read(path) for path in (README, *DOCS)]
 
 
-def blocks(document: Any, language: str) -> list[str]:
-    found = document.findall(literal_block)
+def blocks(documents: list[Any], language: str) -> list[str]:
+    found = [block for document in documents for block in document.findall(literal_block)]
     return [str(block.astext()) for block in found if language in block["classes"]]
 
 
 @pytest.fixture
-def settings(document: Any, psycopg_url: str) -> Iterator[dict[str, str]]:
+def settings(documents: list[Any], psycopg_url: str) -> Iterator[dict[str, str]]:
     """What the ini blocks say, on databases that exist."""
     parser = configparser.ConfigParser()
-    for block in blocks(document, "ini"):
+    for block in blocks(documents, "ini"):
         parser.read_string(block if block.startswith("[") else f"[app:main]\n{block}")
     made = dict(parser["app:main"])
     del made["use"]
@@ -53,42 +77,60 @@ def settings(document: Any, psycopg_url: str) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def code(
-    document: Any, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    documents: list[Any],
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> dict[str, Any]:
     """What the Python blocks define, run one after the other as one module."""
-    module = ModuleType("readme")
-    # Pyramid looks up the module that it is called from.
-    monkeypatch.setitem(sys.modules, "readme", module)
+    module = ModuleType("notes")
+    # Pyramid looks up the module that it is called from, and so does the ini file.
+    monkeypatch.setitem(sys.modules, "notes", module)
     names = vars(module)
-    names["log"] = logging.getLogger("readme")
-    for block in blocks(document, "python"):
+    names["log"] = logging.getLogger("notes")
+    for block in blocks(documents, "python"):
         exec(compile(block, str(README), "exec"), names)
-    names["create_tables"](settings)
+    ini = tmp_path / "notes.ini"
+    lines = [f"{key} = {value.replace('%', '%%')}" for key, value in settings.items()]
+    ini.write_text("\n".join(["[app:main]", "use = call:notes:main", *lines]))
+    names["create_tables"](str(ini))
     return names
 
 
-def test_the_text_is_valid(document: Any) -> None:
-    """docutils has nothing to say about it."""
+@pytest.fixture
+def psycopg2_callback() -> Iterator[None]:
+    """Take a wait callback back: it is the process's."""
+    extensions = pytest.importorskip("psycopg2.extensions")
+    yield
+    extensions.set_wait_callback(None)
+
+
+@pytest.mark.parametrize("path", [README, *DOCS, *OTHERS], ids=name_of)
+def test_a_text_is_valid(path: Path) -> None:
+    """docutils has nothing to say about it, and what it links to is there."""
+    document = read(path)
     assert [message.astext() for message in document.findall(system_message)] == []
+    links = [link["refuri"] for link in document.findall(reference) if "refuri" in link]
+    assert [link for link in links if not (path.parent / link).is_file()] == []
 
 
-def test_no_row_of_a_table_is_cut(document: Any) -> None:
-    """A simple table makes a row of its own of each line of a first cell that is wrapped."""
-    tables = [
-        [next(each.findall(entry)).astext() for each in found.findall(row)]
-        for found in document.findall(table)
-    ]
-    # Requests, an outage, errors, the example app; the settings have a test of their own.
-    written = [firsts for firsts in tables if firsts[0] != "Setting"]
-    assert [len(firsts) for firsts in written] == [7, 9, 10, 8]
-    assert {"The server is away", "After the last finished callback"} < {*written[0], *written[1]}
-    assert all(first for firsts in written for first in firsts)
+@pytest.mark.parametrize("path", [README, *DOCS], ids=name_of)
+def test_no_row_of_a_table_is_cut(path: Path) -> None:
+    """Only list-tables: a simple one makes a row of each line of a first cell that is wrapped."""
+    assert re.findall(r"^=+ +=+", path.read_text(), re.MULTILINE) == []
+    rows = [found for each in read(path).findall(table) for found in each.findall(row)]
+    assert all(next(found.findall(entry)).astext() for found in rows)
 
 
-def test_the_settings_table_is_the_declaration(document: Any) -> None:
+@pytest.mark.parametrize(
+    "path, table",
+    [(README, settings_table(COMMON)), (ROOT / "docs/settings.rst", settings_table())],
+    ids=["README", "docs"],
+)
+def test_a_settings_table_is_the_declaration(path: Path, table: str) -> None:
     """`make docs` writes it."""
-    (table,) = TABLE.findall(README.read_text())
-    assert table.strip() == reference().strip()
+    (found,) = TABLE.findall(path.read_text())
+    assert found.strip() == table.strip()
 
 
 def test_the_app_serves(code: dict[str, Any], settings: dict[str, str]) -> None:
@@ -111,31 +153,28 @@ def test_the_app_says_whether_it_is_ready(code: dict[str, Any], settings: dict[s
     assert client.get("/ready").text.startswith("default: ready\n")
 
 
-def test_an_app_answers_overload_by_itself(code: dict[str, Any], settings: dict[str, str]) -> None:
-    """Its own view takes the place of the 503."""
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (PoolTimeout("full"), 503, "busy"),
+        (CommitUnknown(None), 500, "It may or may not be stored: look before you send it again."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_app_answers_by_itself(
+    code: dict[str, Any], settings: dict[str, str], error: Exception, status: int, said: str
+) -> None:
+    """Its own view takes the place of the 503, and of the server's 500."""
 
     def refused(request: Any) -> None:
-        raise PoolTimeout("full")
+        raise error
 
     config = Configurator(settings=settings)
     config.include(code["includeme"])
-    config.include(code["include_busy"])
+    config.include(code["include_answers"])
     config.add_route("refused", "/")
-    config.add_view(refused, route_name="refused")
-    assert TestApp(config.make_wsgi_app()).get("/", status=503).json == {"error": "busy"}
-
-
-def test_a_script_finds_the_settings(
-    code: dict[str, Any], settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the ini file, as strings."""
-    found: list[dict[str, Any]] = []
-    monkeypatch.setitem(code, "create_tables", found.append)
-    lines = [f"{key} = {value}" for key, value in settings.items()]
-    ini = tmp_path / "development.ini"
-    ini.write_text("\n".join(["[app:main]", "use = call:pyramid.config:Configurator", *lines]))
-    code["script"](str(ini))
-    assert {key: found[0][key] for key in settings} == settings
+    config.add_view(refused, route_name="refused", request_method="POST")
+    assert TestApp(config.make_wsgi_app()).post("/", status=status).json == {"error": said}
 
 
 def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:
@@ -147,6 +186,8 @@ def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> Non
     broker = SimpleNamespace(ack=acknowledged.append, reject=pytest.fail)
     code["run_worker"](settings, iter([{"id": 2, "text": "consumed"}]), broker)
     assert [message["id"] for message in acknowledged] == [2]
+    assert code["count_notes"](settings) == code["count_notes_quickly"](settings) == 2
+    code["clean"](settings)
     assert code["count_notes"](settings) == 2
 
 
@@ -162,6 +203,48 @@ def test_a_test_supplies_its_session(code: dict[str, Any], settings: dict[str, s
     manager.abort()
     assert client.get("/notes").json == []
     assert code["engine_of_a_test"](settings) is get_engine(settings)
+
+
+def test_a_view_parts_with_its_connection(
+    code: dict[str, Any], settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for another service, none is checked out; its change is stored."""
+    pool: Any = get_engine(settings).pool
+    held: list[int] = []
+
+    def slow_service(text: str) -> str:
+        held.append(pool.checkedout())
+        return text.upper()
+
+    monkeypatch.setitem(code, "slow_service", slow_service)
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.add_route("translate", "/{id}")
+    config.add_view(code["translate"], route_name="translate", renderer="json")
+    client = TestApp(code["main"]({}, **settings))
+    client.post_json("/notes", {"text": "hello"})
+    TestApp(config.make_wsgi_app()).post("/1")
+    assert (held, client.get("/notes").json) == ([0], ["HELLO"])
+
+
+def test_a_private_server_is_for_tests(code: dict[str, Any], tmp_path: Path) -> None:
+    """It is there inside the block."""
+    with code["settings_of_a_test"](tmp_path) as made:
+        with unit_of_work(made) as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        dispose_engine(made)
+
+
+def test_psycopg2_lets_greenlets_run(
+    code: dict[str, Any], settings: dict[str, str], psycopg2_callback: None
+) -> None:
+    """Once the app has set its wait callback."""
+    code["let_greenlets_run"]()
+    made = {
+        "sqlalchemy.url": settings["sqlalchemy.url"].replace("+psycopg:", "+psycopg2:"),
+    }
+    assert code["count_notes"](made) == 0
+    dispose_engine(made)
 
 
 def test_the_pool_can_be_taken_alone(code: dict[str, Any], settings: dict[str, str]) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from time import monotonic
-from typing import TextIO
+from typing import Any, TextIO
 
+from pyramid.exceptions import ConfigurationError
 from simple_websocket import Client
 from sqlalchemy.exc import SQLAlchemyError
 
-from example_app import ini
+from example_app import broker, ini
 from example_app.programs import Program, ProgramEnded, Programs, Stopped, show
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres, free_port
@@ -45,7 +46,15 @@ class DemoError(Exception):
     """The demo cannot go on; says why."""
 
 
-EXPECTED = (DemoError, EmbeddedServerError, OSError, ProgramEnded, SQLAlchemyError, ValueError)
+EXPECTED = (
+    ConfigurationError,
+    DemoError,
+    EmbeddedServerError,
+    OSError,
+    ProgramEnded,
+    SQLAlchemyError,
+    ValueError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,8 +97,7 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
             "http_port": str(port),
             "streamer_port": str(STREAMER_PORT if is_free(STREAMER_PORT) else free_port()),
         }
-        # A wrong file or setting is told in one line, and not by the web app.
-        get_engine(ini.read(args.config_uri, variables))
+        check_settings(ini.read(args.config_uri, variables))
         stack.callback(programs.stop)
         stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
         start_programs(programs, args.config_uri, variables)
@@ -98,6 +106,13 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
         else:
             show(WELCOME.format(web=f"http://127.0.0.1:{port}", id=uuid.uuid4()))
             watch(programs, server)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuse a wrong setting in one line: the web app's error would come with a traceback."""
+    get_engine(settings)
+    broker.connect(settings)
+    broker.needed(settings, "streamer.address")
 
 
 def web_port(wanted: int | None) -> int:

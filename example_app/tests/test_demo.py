@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 StartDemo = Callable[..., Program]
 
+WITH_URL = "[app:main]\nuse = egg:example_app\nsqlalchemy.url = sqlite:///notes.db"
 NO_POSTGRES = """
 import sys
 import pyramid_dbpool.embedded.cluster as cluster
@@ -216,6 +217,11 @@ def test_folder_that_cannot_be_written(start_demo: StartDemo, tmp_path: Path) ->
         ("[app:main]\nuse = egg:no_such_app", "no_such_app"),
         ("[app:main]\nuse = egg:example_app", "sqlalchemy.url"),
         ("[app:main]\nuse = egg:example_app\nx = %(nowhere)s", "nowhere"),
+        (f"{WITH_URL}\nbroker.url = nonsense://", "broker.url: No such transport"),
+        (
+            f"{WITH_URL}\nbroker.url = filesystem://\nbroker.folder = .",
+            "streamer.address is missing",
+        ),
     ],
 )
 def test_ini_that_cannot_be_used(

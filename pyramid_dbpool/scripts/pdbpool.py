@@ -160,6 +160,10 @@ def _read(config_uri: str, config_vars: Sequence[str]) -> dict[str, Any]:
         raise Misconfigured(f"{path}: {_missing_section(config_uri, error)}") from None
     except PlasterError:
         raise Misconfigured(f"{path}: this is not an ini file.") from None
+    except ImportError as error:
+        raise Misconfigured(
+            f"{path}: {_one_line(str(error))}: install the app, or set PYTHONPATH to where it is."
+        ) from None
     except OSError as error:
         raise Misconfigured(f"{path}: {error.strerror or 'there is no such file'}.") from None
     except Exception as error:

@@ -1,6 +1,7 @@
 """The settings of a pool and of an app: declared once, coerced, checked, masked."""
 
 from .declare import SETTINGS
+from .keys import copied
 from .load import load_app, load_pool
 from .mask import mask_url, scrub
 from .pools import AppSettings, PoolSettings
@@ -15,6 +16,7 @@ __all__ = [
     "AppSettings",
     "PoolSettings",
     "Setting",
+    "copied",
     "load_app",
     "load_pool",
     "mask_url",

@@ -68,7 +68,7 @@ def allowed(setting: Setting) -> str:
     if setting.low is not None:
         words += f", at least {setting.low:g}{unit}"
     if setting.high is not None and setting.high != YEAR:
-        words += f", at most {setting.high:g}{unit}"
+        words += f", at most {setting.high:.10g}{unit}"
     if setting.off is not ...:
         words += ", or off"
     return words + (f" ({setting.note})" if setting.note else "")

@@ -74,7 +74,7 @@ SETTINGS: tuple[Setting, ...] = (
         "poolclass",
         "class",
         None,
-        "The pool class; without it the dialect chooses.",
+        "The pool class; without it ManagedPool, where SQLAlchemy would take QueuePool.",
         base=Pool,
         within="sqlalchemy.pool",
     ),

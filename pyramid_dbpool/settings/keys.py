@@ -11,7 +11,7 @@ from .declare import BY_KEY, KEYWORDS, SETTINGS
 from .mask import is_secret, shown
 from .mistakes import Mistakes
 
-__all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
+__all__ = ["Given", "Keys", "copied", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
 # What may be taken for ours, because the package is called so.
@@ -190,3 +190,16 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
         f"{missing}: set it to the database URL of the pool {name!r}, such as "
         f"postgresql+psycopg://user:password@host/database.{hint}"
     )
+
+
+def copied(settings: object) -> dict[str, Any]:
+    """Return a copy of an app's settings.
+
+    :raises TypeError: they are none.
+    """
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
+            " pyramid.paster.get_appsettings(ini_file) returns."
+        )
+    return dict(settings)

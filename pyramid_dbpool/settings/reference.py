@@ -1,12 +1,34 @@
 """The settings as a table: for the README, the documentation and the command line."""
 
+from collections.abc import Collection
+
 from .coerce import allowed
 from .declare import SETTINGS
 from .setting import Setting
 
-__all__ = ["default_text", "reference", "rows"]
+__all__ = ["COMMON", "default_text", "reference", "rows"]
 
 HEADINGS = ("Setting", "Value", "Default", "Meaning")
+
+# Those that most apps look at: the README has no others.
+COMMON = (
+    "sqlalchemy.url",
+    "sqlalchemy.pool_size",
+    "sqlalchemy.max_overflow",
+    "sqlalchemy.pool_timeout",
+    "dbpool.request_attr",
+    "dbpool.request_timeout",
+    "dbpool.readiness_route",
+    "dbpool.startup_check",
+    "dbpool.read_only",
+    "dbpool.application_name",
+    "dbpool.statement_timeout",
+    "dbpool.idle_timeout",
+    "dbpool.max_lifetime",
+    "dbpool.max_waiting",
+    "dbpool.outage_grace",
+    "dbpool.hold_warning",
+)
 
 
 def default_text(setting: Setting) -> str:
@@ -31,10 +53,14 @@ def rows() -> list[tuple[str, str, str, str]]:
     return [(s.key, allowed(s), default_text(s), s.doc) for s in SETTINGS]
 
 
-def reference() -> str:
-    """Return the table of all settings in reStructuredText."""
+def reference(keys: Collection[str] | None = None) -> str:
+    """Return the table of the settings in reStructuredText.
+
+    :param keys: the ini keys of those to show; all if not given.
+    """
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: 28 30 12 30", ""]
-    for row in [HEADINGS, *rows()]:
+    shown = [row for row in rows() if keys is None or row[0] in keys]
+    for row in [HEADINGS, *shown]:
         cells = [_cell(i, text, row is HEADINGS) for i, text in enumerate(row)]
         lines += [f"   {'*' if i == 0 else ' '} - {c}".rstrip() for i, c in enumerate(cells)]
     return "\n".join(lines) + "\n"
