@@ -35,15 +35,15 @@ def test_tests_skipped_for_want_of_a_server_are_counted_by_its_name(
     inner.makeconftest(CONFTEST.format(**names))
     inner.makepyfile(
         """
-        def test_one(mariadb_url): pass
+        def test_one(mariadb): pass
         def test_two(pymysql_url): pass
         def test_three(sqlite_url): pass
         """
     )
     run = inner.runpytest_subprocess()
-    run.assert_outcomes(passed=1, skipped=3)
+    run.assert_outcomes(passed=1, skipped=2)
     run.stdout.fnmatch_lines(
-        ["*= Servers =*", "MariaDB NOT AVAILABLE, 3 tests skipped: none here"]
+        ["*= Servers =*", "MariaDB NOT AVAILABLE, 2 tests skipped: none here"]
     )
 
 
