@@ -16,7 +16,6 @@ from tests.makers import wait_for
 from tests.retry.views import (
     ENDS_SESSION,
     MARIADB_RACE,
-    PARTS,
     NewDatabase,
     exception_view,
     lose_connection,
@@ -25,7 +24,7 @@ from tests.retry.views import (
     settings_for,
 )
 from tests.servers.fixtures import NewProxy
-from tests.webapp import Row, app, database
+from tests.webapp import PARTS, Row, app, database
 
 WITHOUT_RETRY = ("pyramid_tm", "pyramid_dbpool")
 BACKENDS = ["postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqlconnector"]

@@ -13,7 +13,6 @@ from sqlalchemy.pool import NullPool
 from pyramid_dbpool import TransactionFailed, get_engine
 from tests.retry.views import (
     MARIADB_RACE,
-    PARTS,
     RACE,
     NewDatabase,
     at_first,
@@ -21,7 +20,7 @@ from tests.retry.views import (
     ours_committed,
     settings_for,
 )
-from tests.webapp import app, database
+from tests.webapp import PARTS, app, database
 
 
 def loses_a_race(request: Request) -> None:

@@ -17,7 +17,6 @@ from pyramid_dbpool import (
 )
 from tests.retry.views import (
     ENDS_SESSION,
-    PARTS,
     UNKNOWN,
     NewDatabase,
     at_first,
@@ -28,7 +27,7 @@ from tests.retry.views import (
     number,
     settings_for,
 )
-from tests.webapp import Row, app, database
+from tests.webapp import PARTS, Row, app, database
 
 
 @pytest.mark.parametrize("row", [ENDS_SESSION, UNKNOWN])
