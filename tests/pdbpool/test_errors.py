@@ -1,6 +1,7 @@
 """`pdbpool`: how it says what is wrong, and with which exit code."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -
     line = one_line(said)
     assert f"sqlalchemy.url = postgresql+psycopg://web:***@{address}" in line
     assert "refused" in line
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
+    """PyMySQL by itself would wait for the greeting for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/h"
+        file = ini(
+            f"sqlalchemy.url = mysql+pymysql://web:s3cret@{address}", "dbpool.connect_timeout = 2"
+        )
+        said = run("check", file)
+    assert said.code == 1
+    assert f"mysql+pymysql://web:***@{address}" in one_line(said)
 
 
 def test_a_wrong_password_is_one_line(
@@ -141,7 +155,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pdbpool, "create_engine", interrupted)
+    monkeypatch.setattr(pdbpool, "connect_once", interrupted)
     assert run("check", ini("sqlalchemy.url = sqlite://")).code == 130
 
 
