@@ -13,12 +13,12 @@ from sqlalchemy import exc as sa_exc
 
 from . import connecting, forks, outcomes, transactions
 from .drivers import ConnectFailure, classify_connect_failure, is_missed_disconnect
-from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
+from .errors import DatabaseUnavailable, SettingsError
 from .liveness import has_ended
 from .messages import driver_text, unavailable_text
 from .pool import ManagedPool
 from .settings import PoolSettings, copied, load_pool, scrub
-from .swallowed import has_failed, note_failures, swallowed
+from .swallowed import refuse_failed_transactions
 
 __all__ = [
     "ProcessEngine",
@@ -198,9 +198,8 @@ def _make_engine(pool: PoolSettings) -> Engine:
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
     event.listen(engine, "commit", _refuse_lost_connection)
-    event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
-    note_failures(engine)
+    refuse_failed_transactions(engine)
     if not pool.managed:
         event.listen(engine, "handle_error", _failed_connect(pool), retval=True)
     outcomes.note_outcomes(
@@ -258,21 +257,6 @@ def _refuse_lost_connection(connection: Connection) -> None:
         )
         connection.invalidate(lost)
         raise outcomes.judged(lost)
-
-
-def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
-    # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if has_failed(connection):
-        failure = swallowed(connection)
-        # As after any failed COMMIT, the connection has to be out of the
-        # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        connection.connection.rollback()
-        raise TransactionFailed(
-            f"{failure} and its error was swallowed, so the server would roll everything back,"
-            " or has done so. Nothing was committed: let the error propagate, or (no remedy for a"
-            " deadlock) run the statement that may fail inside session.begin_nested()."
-        )
 
 
 def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
