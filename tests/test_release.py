@@ -9,9 +9,10 @@ from pyramid.request import Request
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.orm import Session
+from webtest import AppError
 
 from pyramid_dbpool import SessionInUse, TransactionFailed
-from tests.webapp import Row, WebApp, app, database
+from tests.webapp import Row, TwoPhaseSession, WebApp, app, database
 
 TM = ("pyramid_dbpool", "pyramid_tm")
 
@@ -77,6 +78,26 @@ def test_a_view_that_only_read_goes_on_later(
         web.get()
     assert held == [1, 0]
     assert count() == 1
+
+
+def test_a_session_with_two_phases_goes_on_later_too(pymysql_url: str) -> None:
+    """What is prepared is the transaction that it is in by then."""
+    settings = {"sqlalchemy.url": pymysql_url, "dbpool.session_class": TwoPhaseSession}
+
+    def index(request: Request) -> None:
+        request.db.execute(select(Row)).all()
+        request.release_db()
+        request.db.add(Row(id=1))
+
+    def read(request: Request) -> None:
+        # On the connection that has written before.
+        request.db.execute(select(Row)).all()
+        request.release_db()
+
+    with database(pymysql_url) as count, app(settings, *TM, index=index, read=read) as web:
+        web.get()
+        web.get("/read")
+        assert (count(), web.checked_out()) == (1, 0)
 
 
 def test_an_object_stays_in_its_session(
@@ -236,7 +257,7 @@ def test_a_lost_connection_is_not_forgotten(psycopg_url: str) -> None:
         with pytest.raises(DBAPIError):
             request.db.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    refused(settings, lose, TransactionFailed, pytest.raises(PendingRollbackError))
+    refused(settings, lose, TransactionFailed, pytest.raises(AppError, match="503"))
 
 
 def test_rows_that_are_still_being_read_keep_no_connection(
