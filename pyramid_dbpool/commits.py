@@ -5,9 +5,8 @@ from sqlalchemy import exc as sa_exc
 
 from . import outcomes
 from .drivers import is_missed_disconnect
-from .errors import TransactionFailed
 from .liveness import has_ended
-from .swallowed import has_failed, note_failures, swallowed
+from .swallowed import refuse_failed_transactions
 
 __all__ = ["guard"]
 
@@ -15,9 +14,8 @@ __all__ = ["guard"]
 def guard(engine: Engine) -> None:
     """Have `engine` commit only what is whole, on a connection that is there."""
     event.listen(engine, "commit", _refuse_lost_connection)
-    event.listen(engine, "commit", _refuse_failed_transaction)
     event.listen(engine, "handle_error", _see_lost_connection)
-    note_failures(engine)
+    refuse_failed_transactions(engine)
 
 
 def _see_lost_connection(context: ExceptionContext) -> None:
@@ -41,18 +39,3 @@ def _refuse_lost_connection(connection: Connection) -> None:
         )
         connection.invalidate(lost)
         raise outcomes.judged(lost)
-
-
-def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
-    # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if has_failed(connection):
-        failure = swallowed(connection)
-        # As after any failed COMMIT, the connection has to be out of the
-        # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        connection.connection.rollback()
-        raise TransactionFailed(
-            f"{failure} and its error was swallowed, so the server would roll everything back,"
-            " or has done so. Nothing was committed: let the error propagate, or (no remedy for a"
-            " deadlock) run the statement that may fail inside session.begin_nested()."
-        )

@@ -31,6 +31,13 @@ class Row(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+class TwoPhaseSession(Session):
+    """A session that prepares before it commits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "twophase": True})
+
+
 class WebApp:
     """An app on a fresh database."""
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import SessionInUse
-from tests.webapp import TM, Row, WebApp, app, database
+from tests.webapp import TM, Row, TwoPhaseSession, WebApp, app, database
 
 
 def test_a_view_that_only_read_goes_on_later(
@@ -30,6 +30,26 @@ def test_a_view_that_only_read_goes_on_later(
         web.get()
     assert held == [1, 0]
     assert count() == 1
+
+
+def test_a_session_with_two_phases_goes_on_later_too(pymysql_url: str) -> None:
+    """What is prepared is the transaction that it is in by then."""
+    settings = {"sqlalchemy.url": pymysql_url, "dbpool.session_class": TwoPhaseSession}
+
+    def index(request: Request) -> None:
+        request.db.execute(select(Row)).all()
+        request.release_db()
+        request.db.add(Row(id=1))
+
+    def read(request: Request) -> None:
+        # On the connection that has written before.
+        request.db.execute(select(Row)).all()
+        request.release_db()
+
+    with database(pymysql_url) as count, app(settings, *TM, index=index, read=read) as web:
+        web.get()
+        web.get("/read")
+        assert (count(), web.checked_out()) == (1, 0)
 
 
 def test_an_object_stays_in_its_session(
