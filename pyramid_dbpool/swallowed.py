@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-from .drivers import error_number, sqlstate, transaction_failed
+from .drivers import error_number, in_autocommit, sqlstate, transaction_failed
 from .errors import TransactionFailed
 from .settings.mask import mask_text
 
@@ -83,8 +83,7 @@ def _ends_transaction(connection: Connection, error: BaseException) -> bool:
     dialect = connection.dialect
     if dialect.name not in {"mysql", "mariadb"} or error_number(error) not in _ENDING:
         return False
-    dbapi: Any = connection.connection.dbapi_connection
-    return not dialect.detect_autocommit_setting(dbapi)
+    return not in_autocommit(dialect, connection.connection.dbapi_connection, may_ask=True)
 
 
 def _forget(connection: Connection, *_: Any) -> None:
