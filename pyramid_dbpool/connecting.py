@@ -1,19 +1,22 @@
-"""What is added to each opening of a connection, beyond the settings' fixed arguments."""
+"""What an engine adds to each opening of a connection, and says of one that fails."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, ExceptionContext, event
 
 from . import identity
+from .drivers import ConnectFailure, classify_connect_failure
+from .errors import DatabaseUnavailable
+from .messages import driver_text, unavailable_text
 from .settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
 
-__all__ = ["prepare"]
+__all__ = ["explain_failures", "prepare"]
 
 
 def prepare(engine: Engine, pool: PoolSettings) -> None:
     """Have each connection of `engine` named, and its opening bounded."""
-    arguments = {**pool.url.query, **(pool.engine_options.get("connect_args") or {})}
+    arguments = pool.driver_arguments
     if engine.dialect.driver in NAMED_DRIVERS:
         if pool.options["application_name"] != "" and FALLBACK_NAME not in arguments:
             event.listen(engine, "do_connect", _name_connection(pool))
@@ -49,3 +52,21 @@ def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any
 
     event.listen(engine, "do_connect", bound)
     event.listen(engine, "connect", lift)
+
+
+def explain_failures(engine: Engine, pool: PoolSettings) -> None:
+    """Say what a failed opening means, for a pool that does not do so itself."""
+
+    def explain(context: ExceptionContext) -> BaseException | None:
+        error = context.sqlalchemy_exception
+        if context.connection is not None or context.is_pre_ping or error is None:
+            return None
+        kind = classify_connect_failure(context.dialect, error)
+        if kind is ConnectFailure.CONFIGURATION:
+            text = unavailable_text(pool.name, kind, 0.0, context.original_exception)
+        else:
+            said = driver_text(context.original_exception)
+            text = f"pool {pool.name!r}: no connection ({said})"
+        return DatabaseUnavailable.saying(text, context.original_exception, pool.name)
+
+    event.listen(engine, "handle_error", explain, retval=True)

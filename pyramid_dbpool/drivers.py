@@ -165,12 +165,12 @@ def transaction_failed(dbapi_connection: Any) -> bool:
     return status is not None and status() == PG_IN_ERROR
 
 
-def in_autocommit(dialect: Dialect, dbapi_connection: Any) -> bool:
-    """Tell whether the driver's connection commits each statement, as far as that costs nothing.
+def in_autocommit(dialect: Dialect, dbapi_connection: Any, *, may_ask: bool = False) -> bool:
+    """Tell whether the driver's connection commits each statement; SQLAlchemy can from 2.0.43 on.
 
-    mysql-connector would ask the server.
+    :param may_ask: whether it may cost a round trip: mysql-connector asks the server.
     """
-    if dialect.driver == "mysqlconnector":
+    if dialect.driver == "mysqlconnector" and not may_ask:
         return False
     ask = getattr(dbapi_connection, "get_autocommit", None)
     return bool(ask()) if ask else getattr(dbapi_connection, "autocommit", None) is True

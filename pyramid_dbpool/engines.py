@@ -8,17 +8,11 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
-from sqlalchemy import exc as sa_exc
+from sqlalchemy import Engine
 
-from . import connecting, forks, outcomes, transactions
-from .drivers import ConnectFailure, classify_connect_failure, is_missed_disconnect
-from .errors import DatabaseUnavailable, SettingsError, TransactionFailed
-from .liveness import has_ended
-from .messages import driver_text, unavailable_text
+from .building import build_engine
 from .pool import ManagedPool
-from .settings import PoolSettings, copied, load_pool, scrub
-from .swallowed import has_failed, note_failures, swallowed
+from .settings import PoolSettings, copied, load_pool
 
 __all__ = [
     "ProcessEngine",
@@ -106,7 +100,7 @@ class _Engines:
             if other.settings.name == pool.name and other.settings.url == pool.url:
                 _warn_of_a_second_engine(other.settings, pool)
                 break
-        made = ProcessEngine(_make_engine(pool), pool)
+        made = ProcessEngine(build_engine(pool), pool)
         hook = pool.options["engine_hook"]
         if hook is not None:
             made.run_hook(hook)
@@ -182,97 +176,6 @@ def live_engines() -> list[tuple[str, Engine]]:
 def find_engine(engine: Engine) -> ProcessEngine | None:
     """Return what is known of an engine of this process; None for one that is not ours."""
     return next((made for made in _engines.all() if made.engine is engine), None)
-
-
-def _make_engine(pool: PoolSettings) -> Engine:
-    options = {**pool.engine_options, **pool.managed_arguments}
-    if pool.managed:
-        options.setdefault("poolclass", ManagedPool)
-    try:
-        engine = create_engine(pool.url, **options)
-    except (sa_exc.ArgumentError, TypeError) as error:
-        keys = ", ".join(sorted(pool.source(option) for option in pool.engine_options))
-        said = scrub(str(error), pool.url)
-        raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {said}") from error
-    forks.protect(engine)
-    if pool.options["read_only"]:
-        transactions.make_read_only(engine)
-    event.listen(engine, "commit", _refuse_lost_connection)
-    event.listen(engine, "commit", _refuse_failed_transaction)
-    event.listen(engine, "handle_error", _see_lost_connection)
-    note_failures(engine)
-    if not pool.managed:
-        event.listen(engine, "handle_error", _failed_connect(pool), retval=True)
-    outcomes.note_outcomes(
-        engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]
-    )
-    connecting.prepare(engine, pool)
-    return engine
-
-
-_ON = ("1", "true", "yes", "on")
-
-
-def _is_autocommit(pool: PoolSettings) -> bool:
-    arguments = {**pool.url.query, **(pool.engine_options.get("connect_args") or {})}
-    level = pool.engine_options.get("isolation_level")
-    return level == "AUTOCOMMIT" or str(arguments.get("autocommit") or 0).lower() in _ON
-
-
-def _failed_connect(pool: PoolSettings) -> Callable[[ExceptionContext], BaseException | None]:
-    """Say what a failed connect means, for a pool that does not do so itself."""
-
-    def refine(context: ExceptionContext) -> BaseException | None:
-        error = context.sqlalchemy_exception
-        if context.connection is not None or context.is_pre_ping or error is None:
-            return None
-        kind = classify_connect_failure(context.dialect, error)
-        if kind is ConnectFailure.CONFIGURATION:
-            text = unavailable_text(pool.name, kind, 0.0, context.original_exception)
-        else:
-            said = driver_text(context.original_exception)
-            text = f"pool {pool.name!r}: no connection ({said})"
-        return DatabaseUnavailable.saying(text, context.original_exception, pool.name)
-
-    return refine
-
-
-def _see_lost_connection(context: ExceptionContext) -> None:
-    # Else the pool keeps the connection, and its rollback looks like a lost COMMIT.
-    if is_missed_disconnect(context.original_exception):
-        context.is_disconnect = True
-
-
-def _refuse_lost_connection(connection: Connection) -> None:
-    # Else COMMIT is sent into the void, and nobody knows that it never arrived; or, where the
-    # first error was swallowed, SQLAlchemy's own error here does not say that it was a lost one.
-    if connection.invalidated or has_ended(connection.connection.dbapi_connection):
-        # With a statement: without one it would be taken for an answer that was lost.
-        lost = sa_exc.OperationalError(
-            "COMMIT",
-            None,
-            connection.dialect.loaded_dbapi.OperationalError(
-                "the server closed the connection before COMMIT was sent"
-            ),
-            connection_invalidated=True,
-        )
-        connection.invalidate(lost)
-        raise outcomes.judged(lost)
-
-
-def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
-    # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if has_failed(connection):
-        failure = swallowed(connection)
-        # As after any failed COMMIT, the connection has to be out of the
-        # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        connection.connection.rollback()
-        raise TransactionFailed(
-            f"{failure} and its error was swallowed, so the server would roll everything back,"
-            " or has done so. Nothing was committed: let the error propagate, or (no remedy for a"
-            " deadlock) run the statement that may fail inside session.begin_nested()."
-        )
 
 
 def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:

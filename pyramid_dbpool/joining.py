@@ -28,6 +28,18 @@ class _DataManager(SessionDataManager):  # type: ignore[misc]
             self._finish("committed")
 
 
+class _TwoPhaseDataManager(TwoPhaseSessionDataManager):  # type: ignore[misc]
+    """The same for a session with two phases."""
+
+    tx: Any
+
+    def tpc_vote(self, trans: Any) -> None:
+        """Prepare, so that nothing but the server's word is missing."""
+        if self.tx is not None:
+            self.tx = self.session.get_transaction() or self.session.begin()
+        super().tpc_vote(trans)
+
+
 def join(session: Session, manager: Any) -> None:
     """Have `manager`'s transaction commit or abort `session`, if it does not do so already.
 
@@ -35,7 +47,7 @@ def join(session: Session, manager: Any) -> None:
     zope.sqlalchemy rolls back by default.
     """
     if not is_joined(session):
-        made = TwoPhaseSessionDataManager if session.twophase else _DataManager
+        made = _TwoPhaseDataManager if session.twophase else _DataManager
         made(session, STATUS_CHANGED, manager)
 
 

@@ -147,7 +147,7 @@ class Line(Slots[E]):
         """Take a waiter out of the line; return what it was granted in the meantime, if so.
 
         What is returned belongs to the caller: it is used, or given back
-        with `give_back`.  Who asks again is told the same, for he may have been
+        with `give_back`.  Whoever asks again is told the same, for he may have been
         interrupted before he could note it.
         """
         self.waiters.pop(waiter, None)

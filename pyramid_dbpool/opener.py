@@ -128,8 +128,7 @@ class Opener:
 
     def _opening(self, now: float) -> int:
         """Count the openings that may soon be over."""
-        hanging = self.openings.hanging_locked(now, self._connect_time)
-        return self._line.opening - hanging
+        return self._line.opening - self.openings.hanging_locked(now, self._connect_time)
 
     def _wanted_by_line(self, now: float) -> int:
         opening = self._opening(now)

@@ -19,11 +19,22 @@ from .messages import driver_text
 from .pool import ManagedPool
 from .statements import commits, commits_alone
 
-__all__ = ["Outcome", "current_outcome", "judged", "note_outcomes", "observed", "unobserved"]
+__all__ = [
+    "IDEMPOTENT",
+    "Outcome",
+    "current_outcome",
+    "judged",
+    "note_outcomes",
+    "observed",
+    "unobserved",
+]
 
 _current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None)
 current_outcome = _current.get
 
+
+# The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 Judge: TypeAlias = "Callable[[Outcome, Exception], Exception | None]"
 

@@ -22,6 +22,7 @@ from .drivers import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .errors import DatabaseUnavailable
 from .labels import request_name
+from .outcomes import IDEMPOTENT, current_outcome
 from .pool import ManagedPool
 from .stats import PoolSnapshot
 
@@ -60,14 +61,28 @@ class OverloadView:
     def __call__(self, error: Exception, request: Request) -> Response:
         if not isinstance(error, sa_exc.TimeoutError | DatabaseUnavailable):
             raise PredicateMismatch  # other views, or none, are for SQLAlchemy's other errors
-        made = self._engines.get(getattr(error, "pool_name", None) or "default")
-        seconds = estimate(made, error) if made is not None else SHORTEST
-        after = "no Retry-After" if seconds is None else f"Retry-After {seconds} s"
+        seconds, after, remedy = _advice(request, self._seconds(error))
         # Not str(): SQLAlchemy would add a link, on a line of its own.
         said = str(error.args[0]) if error.args else type(error).__name__
         text = " ".join(said.split())
         self._log.write((getattr(error, "pool_name", None), type(error)), request, after, text)
-        return _response(seconds)
+        return _response(remedy, seconds)
+
+    def _seconds(self, error: Exception) -> int | None:
+        made = self._engines.get(getattr(error, "pool_name", None) or "default")
+        return estimate(made, error) if made is not None else SHORTEST
+
+
+def _advice(request: Request, seconds: int | None) -> tuple[int | None, str, str]:
+    """Return what Retry-After, the log and the body say."""
+    outcome = current_outcome()
+    if outcome is not None and not outcome.nothing_stored and request.method not in IDEMPOTENT:
+        # Whoever did as Retry-After says would store it twice.
+        remedy = "A part of this request may be stored: look before you repeat it."
+        return None, "no Retry-After because a part of it may be stored", remedy
+    if seconds is None:
+        return None, "no Retry-After", "Try again later."
+    return seconds, f"Retry-After {seconds} s", f"Try again in {seconds} s."
 
 
 def estimate(made: ProcessEngine, error: Exception) -> int | None:
@@ -103,9 +118,8 @@ def _bounded(seconds: float) -> int:
     return min(max(math.ceil(seconds), SHORTEST), LONGEST)
 
 
-def _response(seconds: int | None) -> Response:
-    when = "later" if seconds is None else f"in {seconds} s"
-    response = HTTPServiceUnavailable(f"The database cannot be used just now. Try again {when}.")
+def _response(remedy: str, seconds: int | None) -> Response:
+    response = HTTPServiceUnavailable(f"The database cannot be used just now. {remedy}")
     if seconds is not None:
         response.retry_after = seconds
     return response

@@ -23,7 +23,7 @@ from .drivers import is_known_rollback, is_missed_disconnect
 from .errors import CommitUnknown, DatabaseUnavailable, PoolError, TransactionFailed
 from .limits import setting_limit
 from .messages import driver_text
-from .outcomes import Outcome, current_outcome, observed
+from .outcomes import IDEMPOTENT, Outcome, current_outcome, observed
 
 try:
     from pyramid_retry import IRetryableError, is_last_attempt
@@ -45,8 +45,6 @@ TWEEN = f"{__name__}.retry_tween_factory"
 # How the names of our tweens begin.
 _OURS = __name__.partition(".")[0] + "."
 
-# RFC 9110, section 9.2.2.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # The registry's key of the setting, in seconds.
 REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
 # The WSGI environ's key of the deadline: all attempts share the environ.
@@ -151,7 +149,7 @@ def _unavailable(error: Exception) -> DatabaseUnavailable | None:
         return None
     refused = DatabaseUnavailable(None, None, error.orig or error, connection_invalidated=True)
     said = driver_text(error)
-    refused.args = (f"the connection was lost, and nothing of the request is stored ({said})",)
+    refused.args = (f"the connection was lost, and nothing of this attempt is stored ({said})",)
     # SQLAlchemy's link would be a second line, about operational errors in general.
     refused.code = ""
     return refused

@@ -116,5 +116,5 @@ def _complaint(made: ProcessEngine, error: Exception, seconds: float) -> str:
     return (
         f"{settings.source('startup_check')} = {settings.options['startup_check']}: pool"
         f" {settings.name!r} cannot connect to {settings.masked_url}{waited}"
-        f" ({reason(made, error)})"
+        f" ({reason(settings, error)})"
     )

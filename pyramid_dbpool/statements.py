@@ -28,7 +28,7 @@ _SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 # SAVEPOINT and its like change nothing by themselves.
 _HARMLESS = frozenset(
     {"SELECT", "SHOW", "SET", "EXPLAIN", "DESCRIBE", "DESC", "USE", "VALUES", "WITH", "PRAGMA"}
-    | {"BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END"}
+    | {"BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END", "XA"}
 )
 _LOCKS = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I)
 _WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)

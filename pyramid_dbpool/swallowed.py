@@ -1,13 +1,14 @@
-"""Which statement's error was swallowed, when the server has given a transaction up."""
+"""COMMIT is refused where the server has given the transaction up and the error was swallowed."""
 
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-from .drivers import error_number, sqlstate, transaction_failed
+from .drivers import error_number, in_autocommit, sqlstate, transaction_failed
+from .errors import TransactionFailed
 from .settings.mask import mask_text
 
-__all__ = ["has_failed", "note_failures", "swallowed"]
+__all__ = ["refuse_failed_transactions"]
 
 # A key of Connection.info: what the error of the transaction in hand said. The text and not the
 # error, whose traceback would keep a forgotten session, and so its connection, alive for ever.
@@ -15,30 +16,55 @@ _FAILURE = "pyramid_dbpool.failure"
 # Another one: that the server has rolled it back, with all of its savepoints.
 _ENDED = "pyramid_dbpool.ended"
 
-# InnoDB's number for a deadlock.
-_DEADLOCK = 1213
+# With these InnoDB rolls the whole transaction back: a row that others have changed since the
+# snapshot (MariaDB, innodb_snapshot_isolation), a full table of locks, a deadlock.
+_ENDING = frozenset({1020, 1206, 1213})
 
 # Data exceptions, and what functions raise of their own: their texts quote values.
 _QUOTING = ("22", "P0")
 
 
-def note_failures(engine: Engine) -> None:
-    """Keep what the statement said that made a transaction of `engine` fail."""
+def refuse_failed_transactions(engine: Engine) -> None:
+    """Refuse to commit what the server has given up, and say which statement failed."""
     event.listen(engine, "handle_error", _note)
     event.listen(engine, "begin", _forget)
+    event.listen(engine, "begin_twophase", _forget)
     event.listen(engine, "rollback_savepoint", _forget_savepoint)
+    event.listen(engine, "commit", _refuse_commit)
+    event.listen(engine, "prepare_twophase", _refuse_prepare)
 
 
-def has_failed(connection: Connection) -> bool:
+def _refuse_commit(connection: Connection) -> None:
+    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
+    # came after a deadlock: the work would be lost while its author believes that it is stored.
+    if _has_failed(connection):
+        error = _error(connection)
+        # As after any failed COMMIT, the connection has to be out of the
+        # transaction; SQLAlchemy takes it for ended and sends nothing more.
+        connection.connection.rollback()
+        raise error
+
+
+def _refuse_prepare(connection: Connection, _xid: Any) -> None:
+    # PostgreSQL would forget it without an error, and the other databases commit their parts.
+    if _has_failed(connection):
+        raise _error(connection)
+
+
+def _has_failed(connection: Connection) -> bool:
     """Tell whether the server has given the transaction up, or has ended it already."""
     ended = connection.info.get(_ENDED, False)
     return ended or transaction_failed(connection.connection.dbapi_connection)
 
 
-def swallowed(connection: Connection) -> str:
-    """Return the words for the statement that made the transaction fail and for its error."""
+def _error(connection: Connection) -> TransactionFailed:
     said = connection.info.get(_FAILURE)
-    return "A statement of this transaction failed" + (f" ({said})" if said else "")
+    failure = "A statement of this transaction failed" + (f" ({said})" if said else "")
+    return TransactionFailed(
+        f"{failure} and its error was swallowed, so the server would roll everything back,"
+        " or has done so. Nothing was committed: let the error propagate, or (no remedy for a"
+        " deadlock) run the statement that may fail inside session.begin_nested()."
+    )
 
 
 def _note(context: ExceptionContext) -> None:
@@ -48,17 +74,16 @@ def _note(context: ExceptionContext) -> None:
     if _ends_transaction(connection, context.original_exception):
         connection.info[_ENDED] = True
     # The first one: those after it only say that the transaction is aborted.
-    if _FAILURE not in connection.info and has_failed(connection):
+    if _FAILURE not in connection.info and _has_failed(connection):
         connection.info[_FAILURE] = _text(context.original_exception)
 
 
 def _ends_transaction(connection: Connection, error: BaseException) -> bool:
-    # InnoDB rolls the whole transaction back at a deadlock, and begins another one by itself.
+    # The server then begins another one by itself.
     dialect = connection.dialect
-    if dialect.name not in {"mysql", "mariadb"} or error_number(error) != _DEADLOCK:
+    if dialect.name not in {"mysql", "mariadb"} or error_number(error) not in _ENDING:
         return False
-    dbapi: Any = connection.connection.dbapi_connection
-    return not dialect.detect_autocommit_setting(dbapi)
+    return not in_autocommit(dialect, connection.connection.dbapi_connection, may_ask=True)
 
 
 def _forget(connection: Connection, *_: Any) -> None:

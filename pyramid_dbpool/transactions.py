@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 
+from .drivers import in_autocommit
+
 __all__ = ["Modes", "make_read_only"]
 
 ISOLATION_LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
@@ -116,12 +118,8 @@ def _refuse_twophase(_connection: Connection, _xid: Any) -> None:
 
 
 def _refuse_autocommit(connection: Connection) -> None:
-    try:
-        dbapi_connection: Any = connection.connection.dbapi_connection
-        autocommit = connection.dialect.detect_autocommit_setting(dbapi_connection)
-    except NotImplementedError:
-        return
-    if autocommit:
+    dbapi_connection = connection.connection.dbapi_connection
+    if in_autocommit(connection.dialect, dbapi_connection, may_ask=True):
         raise ValueError(
             "this engine is in AUTOCOMMIT (isolation_level in its settings): there is no"
             " transaction that could have an isolation level or be read-only."

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import create_engine, select
 
 from . import connecting
 from .drivers import ConnectFailure, classify_connect_failure
-from .engines import ProcessEngine
+from .engines import EngineHook, ProcessEngine
 from .messages import one_line
-from .settings import scrub
+from .settings import PoolSettings, scrub
 
-__all__ = ["may_pass", "reason", "try_to_connect"]
+__all__ = ["connect_once", "may_pass", "reason", "try_to_connect"]
 
 
 def try_to_connect(made: ProcessEngine) -> Exception | None:
-    """Connect as `made` would; return what went wrong, None if nothing did.
+    """Connect as `made` would; return what went wrong, None if nothing did."""
+    return connect_once(made.settings, made.hooks)
+
+
+def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception | None:
+    """Connect as the engine of these settings would; return what went wrong, None if nothing did.
 
     Nothing is left behind (on NullPool): no connection that a fork could copy.
+
+    :param hooks: what the app does to its engine before the first connect.
     """
-    engine = create_engine(made.settings.url, **made.settings.connect_options())
     try:
-        connecting.prepare(engine, made.settings)
-        for hook in made.hooks:
+        engine = create_engine(pool.url, **pool.connect_options())
+        connecting.prepare(engine, pool)
+        for hook in hooks:
             hook(engine)
         with engine.connect() as connection:
             connection.scalar(select(1))
@@ -37,8 +46,8 @@ def may_pass(made: ProcessEngine, error: Exception) -> bool:
     return kind is not ConnectFailure.CONFIGURATION
 
 
-def reason(made: ProcessEngine, error: Exception) -> str:
+def reason(pool: PoolSettings, error: Exception) -> str:
     """Return the driver's words on one line, without secrets."""
     cause = getattr(error, "orig", None) or error
-    said = scrub(str(cause) or type(cause).__name__, made.settings.url)
+    said = scrub(str(cause) or type(cause).__name__, pool.url)
     return one_line(said)

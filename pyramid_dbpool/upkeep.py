@@ -46,7 +46,7 @@ class Upkeep:
         self._lock = lock
         self._options = options
         self._clock = clock
-        # Whether the housekeeper has been told to come; who returns a connection reads it.
+        # Whether the housekeeper has been told to come; whoever returns a connection reads it.
         self.is_due = not options.has_upkeep
         self._task: Task | None = None
 

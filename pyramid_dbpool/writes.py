@@ -38,13 +38,14 @@ def note_writes(maker: sessionmaker[Session]) -> None:
     # PostgreSQL can be asked. A second app with this engine adds no second listener.
     if engine.dialect.name != "postgresql":
         event.listen(engine, "begin", _forget_changes)
+        event.listen(engine, "begin_twophase", _forget_changes)
         event.listen(engine, "before_cursor_execute", _note_statement)
     event.listen(maker, "after_flush", _note_flush)
     event.listen(maker, "do_orm_execute", _note_execute)
     event.listen(maker, "after_transaction_end", _forget_writes)
 
 
-def _forget_changes(connection: Connection) -> None:
+def _forget_changes(connection: Connection, *_: object) -> None:
     connection.info.pop(_CHANGED, None)
 
 

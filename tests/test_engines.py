@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import (
@@ -23,6 +23,7 @@ from pyramid_dbpool import (
     get_engine,
     session_factory,
 )
+from pyramid_dbpool.building import build_engine
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.engines import live_engines
 from pyramid_dbpool.settings import PoolSettings, load_pool
@@ -57,12 +58,12 @@ def test_threads_that_ask_at_once_get_the_same_engine(
         barrier.wait()
         return loaded
 
-    def make_slowly(*arguments: Any, **options: Any) -> Engine:
+    def build_slowly(pool: PoolSettings) -> Engine:
         threading.Event().wait(0.05)
-        return create_engine(*arguments, **options)
+        return build_engine(pool)
 
     monkeypatch.setattr(engines, "load_pool", load_together)
-    monkeypatch.setattr(engines, "create_engine", make_slowly)
+    monkeypatch.setattr(engines, "build_engine", build_slowly)
 
     def ask() -> None:
         seen.append(get_engine(dict(settings)))

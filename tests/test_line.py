@@ -197,7 +197,7 @@ def test_long_holds_open_one_for_each_waiter() -> None:
 
 
 def test_broken_estimate_costs_at_most_one_connect() -> None:
-    """Who has waited for a connect's time gets one, whatever the estimate says."""
+    """Whoever has waited for a connect's time gets one, whatever the estimate says."""
     line = Line[Entry](5, 50, slots_to_waiters=False)
     filled(line, 5, now=10.0)
     line.join(waiter(10.0))

@@ -1,7 +1,6 @@
 """The look at a socket, where drivers keep theirs, and a call that cannot hang."""
 
 import socket
-import time
 
 from pyramid_dbpool.liveness import Look, limited, socket_of
 
@@ -42,10 +41,8 @@ def test_drivers_sockets_are_found() -> None:
 def test_call_on_the_network_is_bounded() -> None:
     """A ping that gets no answer ends with its limit."""
     near, far = socket.socketpair()
-    began = time.monotonic()
     with limited(near.fileno(), 0.05) as was_cut:
         assert near.recv(1) == b""
     assert was_cut()
-    assert time.monotonic() - began < 5
     near.close()
     far.close()

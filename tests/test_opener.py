@@ -222,7 +222,7 @@ def test_first_caller_after_a_quiet_time_is_not_refused_on_old_news(callers: Cal
 
 
 def test_caller_during_the_slow_pace_has_the_server_asked_at_once(callers: Callers) -> None:
-    """With a minimum to fill the prober goes on slowly; who comes does not wait for it."""
+    """With a minimum to fill the prober goes on slowly; whoever comes does not wait for it."""
     callers = Callers(callers.clock, min_idle=1)
     start = callers.clock.now
     callers.ask_every(1.0, start + 20)

@@ -132,7 +132,7 @@ class Crowd:
         if deed == "collect":
             lease.cycle = lease  # given back by the collector, in any thread
             del lease
-            # At once: who waits allocates nothing, and so the collector would not come.
+            # At once: those who wait allocate nothing, and so the collector would not come.
             gc.collect()
         else:
             lease.close()

@@ -15,9 +15,7 @@ from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
 from tests.pool_load import until
-from tests.webapp import app
-
-PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
+from tests.webapp import PARTS, app
 
 
 @pytest.fixture
@@ -253,7 +251,8 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         server.stop("fast")
         web.get(status=503)
         assert (pool.is_ready(), probes.count) == (False, 0)
-        trouble = web.engine.pool.trouble  # type: ignore[attr-defined]
+        trouble = web.pool.trouble
+        assert trouble is not None
         # Nobody asks any more, and the pool looks no more.
         trouble.known_until = pool._known_at = float("-inf")
         pool._contacts = 0  # what comes back now was opened before the outage

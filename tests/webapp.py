@@ -12,10 +12,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, QueuePool
 from webtest import TestApp
 
-from pyramid_dbpool import dispose_engine, get_engine
+from pyramid_dbpool import ManagedPool, dispose_engine, get_engine
 from pyramid_dbpool.engines import live_engines
 
 View = Callable[[Request], Any]
+
+TM = ("pyramid_dbpool", "pyramid_tm")
+PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
 
 
 class Base(DeclarativeBase):
@@ -28,14 +31,27 @@ class Row(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+class TwoPhaseSession(Session):
+    """A session that prepares before it commits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "twophase": True})
+
+
 class WebApp:
-    """An app on a fresh database; `pool` is its default pool."""
+    """An app on a fresh database."""
 
     def __init__(self, config: Configurator) -> None:
         self.router = config.make_wsgi_app()
         self.registry = config.registry
         self.engine = get_engine(config.registry.settings)
         self.client = TestApp(self.router)
+
+    @property
+    def pool(self) -> ManagedPool:
+        """The default pool."""
+        assert isinstance(self.engine.pool, ManagedPool)
+        return self.engine.pool
 
     def get(self, path: str = "/", **kwargs: Any) -> Any:
         return self.client.get(path, **kwargs)

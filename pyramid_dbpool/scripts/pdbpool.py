@@ -13,12 +13,12 @@ from typing import Any
 from plaster.exceptions import PlasterError
 from pyramid.paster import get_appsettings
 from pyramid.scripts.common import parse_vars
-from sqlalchemy import create_engine, select
 
 from ..errors import SettingsError
-from ..settings import SETTINGS, AppSettings, PoolSettings, load_app, reference, scrub
+from ..settings import SETTINGS, AppSettings, PoolSettings, load_app, reference
 from ..settings.mask import mask_text
 from ..settings.reference import HEADINGS, rows
+from ..trial import connect_once, reason
 
 __all__ = ["main"]
 
@@ -182,20 +182,12 @@ def _missing_section(config_uri: str, error: LookupError) -> str:
 
 def _try(pool: PoolSettings) -> str | None:
     """Connect once, without the pool; return what went wrong, in one line."""
-    try:
-        missing = _unmade_file(pool)
-        if missing is not None:
-            return missing or None
-        engine = create_engine(pool.url, **pool.connect_options())
-        if pool.options["engine_hook"]:
-            pool.options["engine_hook"](engine)
-        with engine.connect() as connection:
-            connection.scalar(select(1))
-    except Exception as error:
-        # Drivers, hooks and creators raise whatever they like.
-        cause = getattr(error, "orig", None) or error
-        return _one_line(scrub(str(cause) or type(cause).__name__, pool.url))
-    return None
+    missing = _unmade_file(pool)
+    if missing is not None:
+        return missing or None
+    hook = pool.options["engine_hook"]
+    error = connect_once(pool, [] if hook is None else [hook])
+    return None if error is None else _one_line(reason(pool, error))
 
 
 def _unmade_file(pool: PoolSettings) -> str | None:

@@ -1,6 +1,5 @@
-"""What a database URL says: the dialect, its driver, and what these two take."""
+"""What stands behind a database URL: the dialect, its driver, and what these two take."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import util
-from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 
 from ..errors import SettingsError
@@ -24,7 +23,6 @@ __all__ = [
     "isolation_level",
     "keywords",
     "open_backend",
-    "parse_url",
     "pool_keywords",
 ]
 
@@ -66,10 +64,6 @@ _SYNC = {"sqlite": "sqlite", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymys
     "oracle": "oracle+oracledb",
     "mssql": "mssql+pyodbc",
 }
-_SHAPE = "dialect+driver://user:password@host/database"
-_ENCODE = (
-    "write @ : / ? in a user name or password as %40 %3A %2F %3F (in an ini file with %% for %)"
-)
 # create_engine's names for arguments of the pool class.
 _POOL_NAMES = {
     "logging_name": "pool_logging_name",
@@ -80,7 +74,6 @@ _POOL_NAMES = {
     "pre_ping": "pool_pre_ping",
     "use_lifo": "pool_use_lifo",
 }
-_USERINFO = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -103,43 +96,6 @@ class Backend:
     def queues(self) -> bool:
         """Whether callers may have to wait for a connection of this pool."""
         return issubclass(self.pool_class, QueuePool)
-
-
-def parse_url(value: Any, key: str) -> URL:
-    """Return the URL that a setting holds; raise SettingsError, never showing a password."""
-    if isinstance(value, URL):
-        return value
-    if not isinstance(value, str):
-        raise SettingsError(f"{key} is {shown(value)}, not a database URL: give {_SHAPE}.")
-    raw = value.strip()
-    if not raw:
-        raise SettingsError(f"{key} is empty: give a database URL, {_SHAPE}.")
-    if "\n" in raw or "\r" in raw:
-        raise SettingsError(f"{key} = {mask_url(raw)} goes over two lines: write it on one line.")
-    try:
-        url = make_url(raw)
-    except sa_exc.ArgumentError:
-        placeholder = re.fullmatch(r"\$\{\w+\}|%\(\w+\)s", raw)
-        cited = f"{raw} was not replaced and" if placeholder else mask_url(raw)
-        raise SettingsError(f"{key} = {cited} is not a database URL: give {_SHAPE}.") from None
-    except ValueError:
-        raise SettingsError(
-            f"{key} = {mask_url(raw)} has no number for a port: a port is a number; {_ENCODE}."
-        ) from None
-    if _ambiguous(raw, url):
-        raise SettingsError(f"{key} = {mask_url(raw)} has more than one @: {_ENCODE}.")
-    if url.port is not None and not 0 < url.port < 65536:
-        raise SettingsError(f"{key} = {mask_url(raw)}: the port must be from 1 to 65535.")
-    return url
-
-
-def _ambiguous(raw: str, url: URL) -> bool:
-    """Tell whether a bare @ in the password has cut the URL at the wrong place."""
-    if url.get_backend_name() == "sqlite" and url.password is None:
-        return False
-    match = _USERINFO.match(raw)
-    path, _, query = (match[1] if match else raw).partition("?")
-    return "@" in path or any("@" in item.partition("=")[0] for item in query.split("&"))
 
 
 def dialect_class(url: URL, key: str) -> type[Dialect]:

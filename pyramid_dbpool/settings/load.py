@@ -14,7 +14,6 @@ from .backend import (
     dialect_class,
     keywords,
     open_backend,
-    parse_url,
     pool_keywords,
 )
 from .checks import Draft, check_modes, check_taken
@@ -24,6 +23,7 @@ from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
 from .mistakes import Mistakes
 from .pools import AppSettings, Options, PoolSettings, freeze
 from .server import add_start_options, check_server
+from .urls import parse_url
 
 __all__ = ["load_app", "load_pool"]
 

@@ -145,6 +145,11 @@ class PoolSettings:
         """The URL without its secrets."""
         return mask_url(self.url)
 
+    @property
+    def driver_arguments(self) -> dict[str, Any]:
+        """What the URL's query and `connect_args` say to the driver."""
+        return {**self.url.query, **(self.engine_options.get("connect_args") or {})}
+
     def source(self, keyword: str) -> str:
         """Return the full ini key that a keyword's value came from, or would come from."""
         if keyword in self._sources:

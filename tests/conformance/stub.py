@@ -181,7 +181,7 @@ class StubServer:
         self.kill(*self.connections)
 
     def shut_down(self) -> None:
-        """Close both ends of whatever is left; who comes late finds nobody."""
+        """Close both ends of whatever is left; whoever comes late finds nobody."""
         self.down, self.limit = Failure.CONFIGURATION, 0
         for connection in list(self.connections):
             connection.close()

@@ -21,7 +21,7 @@ def test_returned_connection_goes_to_the_longest_waiter(lab: Lab) -> None:
 
 
 def test_newcomer_never_overtakes_a_waiter(lab: Lab) -> None:
-    """Who gives back and asks again at once stands behind those who wait already."""
+    """Whoever gives back and asks again at once stands behind those who wait already."""
     lab.needs(Feature.LINE)
     pool = lab.pool(size=1)
     for _ in range(20):

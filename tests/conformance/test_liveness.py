@@ -63,7 +63,7 @@ def test_restart_leaves_no_string_of_reconnects(lab: Lab) -> None:
 
 
 def test_asked_for_ping_is_made_each_time(lab: Lab) -> None:
-    """Who asks for a ping at each checkout gets one at each checkout."""
+    """Whoever asks for a ping at each checkout gets one at each checkout."""
     pool = lab.pool(size=1, ping_each_time=True)
     lab.warm(pool, 1)
     before = lab.server.pings

@@ -12,8 +12,8 @@ from pyramid.scripting import prepare
 from pyramid.tweens import EXCVIEW, INGRESS
 from sqlalchemy import insert, select, text
 
-from tests.request.views import TM, Broken, add, commits, flushes, rows
-from tests.webapp import Row, app
+from tests.request.views import Broken, add, commits, flushes, rows
+from tests.webapp import TM, Row, app
 
 
 def test_a_new_response_subscriber_may_query(settings: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import RequestOver, stream
-from tests.request.views import TM, Broken, add, rows
-from tests.webapp import Row, app
+from tests.request.views import Broken, add, rows
+from tests.webapp import TM, Row, app
 
 
 def test_late_use_in_a_body_is_a_clear_error_and_leaks_nothing(settings: dict[str, Any]) -> None:

@@ -9,16 +9,8 @@ from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import delete, insert, text
 
-from tests.request.views import (
-    TM,
-    add,
-    commits,
-    exception_view,
-    executes,
-    flushes,
-    rows,
-)
-from tests.webapp import Row, app
+from tests.request.views import add, commits, exception_view, executes, flushes, rows
+from tests.webapp import TM, Row, app
 
 
 def test_without_pyramid_tm_the_app_commits(

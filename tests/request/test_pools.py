@@ -9,8 +9,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from tests.request.views import TM, add
-from tests.webapp import Row, app
+from tests.request.views import add
+from tests.webapp import TM, Row, app
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from pyramid_dbpool import SessionInUse, TransactionFailed
 from pyramid_dbpool.request import RequestSessions
 from tests.request.views import (
-    TM,
     Broken,
     add,
     answer_with_rows,
@@ -25,7 +24,7 @@ from tests.request.views import (
     flushes,
     rows,
 )
-from tests.webapp import Row, app
+from tests.webapp import TM, Row, app
 
 
 @pytest.mark.parametrize("order", [TM, TM[::-1]], ids=["before-tm", "after-tm"])

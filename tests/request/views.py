@@ -10,7 +10,6 @@ from sqlalchemy import func, select
 
 from tests.webapp import Row
 
-TM = ("pyramid_dbpool", "pyramid_tm")
 EXPLICIT = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 
 

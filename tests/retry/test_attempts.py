@@ -27,7 +27,6 @@ from pyramid_dbpool.retry import may_try_again
 from tests.retry.views import (
     ENDS_SESSION,
     LOSES_RACE,
-    PARTS,
     answer_500,
     at_first,
     exception_view,
@@ -36,7 +35,7 @@ from tests.retry.views import (
     number,
     settings_for,
 )
-from tests.webapp import app, database
+from tests.webapp import PARTS, app, database
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations(PARTS)), ids="-".join)

@@ -10,13 +10,12 @@ from pyramid.response import Response
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, overload
+from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, overload
 from pyramid_dbpool.liveness import has_ended
 from tests.makers import wait_for
 from tests.retry.views import (
     ENDS_SESSION,
     MARIADB_RACE,
-    PARTS,
     NewDatabase,
     exception_view,
     lose_connection,
@@ -25,7 +24,7 @@ from tests.retry.views import (
     settings_for,
 )
 from tests.servers.fixtures import NewProxy
-from tests.webapp import Row, app, database
+from tests.webapp import PARTS, Row, app, database
 
 WITHOUT_RETRY = ("pyramid_tm", "pyramid_dbpool")
 BACKENDS = ["postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mysql+mysqlconnector"]
@@ -48,7 +47,7 @@ def test_a_disconnect_at_the_last_attempt_is_503(
         assert answer.headers["Retry-After"] == "1"
         assert (seen, count(), web.checked_out()) == ([0, 1, 2], 0, 0)
     (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
-    assert "nothing of the request is stored (terminating connection" in said
+    assert "nothing of this attempt is stored (terminating connection" in said
     assert "\n" not in said
 
 
@@ -145,3 +144,28 @@ def test_a_race_that_is_lost_each_time_is_no_503(new_database: NewDatabase) -> N
         with pytest.raises(DBAPIError) as raised:
             web.client.post("/")
         assert not isinstance(raised.value, DatabaseUnavailable)
+
+
+@pytest.mark.parametrize("method", ["post", "put"])
+def test_a_refusal_after_something_was_stored_invites_nobody_to_store_it_twice(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    """There is no Retry-After, unless the method says that it may be done again."""
+
+    def view(request: Request) -> None:
+        ours_committed(request)
+        with deadline(0), web.engine.connect():
+            request.db.execute(text("SELECT 1"))
+
+    one = settings | {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
+    with app(one, *PARTS, index=view) as web:
+        answer = getattr(web.client, method)("/", status=503)
+        assert count() == 1
+    (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    stored = method == "post"
+    assert ("Retry-After" in answer.headers) is not stored
+    assert ("A part of this request may be stored" in answer.text) is stored
+    assert ("no Retry-After because a part of it may be stored: pool" in said) is stored

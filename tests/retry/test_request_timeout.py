@@ -12,8 +12,7 @@ from pyramid_dbpool import (
     retry,
 )
 from pyramid_dbpool.limits import current_deadline
-from tests.retry.views import PARTS
-from tests.webapp import app
+from tests.webapp import PARTS, app
 
 
 def test_all_attempts_share_one_deadline(

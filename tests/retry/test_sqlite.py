@@ -10,13 +10,8 @@ from pyramid.request import Request
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
-from tests.retry.views import (
-    PARTS,
-    exception_view,
-    number,
-    settings_for,
-)
-from tests.webapp import Row, app, database
+from tests.retry.views import exception_view, number, settings_for
+from tests.webapp import PARTS, Row, app, database
 
 
 def test_a_locked_sqlite_file_is_tried_again(sqlite_url: str) -> None:

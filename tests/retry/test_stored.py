@@ -17,7 +17,6 @@ from pyramid_dbpool import (
 from tests.retry.views import (
     LOSES_RACE,
     MARIADB_RACE,
-    PARTS,
     RACE,
     NewDatabase,
     at_first,
@@ -26,7 +25,7 @@ from tests.retry.views import (
     ours_committed,
     settings_for,
 )
-from tests.webapp import Row, app, database
+from tests.webapp import PARTS, Row, app, database
 
 
 def ours_in_autocommit(request: Request) -> None:

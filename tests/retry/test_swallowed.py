@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import TransactionFailed, get_engine
+from pyramid_dbpool.embedded import PrivatePostgres
 from tests.retry.views import (
     MARIADB_RACE,
-    PARTS,
     RACE,
     NewDatabase,
     at_first,
@@ -21,7 +21,7 @@ from tests.retry.views import (
     ours_committed,
     settings_for,
 )
-from tests.webapp import app, database
+from tests.webapp import PARTS, Row, TwoPhaseSession, app, database
 
 
 def loses_a_race(request: Request) -> None:
@@ -115,6 +115,72 @@ def test_a_deadlock_that_is_swallowed_loses_no_write_behind_a_200(
         assert (count(), web.checked_out()) == (1, 0)
 
 
+@pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb"])
+def test_a_row_that_others_have_changed_loses_no_write_behind_a_200(
+    new_database: NewDatabase, backend: str
+) -> None:
+    """With innodb_snapshot_isolation, on from MariaDB 11.6.2, everything is rolled back."""
+    url = new_database(backend)
+    outside = create_engine(url, poolclass=NullPool)
+
+    def trouble(request: Request) -> None:
+        request.db.execute(text("SET SESSION innodb_snapshot_isolation = ON"))
+        request.db.execute(text("SELECT * FROM k"))
+        with outside.begin() as other:
+            other.execute(text("UPDATE k SET v = 1"))
+        request.db.execute(text("UPDATE k SET v = 2"))
+
+    with (
+        database(url) as count,
+        app(settings_for(url), *PARTS, index=at_first(swallowing(trouble))) as web,
+    ):
+        with outside.begin() as connection:
+            connection.execute(text("CREATE TABLE k (id int PRIMARY KEY, v int)"))
+            connection.execute(text("INSERT INTO k VALUES (1, 0)"))
+        assert web.client.post("/").text == "1"
+        assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_nothing_is_prepared_that_the_server_has_given_up(
+    new_postgres: Callable[..., PrivatePostgres],
+) -> None:
+    """It would forget that part of the transaction, and commit the other database's."""
+    url = new_postgres({"max_prepared_transactions": 2}).url("psycopg")
+    settings = settings_for(url) | {"sqlalchemy.other.url": url}
+    settings |= {"dbpool.session_class": TwoPhaseSession}
+    settings |= {"dbpool.other.session_class": TwoPhaseSession}
+    stored: list[int] = []
+
+    def view(request: Request) -> None:
+        request.db.add(Row())
+        with pytest.raises(DBAPIError):
+            request.db_other.execute(text("SELECT no_such_column"))
+
+    def check(request: Request) -> None:
+        request.db.add(Row())
+
+    with database(url) as count, app(settings, *PARTS, index=view, check=check) as web:
+        for _each in range(4):  # whichever of the two comes first
+            with pytest.raises(TransactionFailed, match="UndefinedColumn"):
+                web.client.post("/")
+            stored.append(count())
+        web.client.post("/check")
+        assert (stored, count(), web.checked_out()) == ([0] * 4, 1, 0)
+
+
+def test_a_deadlock_in_a_two_phase_transaction_is_over_with_it(
+    new_database: NewDatabase,
+) -> None:
+    """The next one of the connection is prepared."""
+    settings = settings_for(new_database("mysql+pymysql"))
+    with app(settings, *PARTS), get_engine(settings).connect() as connection:
+        with pytest.raises(DBAPIError), connection.begin_twophase():
+            connection.execute(text(MARIADB_RACE))
+        with connection.begin_twophase() as transaction:
+            connection.execute(text("SELECT 1"))
+            transaction.prepare()
+
+
 @pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector"])
 def test_a_deadlock_in_autocommit_ends_nothing_but_its_statement(
     new_database: NewDatabase, backend: str
@@ -127,6 +193,17 @@ def test_a_deadlock_in_autocommit_ends_nothing_but_its_statement(
             with pytest.raises(DBAPIError):
                 connection.execute(text(MARIADB_RACE))
             connection.commit()
+
+
+def test_a_deadlock_stays_one_with_an_older_sqlalchemy(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dialects cannot say whether a connection is in autocommit, up to 2.0.42."""
+    settings = settings_for(new_database("mysql+pymysql"))
+    with app(settings, *PARTS), get_engine(settings).connect() as connection:
+        monkeypatch.setattr(connection.dialect, "detect_autocommit_setting", None)
+        with pytest.raises(DBAPIError):
+            connection.execute(text(MARIADB_RACE))
 
 
 def test_a_deadlock_that_was_rolled_back_is_over(new_database: NewDatabase) -> None:

@@ -10,13 +10,8 @@ from pyramid.response import Response
 from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import retry
-from tests.retry.views import (
-    PARTS,
-    at_first,
-    lose_connection,
-    ours_committed,
-)
-from tests.webapp import app
+from tests.retry.views import at_first, lose_connection, ours_committed
+from tests.webapp import PARTS, app
 
 
 def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:

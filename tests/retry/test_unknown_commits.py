@@ -8,7 +8,6 @@ import pytest
 from pyramid.request import Request
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import (
@@ -17,7 +16,6 @@ from pyramid_dbpool import (
 )
 from tests.retry.views import (
     ENDS_SESSION,
-    PARTS,
     UNKNOWN,
     NewDatabase,
     at_first,
@@ -28,7 +26,7 @@ from tests.retry.views import (
     number,
     settings_for,
 )
-from tests.webapp import Row, app, database
+from tests.webapp import PARTS, Row, TwoPhaseSession, app, database
 
 
 @pytest.mark.parametrize("row", [ENDS_SESSION, UNKNOWN])
@@ -139,13 +137,6 @@ def test_nothing_is_tried_again_after_a_two_phase_prepare(
         with outside.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             for xid in outside.dialect.do_recover_twophase(other):
                 outside.dialect.do_rollback_twophase(other, xid, recover=True)
-
-
-class TwoPhaseSession(Session):
-    """A session that prepares before it commits."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "twophase": True})
 
 
 @pytest.mark.parametrize("where", ["before", "at"])

@@ -13,7 +13,6 @@ from pyramid_dbpool import (
 )
 from tests.webapp import Row
 
-PARTS = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
 NewDatabase = Callable[[str], str]
 
 # Inside COMMIT, when the server has it and has not answered: a row -1 ends the session, a row

@@ -11,28 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, pool
 
 from pyramid_dbpool.errors import SettingsError
-from pyramid_dbpool.settings import PoolSettings, load_app, load_pool
+from pyramid_dbpool.settings import load_app, load_pool
+from tests.settings.loading import FILE, POSTGRES, load, refusal, some_function
 
-FILE = "sqlite:////tmp/never-opened.db"
-POSTGRES = "postgresql+psycopg://web:s3cret@db.example/h"
 TWO = {"sqlalchemy.url": FILE, "sqlalchemy.replica.url": POSTGRES}
-
-
-def load(url: Any = POSTGRES, **settings: Any) -> PoolSettings:
-    """Load the default pool with some `sqlalchemy.*` settings."""
-    return load_pool({"sqlalchemy.url": url} | {f"sqlalchemy.{k}": v for k, v in settings.items()})
-
-
-def refusal(settings: dict[str, Any], name: str = "default") -> str:
-    """Return the message with which these settings are refused."""
-    with pytest.raises(SettingsError) as caught:
-        load_pool(settings, name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def some_function(*args: Any) -> None:
-    """Stand for any callable of the app."""
 
 
 def test_a_named_pool_has_options_of_its_own() -> None:
@@ -140,32 +122,37 @@ def test_capacity_is_size_and_overflow_or_no_limit(
     size: str, overflow: str, capacity: int | None
 ) -> None:
     """A size of 0 and an overflow of -1 both mean no limit."""
-    assert load(pool_size=size, max_overflow=overflow).capacity == capacity
+    assert load(POSTGRES, pool_size=size, max_overflow=overflow).capacity == capacity
 
 
 @pytest.mark.parametrize("poolclass", ["NullPool", "StaticPool", "SingletonThreadPool"])
 def test_other_pool_classes_get_no_options_about_waiting(poolclass: str) -> None:
     """Ours would make them fail; the user's would have no effect."""
-    loaded = load(poolclass=poolclass)
+    loaded = load(POSTGRES, poolclass=poolclass)
     assert (loaded.uses_queue_pool, loaded.capacity) == (False, None)
     create_engine(loaded.url, **loaded.engine_options).dispose()
     for keyword in ("max_overflow", "pool_timeout", "pool_use_lifo"):
         with pytest.raises(SettingsError, match=f"{keyword} = '1' has no effect.*{poolclass}"):
-            load(poolclass=poolclass, **{keyword: "1"})
-    assert load(poolclass=poolclass, pool_recycle="60", pool_pre_ping="yes")
+            load(POSTGRES, poolclass=poolclass, **{keyword: "1"})
+    assert load(POSTGRES, poolclass=poolclass, pool_recycle="60", pool_pre_ping="yes")
 
 
 def test_a_pool_class_keeps_the_options_that_it_takes() -> None:
     """SingletonThreadPool has a size, for its threads, if somebody has chosen it."""
-    assert load(poolclass="SingletonThreadPool", pool_size="2").engine_options["pool_size"] == 2
-    assert load(poolclass="AssertionPool").capacity == 1
+    assert (
+        load(POSTGRES, poolclass="SingletonThreadPool", pool_size="2").engine_options["pool_size"]
+        == 2
+    )
+    assert load(POSTGRES, poolclass="AssertionPool").capacity == 1
     with pytest.raises(SettingsError, match="pool_size"):
-        load(poolclass="NullPool", pool_size="2")
+        load(POSTGRES, poolclass="NullPool", pool_size="2")
 
 
 def test_connect_options_leave_the_pool_out() -> None:
     """They connect in the same way, for a check."""
-    loaded = load(pool_size="3", pool_pre_ping="yes", connect_args='{"sslmode": "require"}')
+    loaded = load(
+        POSTGRES, pool_size="3", pool_pre_ping="yes", connect_args='{"sslmode": "require"}'
+    )
     options = loaded.connect_options()
     assert options["connect_args"] == {"sslmode": "require", "connect_timeout": 5}
     assert "pool_size" not in options
@@ -174,8 +161,10 @@ def test_connect_options_leave_the_pool_out() -> None:
 
 def test_equal_values_are_one_identity() -> None:
     """However they are written, in whatever order, and whether or not they are the default."""
-    first = load(pool_timeout="90s", pool_size="5", connect_args='{"a": 1, "b": [2, {"c": 3}]}')
-    second = load(connect_args={"b": [2, {"c": 3}], "a": 1}, pool_timeout=90, echo="no")
+    first = load(
+        POSTGRES, pool_timeout="90s", pool_size="5", connect_args='{"a": 1, "b": [2, {"c": 3}]}'
+    )
+    second = load(POSTGRES, connect_args={"b": [2, {"c": 3}], "a": 1}, pool_timeout=90, echo="no")
     assert first.identity() == second.identity()
     assert (first, hash(first)) == (second, hash(second))
     assert first.differing(second) == []
@@ -226,22 +215,22 @@ def test_callables_are_the_same_only_if_they_are_one() -> None:
         __hash__ = None  # type: ignore[assignment]
 
     one, other = Equal(), Equal()
-    assert load(creator=one) == load(creator=one)
-    assert load(creator=one) != load(creator=other)
-    assert hash(load(connect_args={"ssl": one}))
+    assert load(POSTGRES, creator=one) == load(POSTGRES, creator=one)
+    assert load(POSTGRES, creator=one) != load(POSTGRES, creator=other)
+    assert hash(load(POSTGRES, connect_args={"ssl": one}))
 
 
 def test_numbers_and_booleans_are_not_the_same_argument() -> None:
     """A driver may tell them apart, though Python does not."""
-    first, second, third = (load(connect_args={"a": value}) for value in (1, True, 1.0))
+    first, second, third = (load(POSTGRES, connect_args={"a": value}) for value in (1, True, 1.0))
     assert len({first, second, third}) == 3
 
 
 @given(st.text(min_size=1))
 def test_passwords_make_a_difference(password: str) -> None:
     """As a hash, that cannot be compared with another process's."""
-    first = load(connect_args={"password": "x"})
-    second = load(connect_args={"password": password})
+    first = load(POSTGRES, connect_args={"password": "x"})
+    second = load(POSTGRES, connect_args={"password": password})
     assert (first == second) is (password == "x")
 
 
@@ -260,12 +249,12 @@ def test_the_hash_of_a_password_is_another_in_every_process() -> None:
         check=True,
     ).stdout
     assert "web:***@db.example" in made
-    assert made.strip() != str(load().identity())
+    assert made.strip() != str(load(POSTGRES).identity())
 
 
 def test_options_are_read_only_mappings() -> None:
     """Whoever changes them would change them for everybody."""
-    loaded = load()
+    loaded = load(POSTGRES)
     assert set(loaded.engine_options) >= {"pool_size", "connect_args"}
     with pytest.raises(TypeError):
         loaded.engine_options["pool_size"] = 1  # type: ignore[index]

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 
 from pyramid_dbpool.settings import PoolSettings, load_pool
-from tests.test_settings import FILE, POSTGRES, load, refusal, refused, some_function
+from tests.settings.loading import FILE, POSTGRES, load, refusal, refused, some_function
 
 
 class OwnPool(pool.QueuePool):

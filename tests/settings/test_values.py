@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, pool
 from pyramid_dbpool.errors import SettingsError
 from pyramid_dbpool.settings import SETTINGS, load_pool
 from pyramid_dbpool.settings.readers import parse_duration
-from tests.test_settings import FILE, load, refused, some_function
+from tests.settings.loading import FILE, load, refused, some_function
 
 ON = [True, 1, "true", "True", " yes ", "on", "1", "t", "y"]
 OFF = [False, 0, "false", "FALSE", "no", "off", "0", "f", "n"]

@@ -1,12 +1,8 @@
-"""`pdbpool`: what it prints, where, and with which exit code."""
+"""`pdbpool`: how it says what is wrong, and with which exit code."""
 
-import json
 import os
-import shlex
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -14,138 +10,7 @@ import pytest
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 from pyramid_dbpool.scripts import pdbpool
-from pyramid_dbpool.scripts.pdbpool import main
-from pyramid_dbpool.settings import SETTINGS, reference
-
-
-class Said:
-    """What a run has printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-        assert "s3cret" not in out + err
-        assert "Traceback" not in out + err
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process."""
-
-    def run(*args: object) -> Said:
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as exit:
-            code = int(str(exit.code))
-        captured = capsys.readouterr()
-        return Said(code, captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def ini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write an ini file for an app that is installed."""
-    installed = tmp_path / "site"
-    info = installed / "pdbpool_test_app-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pdbpool_test_app\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[paste.app_factory]\nmain = pdbpool_test_app:main\n")
-    (installed / "pdbpool_test_app.py").write_text("def main(config, **settings): ...\n")
-    monkeypatch.syspath_prepend(installed)
-
-    def write(*lines: str, section: str = "app:main") -> Path:
-        file = tmp_path / "app.ini"
-        file.write_text("\n".join([f"[{section}]", "use = egg:pdbpool_test_app", *lines, ""]))
-        return file
-
-    return write
-
-
-def one_line(said: Said) -> str:
-    """Return the only line of the errors."""
-    (line,) = said.err.splitlines()
-    assert line.startswith("pdbpool: ")
-    return line
-
-
-def test_settings_lists_every_setting(run: Run) -> None:
-    """In aligned columns, one line each."""
-    said = run("settings")
-    lines = said.out.splitlines()
-    assert (said.code, said.err) == (0, "")
-    assert len(lines) == len(SETTINGS) + 1
-    start = lines[0].index("Default")
-    assert all(line[start - 1 : start] in ("", " ") for line in lines)
-
-
-def test_settings_fit_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key and default, and what else there is to know below them."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    lines = run("settings").out.splitlines()
-    assert max(map(len, lines)) <= 100
-    start = lines.index("sqlalchemy.pool_size = 5")
-    assert lines[start + 1 : start + 3] == [
-        "    How many connections the pool keeps; 0 means no limit.",
-        "    Allowed: an integer, at least 0.",
-    ]
-
-
-def test_settings_as_json_are_for_programs(run: Run) -> None:
-    """With the unit of a bare number."""
-    listed = json.loads(run("settings", "--format", "json").out)
-    found = {row["setting"]: row for row in listed}
-    assert found["sqlalchemy.pool_timeout"]["unit"] == "seconds"
-    assert found["sqlalchemy.pool_timeout"]["default"] == "5 s"
-    assert len(found) == len(SETTINGS)
-
-
-def test_settings_as_rest_are_for_documentation(run: Run) -> None:
-    """The table that the README has."""
-    assert run("settings", "--format", "rst").out == reference()
-
-
-def test_check_connects_once_to_each_pool(
-    run: Run, ini: Callable[..., Path], postgres_url: str, tmp_path: Path
-) -> None:
-    """And says what it found of each."""
-    file = ini(
-        f"sqlalchemy.url = {postgres_url.replace('%', '%%')}",
-        f"sqlalchemy.files.url = sqlite:///{tmp_path}/h.db",
-        "sqlalchemy.files.pool_size = 0",
-    )
-    said = run("check", file)
-    assert (said.code, said.err) == (0, "")
-    heading, default, files = said.out.splitlines()
-    assert heading.split() == ["Pool", "Url", "Capacity", "State"]
-    assert default.split()[::3] == ["default", "ok"]
-    assert files.split("  ")[-2:] == ["no limit", "ok"]
-    assert not (tmp_path / "h.db").exists(), "a check leaves nothing behind"
-
-
-def test_check_can_leave_the_databases_alone(run: Run, ini: Callable[..., Path]) -> None:
-    """For a machine from which they cannot be reached."""
-    file = ini("sqlalchemy.url = postgresql+psycopg://web:s3cret@db.example/h")
-    said = run("check", "--no-connect", file)
-    assert (said.code, said.err) == (0, "")
-    assert "not tried" in said.out
-
-
-def test_check_takes_another_section_and_variables(run: Run, ini: Callable[..., Path]) -> None:
-    """As every program of Pyramid does."""
-    file = ini("sqlalchemy.url = sqlite:///%(place)s/h.db", section="app:other")
-    said = run("check", "--format", "json", f"{file}#other", "place=/tmp")
-    (row,) = json.loads(said.out)
-    assert row == {
-        "pool": "default",
-        "url": "sqlite:////tmp/h.db",
-        "capacity": 15,
-        "state": "ok",
-        "error": None,
-    }
+from tests.pdbpool.said import Run, one_line
 
 
 def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
@@ -194,6 +59,19 @@ def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -
     line = one_line(said)
     assert f"sqlalchemy.url = postgresql+psycopg://web:***@{address}" in line
     assert "refused" in line
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
+    """PyMySQL by itself would wait for the greeting for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/h"
+        file = ini(
+            f"sqlalchemy.url = mysql+pymysql://web:s3cret@{address}", "dbpool.connect_timeout = 2"
+        )
+        said = run("check", file)
+    assert said.code == 1
+    assert f"mysql+pymysql://web:***@{address}" in one_line(said)
 
 
 def test_a_wrong_password_is_one_line(
@@ -277,7 +155,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pdbpool, "create_engine", interrupted)
+    monkeypatch.setattr(pdbpool, "connect_once", interrupted)
     assert run("check", ini("sqlalchemy.url = sqlite://")).code == 130
 
 
@@ -323,25 +201,3 @@ def test_no_command_is_a_usage_error(run: Run) -> None:
     said = run()
     assert said.code == 2
     assert said.err.startswith("usage: pdbpool")
-
-
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    """As in `pdbpool settings | head -1`."""
-    command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.scripts.pdbpool settings | true"
-    path = os.pathsep.join(p for p in sys.path if p)
-    ran = subprocess.run(
-        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-
-
-def test_the_command_is_installed() -> None:
-    """Under the name that the documentation gives it."""
-    found = entry_points(group="console_scripts", name="pdbpool")
-    if not found:
-        pytest.skip("the distribution is not installed")
-    assert {entry.value for entry in found} == {f"{main.__module__}:main"}

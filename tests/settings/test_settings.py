@@ -1,6 +1,5 @@
 """Settings: from an ini file's strings, or an app's objects, to what an engine needs."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,39 +7,13 @@ import sqlalchemy
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool.errors import PoolError, SettingsError
-from pyramid_dbpool.settings import SETTINGS, PoolSettings, load_app, load_pool
+from pyramid_dbpool.settings import SETTINGS, load_app, load_pool
 from pyramid_dbpool.settings.coerce import allowed
-
-FILE = "sqlite:////tmp/never-opened.db"
-POSTGRES = "postgresql+psycopg://web:s3cret@db.example/h"
+from tests.settings.loading import FILE, POSTGRES, load, refusal, some_function
 
 
 class OwnSession(Session):
     """A session class of the app."""
-
-
-def some_function(*args: Any) -> None:
-    """Stand for any callable of the app."""
-
-
-def load(url: Any = FILE, **settings: Any) -> PoolSettings:
-    """Load the default pool with some `sqlalchemy.*` settings."""
-    return load_pool({"sqlalchemy.url": url} | {f"sqlalchemy.{k}": v for k, v in settings.items()})
-
-
-def refusal(settings: Mapping[str, Any], name: str = "default") -> str:
-    """Return the message with which these settings are refused."""
-    with pytest.raises(SettingsError) as caught:
-        load_pool(settings, name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def refused(keyword: str, value: Any, url: str = FILE) -> str:
-    """Return the message for one wrong value of a `sqlalchemy.*` key, which it must cite."""
-    message = refusal({"sqlalchemy.url": url, f"sqlalchemy.{keyword}": value})
-    assert f"sqlalchemy.{keyword}" in message
-    return message
 
 
 def test_a_wrong_setting_is_a_value_error_and_a_pool_error() -> None:
@@ -68,7 +41,7 @@ def test_our_own_settings_have_their_types() -> None:
             "sqlalchemy.url": POSTGRES,
             "dbpool.read_only": "true",
             "dbpool.session_class": f"{__name__}.OwnSession",
-            "dbpool.engine_hook": f"{__name__}.some_function",
+            "dbpool.engine_hook": f"{some_function.__module__}.some_function",
             "dbpool.connect_timeout": "7s",
         }
     ).options

@@ -1,0 +1,26 @@
+"""An app that asks its database, and a pool that is full."""
+
+from contextlib import ExitStack
+
+from pyramid.request import Request
+from sqlalchemy import Engine, select
+
+from pyramid_dbpool import warm
+from pyramid_dbpool.labels import holder_label
+
+attempts: list[int | None] = []
+
+
+def asks(request: Request) -> str:
+    attempts.append(request.environ.get("retry.attempt"))
+    return str(request.db.scalar(select(1)))
+
+
+def fill(engine: Engine) -> ExitStack:
+    """Hold both connections of a pool."""
+    held = ExitStack()
+    warm(engine)
+    for label in ("GET route 'slow'", "GET route 'slower'"):
+        with holder_label(label):
+            held.enter_context(engine.connect())
+    return held
