@@ -113,6 +113,7 @@ def publish(broker: Connection, event: dict[str, str]) -> None:
 def failures(broker: Connection) -> tuple[type[Exception], ...]:
     """List what goes wrong with a broker: it is away, or refuses what is asked of it."""
     return (
+        OSError,  # kombu does not count the folder of `filesystem://` that is full or gone
         *broker.connection_errors,
         *broker.channel_errors,
         *broker.recoverable_connection_errors,

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 # gunicorn's master ends with a worker that ends with this; any other it starts again, at once
 # and without end.
 GIVE_UP = 3
+LAST_MOMENT = 1  # seconds; a broker that does not answer must not hold up the end
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
@@ -82,13 +83,21 @@ def post_worker_init(worker: Worker) -> None:
     if worker.cfg.workers > 1:
         # They would share the queue, and each socket see a part of the notes.
         raise ConfigurationError("workers: a streamer has one, see production-streamer.ini")
-    threading.Thread(target=stream, args=(worker.wsgi.registry, worker), daemon=True).start()
+    registry = worker.wsgi.registry
+    thread = threading.Thread(target=stream, args=(registry, worker), daemon=True)
+    registry["stream"] = thread
+    thread.start()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
     """End gunicorn if the database refuses us; gunicorn calls this when its worker ends."""
     app = getattr(worker, "wsgi", None)
-    if app is not None and app.registry.get("refused"):
+    if app is None:
+        return
+    if "stream" in app.registry:
+        # Else the interpreter ends under it, with a traceback now and then.
+        app.registry["stream"].join(LAST_MOMENT)
+    if app.registry.get("refused"):
         leave(GIVE_UP)
 
 
