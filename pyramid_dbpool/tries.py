@@ -19,7 +19,7 @@ from .drivers import (
     is_known_rollback,
     is_missed_disconnect,
 )
-from .errors import CommitUnknown, DatabaseUnavailable
+from .errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
 from .limits import stoppable
 from .messages import driver_text
 from .outcomes import Outcome, is_aftermath, observed
@@ -37,6 +37,13 @@ FIRST_PAUSE = 0.1  # seconds; doubled at each failure
 LONGEST_PAUSE = 5.0
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
 
+SAID_BY_DATABASE = (
+    sa_exc.DBAPIError,
+    sa_exc.PendingRollbackError,
+    sa_exc.TimeoutError,
+    StaleDataError,
+    TransactionFailed,
+)
 WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
 
 
@@ -65,7 +72,10 @@ class Unit(Generic[M]):
         while True:
             tries += 1
             try:
-                with observed(self._note) as outcome, unit_of_work(self.session, **modes) as session:
+                with (
+                    observed(self._note) as outcome,
+                    unit_of_work(self.session, **modes) as session,
+                ):
                     self.handle(message, session)
                 return True
             except Exception as error:
@@ -186,9 +196,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 def database_error(error: Exception) -> Exception:
     """Return what the database said, where a handler has made an error of its own of it."""
     # Else an outage has every message rejected by an app that wraps its database's errors.
-    kinds = (sa_exc.DBAPIError, sa_exc.TimeoutError, StaleDataError)
-    met = (each for each in chain(error) if isinstance(each, kinds) or is_aftermath(each))
-    return next(met, error)
+    return next((each for each in chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
 
 
 def _pause(number: int) -> float:

@@ -31,7 +31,7 @@ from example_app import files
 log = logging.getLogger(__name__)
 
 EXCHANGE = Exchange("notes", type="fanout")
-LONGEST_PAUSE = 30.0  # seconds between two attempts to reach the broker
+LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the broker
 UNUSED = 3600  # seconds after which RabbitMQ drops the queue of a streamer that has gone
 
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 # gunicorn's master ends with a worker that ends with this; any other it starts again, at once
 # and without end.
 GIVE_UP = 3
-LAST_MOMENT = 1  # seconds; a broker that does not answer must not hold up the end
+LAST_MOMENT = 0.5  # seconds; a broker that does not answer must not hold up the end
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
@@ -84,9 +84,12 @@ def post_worker_init(worker: Worker) -> None:
         # They would share the queue, and each socket see a part of the notes.
         raise ConfigurationError("workers: a streamer has one, see production-streamer.ini")
     registry = worker.wsgi.registry
-    thread = threading.Thread(target=stream, args=(registry, worker), daemon=True)
-    registry["stream"] = thread
-    thread.start()
+    registry["threads"] = [
+        threading.Thread(target=target, args=(registry, worker), daemon=True)
+        for target in (stream, part)
+    ]
+    for thread in registry["threads"]:
+        thread.start()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
@@ -94,9 +97,9 @@ def worker_exit(server: Arbiter, worker: Worker) -> None:
     app = getattr(worker, "wsgi", None)
     if app is None:
         return
-    if "stream" in app.registry:
+    for thread in app.registry.get("threads", []):
         # Else the interpreter ends under it, with a traceback now and then.
-        app.registry["stream"].join(LAST_MOMENT)
+        thread.join(LAST_MOMENT)
     if app.registry.get("refused"):
         leave(GIVE_UP)
 
@@ -115,7 +118,7 @@ def leave(code: int) -> None:
 
 
 def stream(registry: Registry, worker: Worker) -> None:
-    """Push the note of every event, until the worker ends; then close the sockets."""
+    """Push the note of every event, until the worker ends."""
     hub: Hub = registry["hub"]
     try:
         with broker.Inbox(registry.settings) as inbox:
@@ -138,7 +141,14 @@ def stream(registry: Registry, worker: Worker) -> None:
         log.exception("The streamer cannot go on; gunicorn will start it again")
     finally:
         worker.alive = False
-        hub.close()
+
+
+def part(registry: Registry, worker: Worker) -> None:
+    """Close the sockets when the worker ends; the stream may still wait for a broker then."""
+    ending = Ending(worker)
+    while not ending.is_set():
+        ending.wait(0.1)
+    registry["hub"].close()
 
 
 def push(message: Message, session: Session, hub: Hub) -> None:

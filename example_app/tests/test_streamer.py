@@ -212,11 +212,13 @@ def test_process_does_not_end_under_the_stream(monkeypatch: pytest.MonkeyPatch) 
 
     def stream(registry: dict[str, Any], worker: SimpleNamespace) -> None:
         stopped.wait(30)
+        worker.alive = False
         said.append("ended")
 
     monkeypatch.setattr(streamer, "stream", stream)
-    app, cfg = SimpleNamespace(registry={}), SimpleNamespace(workers=1)
-    worker = SimpleNamespace(cfg=cfg, wsgi=app)
+    registry = {"hub": Hub()}
+    app, cfg = SimpleNamespace(registry=registry), SimpleNamespace(workers=1)
+    worker = SimpleNamespace(cfg=cfg, wsgi=app, alive=True)
     streamer.post_worker_init(worker)
     threading.Timer(0.1, stopped.set).start()
     streamer.worker_exit(None, worker)
