@@ -11,10 +11,10 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome
-from .errors import CommitUnknown
+from .drivers import in_autocommit, is_known_rollback, is_unknown_outcome, sqlstate
+from .errors import CommitUnknown, TransactionFailed
 from .messages import driver_text
 from .pool import ManagedPool
 from .statements import commits, commits_alone
@@ -23,18 +23,21 @@ __all__ = [
     "IDEMPOTENT",
     "Outcome",
     "current_outcome",
+    "is_aftermath",
     "judged",
     "note_outcomes",
     "observed",
     "unobserved",
 ]
 
-_current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None)
-current_outcome = _current.get
-
-
 # The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+# PostgreSQL's word for a statement after one that failed: "current transaction is aborted".
+_ABORTED = "25P02"
+
+_current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None)
+current_outcome = _current.get
 
 Judge: TypeAlias = "Callable[[Outcome, Exception], Exception | None]"
 
@@ -96,6 +99,13 @@ def judged(error: Exception) -> Exception:
     if outcome is None or outcome.on_error is None:
         return error
     return outcome.on_error(outcome, error) or error
+
+
+def is_aftermath(error: BaseException) -> bool:
+    """Tell whether an error only says that there was another one before, which was swallowed."""
+    if isinstance(error, DBAPIError):
+        return error.orig is not None and sqlstate(error.orig) == _ABORTED
+    return isinstance(error, TransactionFailed | PendingRollbackError)
 
 
 def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:

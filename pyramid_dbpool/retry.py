@@ -20,10 +20,10 @@ from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from .drivers import is_known_rollback, is_missed_disconnect
-from .errors import CommitUnknown, DatabaseUnavailable, PoolError, TransactionFailed
+from .errors import CommitUnknown, DatabaseUnavailable, PoolError
 from .limits import setting_limit
 from .messages import driver_text
-from .outcomes import IDEMPOTENT, Outcome, current_outcome, observed
+from .outcomes import IDEMPOTENT, Outcome, current_outcome, is_aftermath, observed
 
 try:
     from pyramid_retry import IRetryableError, is_last_attempt
@@ -110,8 +110,7 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
         return False
     if isinstance(error, CommitUnknown):
         return method in IDEMPOTENT
-    if isinstance(error, TransactionFailed | sa_exc.PendingRollbackError):
-        # It only says that an error was swallowed before.
+    if is_aftermath(error):
         return outcome.transient and outcome.nothing_stored
     # A line that is too long gets longer by retries; an outage was waited for already.
     if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:

@@ -19,10 +19,10 @@ from .drivers import (
     is_known_rollback,
     is_missed_disconnect,
 )
-from .errors import CommitUnknown, DatabaseUnavailable
+from .errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
 from .limits import stoppable
 from .messages import driver_text
-from .outcomes import Outcome, observed
+from .outcomes import Outcome, is_aftermath, observed
 from .sessions import unit_of_work
 from .sources import MessageName, Stop
 from .transactions import Modes
@@ -37,6 +37,13 @@ FIRST_PAUSE = 0.1  # seconds; doubled at each failure
 LONGEST_PAUSE = 5.0
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
 
+SAID_BY_DATABASE = (
+    sa_exc.DBAPIError,
+    sa_exc.PendingRollbackError,
+    sa_exc.TimeoutError,
+    StaleDataError,
+    TransactionFailed,
+)
 WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
 
 
@@ -65,7 +72,10 @@ class Unit(Generic[M]):
         while True:
             tries += 1
             try:
-                with observed() as outcome, unit_of_work(self.session, **modes) as session:
+                with (
+                    observed(self._note) as outcome,
+                    unit_of_work(self.session, **modes) as session,
+                ):
                     self.handle(message, session)
                 return True
             except Exception as error:
@@ -94,6 +104,15 @@ class Unit(Generic[M]):
         if not (self.repeatable or outcome.nothing_stored):
             return None
         said = database_error(error)
+        if is_aftermath(said):
+            return self._others_are_past if outcome.transient else None
+        return self._remedy_of(said)
+
+    def _note(self, outcome: Outcome, error: Exception) -> None:
+        # The handler may swallow it, and meet an error that does not say what it was.
+        outcome.transient = outcome.transient or self._remedy_of(error) is not None
+
+    def _remedy_of(self, said: Exception) -> Callable[[int], bool] | None:
         if isinstance(said, CommitUnknown):
             return self._database_is_back if self.repeatable else None
         if isinstance(said, sa_exc.TimeoutError):
@@ -177,8 +196,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 def database_error(error: Exception) -> Exception:
     """Return what the database said, where a handler has made an error of its own of it."""
     # Else an outage has every message rejected by an app that wraps its database's errors.
-    kinds = (sa_exc.DBAPIError, sa_exc.TimeoutError, StaleDataError)
-    return next((each for each in chain(error) if isinstance(each, kinds)), error)
+    return next((each for each in chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
 
 
 def _pause(number: int) -> float:

@@ -70,12 +70,12 @@ def consume(
     **A message is tried again,** `max_tries` times in all, when the database went away under it
     (after a wait for the database, however long that lasts), when no connection came free in
     time, and after a serialization failure, a deadlock or a row that another one changed, also
-    where `handle` has raised an error of its own because of that; but not if it may have stored
-    something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless `idempotent` or
-    `read_only` says that this does no harm. So everything but the database that
-    `handle` touches has to bear repetition. When the connection was lost during COMMIT, the work
-    may be stored: `CommitUnknown` is an error like others, unless `idempotent` or `read_only`
-    says that another try does no harm.
+    where `handle` has raised an error of its own because of that, or has swallowed it; but not if
+    it may have stored something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless
+    `idempotent` or `read_only` says that this does no harm. So everything but the database that
+    `handle` touches has to bear repetition, and so has what its own threads store. When the
+    connection was lost during COMMIT, the work may be stored: `CommitUnknown` is an error like
+    others, unless `idempotent` or `read_only` says that another try does no harm.
 
     **A stop** takes effect after the message in hand; within a second while it waits for a
     message or for the database. A message for which the database did not come back before the

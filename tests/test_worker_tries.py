@@ -223,23 +223,6 @@ def test_an_error_that_is_its_own_cause_is_an_error(pg_worker: Worker) -> None:
     assert [message for message, _ in pg_worker.failed] == ["a"]
 
 
-def test_a_lost_connection_that_the_handler_swallows_is_tried_again(pg_worker: Worker) -> None:
-    """Its work is gone, though it believes that all is well."""
-    numbers: list[int] = []
-
-    def handle(message: str, session: Session) -> None:
-        numbers.append(1)
-        store(message, session)
-        session.flush()
-        if len(numbers) == 1:
-            pg_worker.end_backends()
-            with pytest.raises(DBAPIError):
-                session.execute(text("SELECT 1"))
-
-    pg_worker.run("a", handle)
-    assert (len(numbers), pg_worker.stored(), pg_worker.failed) == (2, ["a"], [])
-
-
 def test_a_conflict_at_a_stop_is_tried_again(pg_worker: Worker) -> None:
     """The others' transactions are short: the message in hand is finished."""
     stop, numbers = threading.Event(), []

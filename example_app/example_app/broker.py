@@ -31,7 +31,7 @@ from example_app import files
 log = logging.getLogger(__name__)
 
 EXCHANGE = Exchange("notes", type="fanout")
-LONGEST_PAUSE = 30.0  # seconds between two attempts to reach the broker
+LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the broker
 UNUSED = 3600  # seconds after which RabbitMQ drops the queue of a streamer that has gone
 
 
@@ -113,6 +113,7 @@ def publish(broker: Connection, event: dict[str, str]) -> None:
 def failures(broker: Connection) -> tuple[type[Exception], ...]:
     """List what goes wrong with a broker: it is away, or refuses what is asked of it."""
     return (
+        OSError,  # kombu does not count the folder of `filesystem://` that is full or gone
         *broker.connection_errors,
         *broker.channel_errors,
         *broker.recoverable_connection_errors,

@@ -41,10 +41,11 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu says no types
         raise Empty
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        data = path.read_bytes()
         try:
-            payload: dict[str, Any] = loads(data)
+            payload: dict[str, Any] = loads(path.read_bytes())
             self.Message(payload, channel=self)
+        except FileNotFoundError:
+            raise
         except Exception as error:
             aside = path.rename(path.with_suffix(".bad"))
             log.error("A file is no message, put aside as %s: %r", aside, error)

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 # gunicorn's master ends with a worker that ends with this; any other it starts again, at once
 # and without end.
 GIVE_UP = 3
+LAST_MOMENT = 0.5  # seconds; a broker that does not answer must not hold up the end
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
@@ -82,13 +83,24 @@ def post_worker_init(worker: Worker) -> None:
     if worker.cfg.workers > 1:
         # They would share the queue, and each socket see a part of the notes.
         raise ConfigurationError("workers: a streamer has one, see production-streamer.ini")
-    threading.Thread(target=stream, args=(worker.wsgi.registry, worker), daemon=True).start()
+    registry = worker.wsgi.registry
+    registry["threads"] = [
+        threading.Thread(target=target, args=(registry, worker), daemon=True)
+        for target in (stream, part)
+    ]
+    for thread in registry["threads"]:
+        thread.start()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
     """End gunicorn if the database refuses us; gunicorn calls this when its worker ends."""
     app = getattr(worker, "wsgi", None)
-    if app is not None and app.registry.get("refused"):
+    if app is None:
+        return
+    for thread in app.registry.get("threads", []):
+        # Else the interpreter ends under it, with a traceback now and then.
+        thread.join(LAST_MOMENT)
+    if app.registry.get("refused"):
         leave(GIVE_UP)
 
 
@@ -106,7 +118,7 @@ def leave(code: int) -> None:
 
 
 def stream(registry: Registry, worker: Worker) -> None:
-    """Push the note of every event, until the worker ends; then close the sockets."""
+    """Push the note of every event, until the worker ends."""
     hub: Hub = registry["hub"]
     try:
         with broker.Inbox(registry.settings) as inbox:
@@ -129,7 +141,14 @@ def stream(registry: Registry, worker: Worker) -> None:
         log.exception("The streamer cannot go on; gunicorn will start it again")
     finally:
         worker.alive = False
-        hub.close()
+
+
+def part(registry: Registry, worker: Worker) -> None:
+    """Close the sockets when the worker ends; the stream may still wait for a broker then."""
+    ending = Ending(worker)
+    while not ending.is_set():
+        ending.wait(0.1)
+    registry["hub"].close()
 
 
 def push(message: Message, session: Session, hub: Hub) -> None:

@@ -5,17 +5,25 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty
+from shutil import rmtree
 from typing import Any
 
 import pytest
 import transaction
 from kombu import Connection
+from processes import wait_until
 from pyramid.exceptions import ConfigurationError
 from pyramid.testing import DummyRequest
 from webtest import TestApp
 
 from example_app import main
-from example_app.broker import Inbox, connect, publish, publish_after_commit
+from example_app.broker import (
+    Inbox,
+    connect,
+    publish,
+    publish_after_commit,
+    publish_if_stored,
+)
 from pyramid_dbpool.embedded import free_port
 
 NOTE_ID = "11111111-1111-4111-8111-111111111111"
@@ -177,3 +185,32 @@ def test_a_file_that_is_no_message_is_put_aside(
     (aside,) = folder.iterdir()
     assert aside.read_bytes() == data
     assert f"put aside as {aside}" in caplog.text
+
+
+def test_a_folder_that_is_no_message_is_put_aside(
+    settings: dict[str, Any], inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be read at all keeps no message from coming."""
+    folder = Path(settings["broker.folder"], "messages")
+    (folder / f"0_wrong.{settings['broker.queue']}.msg").mkdir()
+    with connect(settings) as broker:
+        publish(broker, EVENT)
+    assert received(inbox) == EVENT
+    assert "put aside as" in caplog.text
+
+
+def test_files_that_cannot_be_used(
+    settings: dict[str, Any], inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line in the log on either side, as for any broker that is away; then it goes on."""
+    inbox._pause = 0
+    with connect(settings) as broker:
+        publish(broker, EVENT)
+        rmtree(settings["broker.folder"] + "/messages")
+        publish_if_stored(True, broker, EVENT)
+        assert received(inbox) is None
+        assert "is not published: " in caplog.text
+        assert "The broker cannot be used" in caplog.text
+        assert "Traceback" not in caplog.text
+        publish(broker, EVENT)
+    wait_until(lambda: received(inbox) == EVENT)

@@ -1,14 +1,18 @@
 """What the app and the streamer do when the broker goes away and comes back."""
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from kombu import pools
-from processes import Program, write
+from processes import Program, connect_socket, wait_until, write
+from simple_websocket import ConnectionClosed
 from webtest import TestApp
 
 from example_app.broker import Inbox, ack, connect, publish
@@ -126,3 +130,28 @@ def test_stop_while_the_broker_is_away(
     streamer = serve("-streamer", "The broker cannot be used")
     assert streamer.end(signal.SIGTERM, seconds=15) == 0
     assert "Traceback" not in streamer.output
+
+
+def test_stop_while_the_broker_does_not_answer(
+    settings: dict[str, Any], serve: Callable[[str, str], Program]
+) -> None:
+    """The browsers are told at once, though the streamer still waits for the broker."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings["broker.url"] = f"amqp://127.0.0.1:{silent.getsockname()[1]}//"
+        streamer = serve("-streamer", "Booting worker")
+        wait_until(lambda: listens(settings["streamer.address"]))
+        client = connect_socket(settings)
+        with silent.accept()[0]:
+            assert streamer.end(signal.SIGTERM, seconds=15) == 0
+    with pytest.raises(ConnectionClosed) as closed:
+        client.receive(5)
+    assert closed.value.reason == 1001
+    assert "Traceback" not in streamer.output
+
+
+def listens(address: str) -> bool:
+    """Tell whether somebody takes connections there."""
+    place = urlsplit(address)
+    with suppress(OSError), socket.create_connection((place.hostname, place.port)):
+        return True
+    return False

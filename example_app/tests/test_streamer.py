@@ -1,6 +1,7 @@
 """The streamer, as gunicorn runs it."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
@@ -203,3 +204,22 @@ def test_two_workers_are_refused() -> None:
     worker = SimpleNamespace(cfg=SimpleNamespace(workers=2))
     with pytest.raises(ConfigurationError, match="a streamer has one"):
         streamer.post_worker_init(worker)
+
+
+def test_process_does_not_end_under_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter would take away what it uses, with a traceback for whoever reads the log."""
+    stopped, said = threading.Event(), list[str]()
+
+    def stream(registry: dict[str, Any], worker: SimpleNamespace) -> None:
+        stopped.wait(30)
+        worker.alive = False
+        said.append("ended")
+
+    monkeypatch.setattr(streamer, "stream", stream)
+    registry = {"hub": Hub()}
+    app, cfg = SimpleNamespace(registry=registry), SimpleNamespace(workers=1)
+    worker = SimpleNamespace(cfg=cfg, wsgi=app, alive=True)
+    streamer.post_worker_init(worker)
+    threading.Timer(0.1, stopped.set).start()
+    streamer.worker_exit(None, worker)
+    assert said == ["ended"]

@@ -46,6 +46,20 @@ def test_a_request_that_has_swallowed_what_passes_is_tried_again(
         assert (count(), web.checked_out()) == (1, 0)
 
 
+def test_one_that_goes_on_after_it_is_tried_again(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The error of its next statement only says that there was one before."""
+
+    def trouble(request: Request) -> None:
+        swallowing(loses_a_race)(request)
+        request.db.execute(text("SELECT 1"))
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        assert web.client.post("/").text == "1"
+        assert (count(), web.checked_out()) == (1, 0)
+
+
 def test_one_that_has_stored_something_is_not(
     settings: dict[str, Any], count: Callable[[], int]
 ) -> None:
