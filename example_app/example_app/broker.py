@@ -180,7 +180,9 @@ class Inbox:
             self.broker.drain_events(timeout=timeout)
 
     def _lost(self, error: Exception) -> None:
-        log.warning("The broker cannot be used; trying again in %d s: %s", self._pause, error)
+        log.warning(
+            "The broker cannot be used; trying again in %d s: %s (broker.url)", self._pause, error
+        )
         self._next_attempt = monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         # The broker will send again what was received and not acknowledged.

@@ -114,12 +114,12 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path: Path, psycopg_url: s
 
 @pytest.mark.usefixtures("both_environments")
 @pytest.mark.parametrize("environment", ["production"])
-def test_a_wrong_virtual_host_ends_the_streamer(
+def test_a_wrong_virtual_host_is_told_with_its_key(
     settings: dict[str, Any], serve: Callable[[str, str], Program]
 ) -> None:
-    """RabbitMQ would refuse for ever: the log says so, and gunicorn begins anew."""
+    """And asked for again: whoever sets RabbitMQ up may not have come so far."""
     right = settings["broker.url"]
     settings["broker.url"] = right.rstrip("/") + "/nowhere"
-    program = serve("-streamer", "broker.url: ")
-    program.wait_for("Booting worker")
+    program = serve("-streamer", "vhost nowhere not found (broker.url)")
+    program.wait_for("trying again in 2 s")
     settings["broker.url"] = right
