@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _LAST = 1_000_000
 
 
-class PyramidSettingsError(SettingsError, ConfigurationError):  # type: ignore[misc]
+class PyramidSettingsError(SettingsError, ConfigurationError):  # type: ignore[misc]  # Pyramid says no types
     """A setting is wrong, found while Pyramid was configured."""
 
 

@@ -13,7 +13,7 @@ from zope.sqlalchemy.datamanager import (
 __all__ = ["is_joined", "join"]
 
 
-class _DataManager(SessionDataManager):  # type: ignore[misc]
+class _DataManager(SessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
     """Commits whatever transaction its session is in when the time comes.
 
     zope.sqlalchemy's commits the one in which the session joined, and fails if
@@ -28,7 +28,7 @@ class _DataManager(SessionDataManager):  # type: ignore[misc]
             self._finish("committed")
 
 
-class _TwoPhaseDataManager(TwoPhaseSessionDataManager):  # type: ignore[misc]
+class _TwoPhaseDataManager(TwoPhaseSessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
     """The same for a session with two phases."""
 
     tx: Any

@@ -29,7 +29,7 @@ try:
     from pyramid_retry import IRetryableError, is_last_attempt
 except ImportError:
 
-    class IRetryableError(Interface):  # type: ignore[no-redef, misc]
+    class IRetryableError(Interface):  # type: ignore[no-redef, misc]  # zope says no types
         """Nobody looks for it."""
 
     def is_last_attempt(request: Request) -> bool:
