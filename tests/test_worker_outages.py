@@ -114,9 +114,9 @@ def test_a_full_server_is_waited_for(new_postgres: NewPostgres) -> None:
     with pytest.raises(DBAPIError):
         while True:
             taken.append(outside(worker.settings).connect())
-    with log_watch(TRIED) as log:
-        thread = worker.start("a")
-        log.wait(TRIED)
+    with log_watch("try 1 of 100") as log:
+        thread = worker.start("a", max_tries=100)
+        log.wait("try 1 of 100")
         for connection in taken:
             connection.close()
         thread.join(30)

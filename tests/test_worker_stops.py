@@ -24,19 +24,20 @@ def worker(sqlite_url: str) -> Worker:
 
 
 class Watched:
-    """A queue that tells when it is asked for a message while it has none."""
+    """A queue that tells when it is asked for a message after it has given its last one."""
 
-    def __init__(self, real: Any) -> None:
+    def __init__(self, real: Any, count: int) -> None:
         self.real = real
         self.asked = threading.Event()
+        self._left = count
 
     def get(self, *, timeout: float) -> Any:
         """Pass on to the real queue."""
-        try:
-            return self.real.get(timeout=timeout)
-        except queue.Empty:
+        if not self._left:
             self.asked.set()
-            raise
+        message = self.real.get(timeout=timeout)
+        self._left -= 1
+        return message
 
 
 QUEUES: dict[str, Callable[[], Any]] = {
@@ -50,7 +51,7 @@ QUEUES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", QUEUES)
 def test_a_stop_ends_the_wait_for_a_queue(worker: Worker, kind: str) -> None:
     """Within a second, with nothing in the queue; what was in it is done."""
-    watched, stop = Watched(QUEUES[kind]()), threading.Event()
+    watched, stop = Watched(QUEUES[kind](), 1), threading.Event()
     watched.real.put("a")
     thread = worker.start(watched, stop=stop)
     assert watched.asked.wait(30)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -168,10 +167,21 @@ def log_watch(*texts: str) -> Iterator[LogWatch]:
 
 
 def ended_within(thread: threading.Thread, seconds: float) -> bool:
-    """Tell whether the thread ends in time; allows for a busy machine."""
-    begun = time.monotonic()
-    thread.join(seconds + 5)
-    return not thread.is_alive() and time.monotonic() - begun < seconds
+    """Tell whether the thread ends in time; see `within`."""
+    return within(seconds, lambda: not thread.is_alive())
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Tell whether the condition comes to hold in so many seconds.
+
+    They are counted in short pauses: where a busy machine makes all threads late, these are too.
+    """
+    pause = threading.Event()
+    for _ in range(round(seconds * 100)):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return False
 
 
 def pumps() -> list[threading.Thread]:
