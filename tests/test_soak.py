@@ -155,7 +155,8 @@ def check_books(crowd: Crowd, outside: Engine) -> None:
         rows = Counter(name.strip() for name in connection.scalars(text("SELECT name FROM soak")))
     assert crowd.stored <= set(rows)
     assert set(rows) - crowd.stored <= crowd.unknown
-    assert set(rows.values()) == {1}
+    # On a busy machine it may be that nobody had the time to store anything.
+    assert set(rows.values()) <= {1}
 
 
 def resources() -> tuple[int, int]:
