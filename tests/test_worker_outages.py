@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.servers.fixtures import MARIADB, POSTGRES, NewDatabase, need_mysqlclient
 from tests.servers.mariadb import MariaDB
-from tests.workers import IMPATIENT, TRIED, Worker, log_watch, outside, store
+from tests.workers import IMPATIENT, NO_GRACE, TRIED, Worker, log_watch, outside, store
 
 NewPostgres = Callable[..., PrivatePostgres]
 
@@ -96,7 +96,7 @@ def check_restart(server: Server, worker: Worker) -> None:
 def test_a_server_that_is_away_at_the_start_is_waited_for(new_postgres: NewPostgres) -> None:
     """The first connection of the process fails; nothing is lost."""
     server = new_postgres()
-    worker = Worker(server.url(), **IMPATIENT)
+    worker = Worker(server.url(), **NO_GRACE)
     server.stop()
     with log_watch(TRIED) as log:
         thread = worker.start("a")
@@ -169,7 +169,7 @@ def test_the_wait_probes_the_database_and_not_the_message(
     """However long an outage lasts, it costs the message one try."""
     server, worker = pg_of_its_own
     # Else the pool itself waits until the server is back.
-    worker.settings["sqlalchemy.pool_timeout"] = "100ms"
+    worker.settings |= NO_GRACE
     seen: list[str] = []
 
     def handle(message: str, session: Session) -> None:

@@ -16,7 +16,9 @@ from pyramid_dbpool.worker import consume
 
 # What the log says of a message's first try.
 TRIED = "try 1 of 5"
-# For the wait that comes after the pool's own.
+# For the wait that comes after the pool's own: as soon as the outage is known, however slowly.
+NO_GRACE = {"dbpool.outage_grace": "0"}
+# Where it is the pool, or the server, that is full. What is to succeed must not open anything.
 IMPATIENT = {"sqlalchemy.pool_timeout": "100ms"}
 
 
@@ -124,7 +126,7 @@ class Lost(Worker):
 
 def without_server() -> Worker:
     """Return a worker whose server is not there."""
-    return Lost(f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x", **IMPATIENT)
+    return Lost(f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x", **NO_GRACE)
 
 
 END_POSTGRES = """
