@@ -9,7 +9,7 @@ import pytest
 from drills import flood, outage, restart
 from drills.report import Figure, as_text, missed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LENIENCE = 4
 

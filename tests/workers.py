@@ -11,8 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
-from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.worker import consume
+from tests.servers.process import deaf_port
 
 # What the log says of a message's first try.
 TRIED = "try 1 of 5"
@@ -126,7 +126,7 @@ class Lost(Worker):
 
 def without_server() -> Worker:
     """Return a worker whose server is not there."""
-    return Lost(f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x", **NO_GRACE)
+    return Lost(f"postgresql+psycopg://x@127.0.0.1:{deaf_port()}/x", **NO_GRACE)
 
 
 END_POSTGRES = """

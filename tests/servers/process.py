@@ -13,6 +13,20 @@ from typing import ClassVar
 
 from pyramid_dbpool.embedded import free_port, lifeline
 
+_deaf: list[socket.socket] = []
+
+
+def deaf_port() -> int:
+    """Give a port at which nobody listens, and nobody will: it is taken.
+
+    One that is merely free may be the next one of a server of another run.
+    """
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    _deaf.append(taken)
+    port: int = taken.getsockname()[1]
+    return port
+
 
 class ServerMissing(Exception):
     """A server cannot be had on this machine; says why."""
