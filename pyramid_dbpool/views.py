@@ -54,6 +54,9 @@ class ServicedPool(QueuePool):
     """A `QueuePool` whose numbers are those of its service."""
 
     _service: Service
+    # SQLAlchemy is silent below WARNING there; else an app that logs at DEBUG would
+    # have two lines for each checkout, and at INFO one at each end of a process.
+    _sqla_logger_namespace = "sqlalchemy.pool.ManagedPool"
 
     def __init__(
         self,
