@@ -83,7 +83,8 @@ class RequestSessions:
         session = self._sessions.get(maker)
         if session is None:
             session = self._sessions[maker] = maker()
-            session.info.update({_OWNER: self, WROTE: False})
+            # Under "request" as with the cookiecutter, for listeners and models.
+            session.info.update({_OWNER: self, WROTE: False, "request": self._request})
         return session
 
     def release(self, pool: str | None) -> None:
