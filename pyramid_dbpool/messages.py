@@ -133,12 +133,19 @@ def line_full_text(
 
 
 def unavailable_text(
-    pool_name: str | None, kind: ConnectFailure, lasted: float, error: BaseException
+    pool_name: str | None,
+    kind: ConnectFailure,
+    lasted: float,
+    error: BaseException,
+    url_key: str | None = None,
 ) -> str:
-    """Explain that no connection can be opened."""
-    said = driver_text(error)
+    """Explain that no connection can be opened.
+
+    :param url_key: the setting of the URL; None: the usual one of the pool.
+    """
+    said, url_key = driver_text(error), url_key or ini_key(pool_name, "url")
     if kind is ConnectFailure.CONFIGURATION:
-        suspect = ini_key(pool_name, "url")
+        suspect = url_key
         if "unsupported startup parameter" in said:
             key = ini_key(pool_name, "statement_timeout", "dbpool.")
             suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
@@ -147,7 +154,7 @@ def unavailable_text(
             f" ({said})"
         )
     return (
-        f"{_pool(pool_name)}: the database server of {ini_key(pool_name, 'url')} has been"
+        f"{_pool(pool_name)}: the database server of {url_key} has been"
         f" unreachable for {lasted:.1f} s ({said})"
     )
 

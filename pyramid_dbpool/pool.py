@@ -70,7 +70,7 @@ class ManagedPool(ServicedPool):
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
         holder of one takes another.
-    :param pool_name: the name in errors and statistics.
+    :param pool_name: the name in errors and statistics; `url_key`: the setting of its URL.
     """
 
     # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
@@ -101,6 +101,7 @@ class ManagedPool(ServicedPool):
         ping_timeout: float = 2.0,
         hold_warning: float | None = None,
         pool_name: str | None = None,
+        url_key: str | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kw)
@@ -118,6 +119,7 @@ class ManagedPool(ServicedPool):
             outage_grace=outage_grace,
             hold_warning=hold_warning,
             pool_name=pool_name,
+            url_key=url_key,
         )
         self._start()
 
