@@ -60,10 +60,15 @@ class Upkeep:
             self.is_due = due is not None
         if due is not None:
             try:
-                self._task = housekeeper().call_at(max(due, now), WeakCall(self.run))
+                task = housekeeper().call_at(max(due, now), WeakCall(self.run))
             except BaseException:
                 self.is_due = False
                 raise
+            with self._lock:
+                former, self._task = self._task, task
+            if former is not None:
+                # Two that return at once both come here: each visit has a next one, for ever.
+                former.cancel()
 
     def cancel(self) -> None:
         """Call the housekeeper off, so that it may rest: the pool was disposed of."""
