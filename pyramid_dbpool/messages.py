@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .drivers import ConnectFailure
+from .connect_failures import ConnectFailure
 from .settings.mask import mask_text
 from .stats import Holder
 

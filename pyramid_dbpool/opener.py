@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any, Protocol
 
+from .connect_failures import ConnectFailure
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
-from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
 from .openings import Openings, start_thread

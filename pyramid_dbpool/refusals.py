@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import exc as sa_exc
 
 from . import messages
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .entries import LEASED
 from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .holders import Lease, named

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
+from .connect_failures import ConnectFailure
 from .connections import Connections
-from .drivers import ConnectFailure
 from .entries import LEASED
 from .holders import named
 from .holds import Holds

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy import create_engine, select
 
 from . import connecting
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .engines import EngineHook, ProcessEngine
 from .messages import one_line, said_by
 from .settings import PoolSettings, scrub
