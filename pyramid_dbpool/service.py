@@ -56,7 +56,8 @@ class Service:
     ) -> None:
         self.options, self.size, self.timeout = options, size, timeout
         # Guards the line, the statistics, the husks and the opener's state.  Held for
-        # a few microseconds, never during I/O, a wait or the start of a thread.
+        # a few microseconds, never during I/O or a wait, but that for the housekeeper's
+        # thread to start.
         # Reentrant, because the collector may return a connection inside any of them.
         self.lock = threading.RLock()
         self.stats = Stats()
