@@ -218,13 +218,15 @@ def answer_overload(config: Configurator, app: AppSettings) -> None:
 
 def warn_without_retry(config: Configurator) -> None:
     """Warn, once in a process, if no execution policy would try a request again."""
-    config.action(None, lambda: _warn_without_retry(config.registry), order=_LAST)
 
+    def warn(_event: ApplicationCreated) -> None:
+        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
+        if policy is default_execution_policy:
+            _say_that_retry_is_missing()
 
-def _warn_without_retry(registry: Registry) -> None:
-    policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-    if policy is default_execution_policy:
-        _say_that_retry_is_missing()
+    # Not an action: where the configuration commits by itself, that is over before whoever
+    # comes next includes pyramid_retry.
+    config.add_subscriber(warn, ApplicationCreated)
 
 
 @cache

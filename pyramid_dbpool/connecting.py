@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, ExceptionContext, event
 
 from . import identity
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .errors import DatabaseUnavailable
 from .messages import driver_text, unavailable_text
 from .settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .drivers import ConnectFailure
+from .connect_failures import ConnectFailure
 from .settings.mask import mask_text
 from .stats import Holder
 
@@ -24,9 +24,18 @@ def _pool(pool_name: str | None) -> str:
 
 def driver_text(error: BaseException) -> str:
     """Return a driver's error on one line, without its secrets."""
+    return mask_text(one_line(said_by(error)))
+
+
+def said_by(error: BaseException) -> str:
+    """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets."""
     # SQLAlchemy's own text would add the statement and a link.
     said = getattr(error, "orig", None) or error
-    return mask_text(one_line(str(said))) or type(said).__name__
+    text = str(said)
+    if isinstance(said, UnicodeDecodeError):
+        # Else one reads at which byte psycopg2 stumbled over what the server said.
+        text = said.object.decode(errors="replace")
+    return text.strip() or type(said).__name__
 
 
 def one_line(said: str) -> str:

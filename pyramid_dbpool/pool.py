@@ -125,7 +125,7 @@ class ManagedPool(ServicedPool):
 
     @staticmethod
     def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
-        """Return the plugin's defaults under the names that `create_engine` has for them."""
+        """Return `create_engine`'s arguments for a pool of this size, as the plugin has it."""
         arguments = plugin_defaults(pool_size, max_overflow)
         arguments["pool_timeout"] = arguments.pop("timeout")
         arguments["pool_use_lifo"] = arguments.pop("use_lifo")

@@ -44,10 +44,9 @@ class IdleView(QueueCommon[Any]):
 
     @queue.setter
     def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
-        kept = set(records)
-        self._owner._service.connections.husks[:] = [
-            each for each in self._owner._service.connections.husks if each in kept
-        ]
+        # SQLAlchemy's suite throws out the empty ones in this way.
+        kept, husks = set(records), self._owner._service.connections.husks
+        husks[:] = [each for each in husks if each in kept]
 
 
 class ServicedPool(QueuePool):

@@ -19,7 +19,7 @@ from pyramid_dbpool import (
     get_engine,
     overload,
 )
-from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.connect_failures import ConnectFailure
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.stats import Holder
 from pyramid_dbpool.trouble import Trouble
