@@ -1,5 +1,6 @@
 """A server's process: start on a free port, wait until it answers, stop."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -13,8 +14,6 @@ from typing import ClassVar
 
 from pyramid_dbpool.embedded import free_port, lifeline
 
-_deaf: list[socket.socket] = []
-
 
 def deaf_port() -> int:
     """Give a port at which nobody listens, and nobody will: it is taken.
@@ -23,7 +22,8 @@ def deaf_port() -> int:
     """
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
-    _deaf.append(taken)
+    # Else Python closes it, and somebody else may take it.
+    atexit.register(taken.close)
     port: int = taken.getsockname()[1]
     return port
 
