@@ -61,12 +61,13 @@ def live(request: Request) -> Response:
     # A page of somebody else's may open a websocket to here: browsers do not ask for that.
     if request.headers.get("Origin") not in aslist(request.registry.settings["streamer.origins"]):
         return HTTPForbidden("streamer.origins does not have the page that asks.")
+    hub: Hub = request.registry["hub"]
     try:
-        socket = Socket(request.environ)
+        # It is in the hub before its browser knows that it is open, and catches up: no note comes
+        # between the two.
+        hub.serve(Socket(request.environ))
     except (NoHandshake, RemoteProtocolError) as error:
         return HTTPBadRequest(f"This is for websockets: {error}")
-    hub: Hub = request.registry["hub"]
-    hub.serve(socket)
     return Over()
 
 
