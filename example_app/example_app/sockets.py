@@ -111,16 +111,16 @@ class Socket:
         Raises simple-websocket's ConnectionError, or wsproto's RemoteProtocolError, if the other
         side does not ask for a websocket.
         """
-        ws = self._greet()
-        try:
-            # A browser that has gone is nobody's error.
-            with suppress(ConnectionClosed, LocalProtocolError, OSError):
+        # A browser that has gone is nobody's error.
+        with suppress(ConnectionClosed, LocalProtocolError, OSError):
+            ws = self._greet()
+            try:
                 self._send_until_closed(ws)
-        finally:
-            self.cut()
-            # gunicorn closes the socket next, and a reader that has not seen the end by then
-            # would look for it until its next ping.
-            ws.thread.join(GOODBYE)
+            finally:
+                self.cut()
+                # gunicorn closes the socket next, and a reader that has not seen the end by then
+                # would look for it until its next ping.
+                ws.thread.join(GOODBYE)
 
     def _greet(self) -> Server:
         return Server(

@@ -46,8 +46,7 @@ def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
         ours, theirs = socket.socketpair()
         opened.extend([ours, theirs])
         theirs.settimeout(PATIENCE)
-        served = Socket({"HTTP_HOST": "here", **ENVIRON, "gunicorn.socket": ours})
-        threading.Thread(target=hub.serve, args=(served,)).start()
+        threading.Thread(target=hub.serve, args=(served_by(ours),)).start()
         return Listener(theirs)
 
     yield open_one
@@ -55,6 +54,11 @@ def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
     wait_for_sockets(hub, 0)
     for each in opened:
         each.close()
+
+
+def served_by(sock: socket.socket) -> Socket:
+    """Make what the hub serves, on a connection that asks for it."""
+    return Socket({"HTTP_HOST": "here", **ENVIRON, "gunicorn.socket": sock})
 
 
 def wait_for_sockets(hub: Hub, count: int) -> None:
@@ -142,6 +146,15 @@ def test_browser_that_goes_is_forgotten(hub: Hub, listen: Callable[[], Listener]
     wait_for_sockets(hub, 1)
     listener.sock.close()
     wait_for_sockets(hub, 0)
+
+
+def test_browser_that_goes_before_it_is_greeted(hub: Hub) -> None:
+    """It is nobody's error either."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        hub.serve(served_by(ours))
+    assert hub.count == 0
 
 
 def test_what_a_browser_says_is_not_kept(hub: Hub, listen: Callable[[], Listener]) -> None:
