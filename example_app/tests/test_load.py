@@ -39,7 +39,7 @@ def settings(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "seconds", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(180)])]
+    "seconds", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_every_socket_gets_every_note(
     seconds: int, settings: dict[str, Any], start_streamer: StartProgram
