@@ -15,7 +15,8 @@ from drills import processes
 from drills.processes import PATIENCE, Process
 from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
-from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.embedded import PrivatePostgres
+from tests.servers.ports import kept_port
 from tests.servers.proxy import FaultProxy
 
 # No machine crashes in a drill: without these a start takes as long as its disk likes.
@@ -52,7 +53,7 @@ class Stack:
         return program, port
 
     def _start(self, log: str, app: str, *options: str) -> tuple[Process, int]:
-        port = free_port()
+        port = self.ends.enter_context(kept_port())
         program = processes.gunicorn(self.folder / log, app, port, self.variables, *options)
         self.ends.callback(program.stop)
         return program, port
@@ -73,7 +74,9 @@ def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack
     """
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="drill-")))
-        postgres = ends.enter_context(PrivatePostgres(folder / "postgres", settings=SERVER))
+        port = ends.enter_context(kept_port())
+        server = PrivatePostgres(folder / "postgres", port, settings=SERVER)
+        postgres = ends.enter_context(server)
         proxy = FaultProxy(port_of(make_url(postgres.url())))
         ends.callback(proxy.close)
         make_tables(postgres.url())

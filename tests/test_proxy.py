@@ -52,6 +52,12 @@ def reset() -> pytest.RaisesExc[ConnectionResetError]:
     return pytest.raises(ConnectionResetError)
 
 
+def counted_anew(proxy: FaultProxy) -> tuple[int, int]:
+    """Give how many have arrived, and were there together, since now."""
+    proxy.count_anew()
+    return proxy.arrived, proxy.most_at_once
+
+
 def echo(sock: socket.socket, words: bytes = b"hello") -> bytes:
     """Send and return what comes back."""
     sock.sendall(words)
@@ -63,9 +69,8 @@ def test_passes_everything_on(proxy: FaultProxy) -> None:
     with client(proxy) as one, client(proxy) as two:
         assert (echo(one), echo(two, b"x" * 1000)) == (b"hello", b"x" * 1000)
         assert (proxy.connections, proxy.arrived, proxy.most_at_once) == (2, 2, 2)
-    until(lambda: proxy.connections == 0, "the links end with their clients")
-    proxy.count_anew()
-    assert (proxy.arrived, proxy.most_at_once) == (0, 0)
+    until(lambda: counted_anew(proxy) == (0, 0), "the links end with their clients")
+    assert proxy.connections == 0
 
 
 def test_passes_the_end_of_the_server_on(proxy: FaultProxy) -> None:

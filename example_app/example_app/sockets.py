@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 from socket import SHUT_RDWR
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from simple_websocket import ConnectionClosed, Server
@@ -20,6 +20,7 @@ LINE = 1000  # notes that may wait before a socket
 PING = 25  # seconds between two signs of life; without an answer to one the socket is closed
 SEND_TIMEOUT = 10  # seconds that a send may take
 GOODBYE = 0.5  # seconds that a browser has to answer a close
+LOOK = 0.02  # seconds between two looks whether it has
 GOING_AWAY = 1001
 
 
@@ -46,7 +47,10 @@ class Hub:
         return len(sockets)
 
     def serve(self, socket: "Socket") -> None:
-        """Send a socket what is pushed, until it is closed."""
+        """Send a socket what is pushed, until it is closed.
+
+        Raises what `Socket.run` raises.
+        """
         with self._lock:
             self._sockets.add(socket)
             if self._closed:
@@ -64,9 +68,11 @@ class Hub:
             sockets = list(self._sockets)
         for socket in sockets:
             socket.close()
-        end = monotonic() + GOODBYE
-        while self.count and monotonic() < end:
-            sleep(0.02)
+        # Not by the clock: a busy machine would hold up the goodbyes, and then have them cut.
+        for _ in range(int(GOODBYE / LOOK)):
+            if not self.count:
+                break
+            sleep(LOOK)
         for socket in sockets:
             socket.cut()
 
@@ -79,15 +85,8 @@ class Socket:
         self._closing = False
         # Set when there is a note, a wish to close, or the other side has gone.
         self._news = threading.Event()
+        self._environ = environ
         self._sock = Sock(environ["gunicorn.socket"])
-        self._ws = Server(
-            {**environ, "gunicorn.socket": self._sock},
-            ping_interval=PING,
-            max_message_size=1024,
-            # A reader that waits for a dead browser must not keep the process alive.
-            thread_class=partial(threading.Thread, daemon=True),
-            event_class=lambda: self._news,
-        )
 
     def push(self, note: str) -> None:
         """Put a note into the line; a line that is full ends the connection."""
@@ -107,34 +106,49 @@ class Socket:
         self._sock.cut()
 
     def run(self) -> None:
-        """Send what comes into the line, until either side closes."""
-        try:
-            # A browser that has gone is nobody's error.
-            with suppress(ConnectionClosed, LocalProtocolError, OSError):
-                self._send_until_closed()
-        finally:
-            self.cut()
-            # gunicorn closes the socket next, and a reader that has not seen the end by then
-            # would look for it until its next ping.
-            self._ws.thread.join(GOODBYE)
+        """Greet the browser and send what comes into the line, until either side closes.
 
-    def _send_until_closed(self) -> None:
-        while self._ws.connected and not self._closing:
-            self._send_line()
+        Raises simple-websocket's ConnectionError, or wsproto's RemoteProtocolError, if the other
+        side does not ask for a websocket.
+        """
+        # A browser that has gone is nobody's error.
+        with suppress(ConnectionClosed, LocalProtocolError, OSError):
+            ws = self._greet()
+            try:
+                self._send_until_closed(ws)
+            finally:
+                self.cut()
+                # gunicorn closes the socket next, and a reader that has not seen the end by then
+                # would look for it until its next ping.
+                ws.thread.join(GOODBYE)
+
+    def _greet(self) -> Server:
+        return Server(
+            {**self._environ, "gunicorn.socket": self._sock},
+            ping_interval=PING,
+            max_message_size=1024,
+            # A reader that waits for a dead browser must not keep the process alive.
+            thread_class=partial(threading.Thread, daemon=True),
+            event_class=lambda: self._news,
+        )
+
+    def _send_until_closed(self, ws: Server) -> None:
+        while ws.connected and not self._closing:
+            self._send_line(ws)
             # simple-websocket may tell of an end before it shows as one: look again.
             self._news.wait(PING)
             self._news.clear()
             # Browsers have nothing to say here.
-            self._ws.input_buffer.clear()
-        if self._ws.connected:
-            self._ws.close(GOING_AWAY, "The streamer is stopping")
-            self._ws.thread.join(GOODBYE)
+            ws.input_buffer.clear()
+        if ws.connected:
+            ws.close(GOING_AWAY, "The streamer is stopping")
+            ws.thread.join(GOODBYE)
 
-    def _send_line(self) -> None:
+    def _send_line(self, ws: Server) -> None:
         # All at once: a socket that has fallen behind costs no more than the others.
         notes = [self._line.popleft() for _ in range(len(self._line))]
         if notes:
-            self._ws.send(f"[{','.join(notes)}]")
+            ws.send(f"[{','.join(notes)}]")
 
 
 class Sock:

@@ -61,12 +61,13 @@ def live(request: Request) -> Response:
     # A page of somebody else's may open a websocket to here: browsers do not ask for that.
     if request.headers.get("Origin") not in aslist(request.registry.settings["streamer.origins"]):
         return HTTPForbidden("streamer.origins does not have the page that asks.")
+    hub: Hub = request.registry["hub"]
     try:
-        socket = Socket(request.environ)
+        # It is in the hub before its browser knows that it is open, and catches up: no note comes
+        # between the two.
+        hub.serve(Socket(request.environ))
     except (NoHandshake, RemoteProtocolError) as error:
         return HTTPBadRequest(f"This is for websockets: {error}")
-    hub: Hub = request.registry["hub"]
-    hub.serve(socket)
     return Over()
 
 
@@ -84,35 +85,33 @@ def post_worker_init(worker: Worker) -> None:
         # They would share the queue, and each socket see a part of the notes.
         raise ConfigurationError("workers: a streamer has one, see production-streamer.ini")
     registry = worker.wsgi.registry
-    registry["threads"] = [
-        threading.Thread(target=target, args=(registry, worker), daemon=True)
-        for target in (stream, part)
-    ]
-    for thread in registry["threads"]:
-        thread.start()
+    taking = threading.Thread(target=stream, args=(registry, worker), daemon=True)
+    registry["end"] = threading.Thread(target=end, args=(registry, worker, taking), daemon=True)
+    taking.start()
+    registry["end"].start()
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:
-    """End gunicorn if the database refuses us; gunicorn calls this when its worker ends."""
+    """Let the stream end first; gunicorn calls this where its worker ends before we end it."""
     app = getattr(worker, "wsgi", None)
-    if app is None:
-        return
-    for thread in app.registry.get("threads", []):
-        # Else the interpreter ends under it, with a traceback now and then.
-        thread.join(LAST_MOMENT)
-    if app.registry.get("refused"):
-        leave(GIVE_UP)
+    if app is not None and "end" in app.registry:
+        worker.alive = False
+        # Else the interpreter ends under the stream, with a traceback now and then.
+        app.registry["end"].join()
 
 
 def on_exit(server: Arbiter) -> None:
     """End with gunicorn's own exit code; its master calls this as its last act."""
     error = sys.exc_info()[1]
-    if isinstance(error, HaltServer):
-        leave(error.exit_status)
+    leave(error.exit_status if isinstance(error, HaltServer) else 0)
 
 
 def leave(code: int) -> None:
-    """End this process; pserve would make an exit code of 0 of a SystemExit."""
+    """End this process at once.
+
+    pserve would make an exit code of 0 of a SystemExit, and an interpreter that clears up takes
+    half a second.
+    """
     logging.shutdown()
     os._exit(code)
 
@@ -143,12 +142,17 @@ def stream(registry: Registry, worker: Worker) -> None:
         worker.alive = False
 
 
-def part(registry: Registry, worker: Worker) -> None:
-    """Close the sockets when the worker ends; the stream may still wait for a broker then."""
+def end(registry: Registry, worker: Worker, taking: threading.Thread) -> None:
+    """Close the sockets when the worker is to end, then end it: gunicorn looks once a second."""
     ending = Ending(worker)
     while not ending.is_set():
         ending.wait(0.1)
+    # Not after the stream: it may still wait for a broker that does not answer.
     registry["hub"].close()
+    taking.join(LAST_MOMENT)
+    # The broker files have to get back what a stream that is stuck has in hand.
+    if not taking.is_alive():
+        leave(GIVE_UP if registry.get("refused") else 0)
 
 
 def push(message: Message, session: Session, hub: Hub) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from kombu import pools
-from processes import Program, StartProgram, wait_until, write_ini
+from processes import PATIENCE, Program, StartProgram, wait_until, write_ini
 from pyramid.request import Request
 from webtest import TestApp
 
@@ -16,7 +16,7 @@ from example_app import main
 from example_app.broker import Inbox, connect
 from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
-from pyramid_dbpool.embedded import free_port
+from tests.servers.ports import kept_port
 
 
 @pytest.fixture
@@ -26,26 +26,38 @@ def environment() -> str:
 
 
 @pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """Give a port that nobody listens on."""
+    with kept_port() as port:
+        yield port
+
+
+@pytest.fixture
 def settings(psycopg_url: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Give the app's settings, on a database with its tables and a broker made of files."""
-    web, streamer = free_port(), free_port()
-    made = {
-        "sqlalchemy.url": psycopg_url,
-        "sqlalchemy.replica.url": psycopg_url,
+    with kept_port() as web, kept_port() as streamer:
+        made = settings_for(psycopg_url, tmp_path / "broker", web, streamer)
+        upgrade(made)
+        yield made
+        dispose_engine(made)
+        dispose_engine(made, "replica")
+        pools.reset()
+
+
+def settings_for(url: str, folder: Path, web: int, streamer: int) -> dict[str, Any]:
+    """Make the settings of an app on a database, with broker files and ports."""
+    return {
+        "sqlalchemy.url": url,
+        "sqlalchemy.replica.url": url,
         "dbpool.replica.read_only": "true",
         "tm.manager_hook": "pyramid_tm.explicit_manager",
         "broker.url": "filesystem://",
-        "broker.folder": str(tmp_path / "broker"),
+        "broker.folder": str(folder),
         # kombu remembers for the whole process which queues of files it has made.
         "broker.queue": f"streamer_{uuid4().hex}",
         "streamer.address": f"ws://127.0.0.1:{streamer}/live",
         "streamer.origins": f"http://127.0.0.1:{web}",
     }
-    upgrade(made)
-    yield made
-    dispose_engine(made)
-    dispose_engine(made, "replica")
-    pools.reset()
 
 
 @pytest.fixture
@@ -118,7 +130,7 @@ def start_web(serve: Callable[[str, str], Program], settings: dict[str, Any]) ->
 def answers(address: str) -> bool:
     """Tell whether somebody answers there."""
     try:
-        urlopen(address, timeout=10).close()
+        urlopen(address, timeout=PATIENCE).close()
     except OSError:
         return False
     return True

@@ -4,11 +4,15 @@ import json
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from processes import PATIENCE
+
 TEXT, CLOSE, PING = 1, 8, 9
 PONG = b"\x8a\x80\0\0\0\0"  # empty, with a mask of zeros
+GOODBYE = b"\x88\x80\0\0\0\0"  # the same
 HANDSHAKE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -31,7 +35,7 @@ class Listener:
     def connect(cls, settings: dict[str, Any]) -> "Listener":
         """Connect as the page does."""
         address = urlsplit(settings["streamer.address"])
-        sock = socket.create_connection((address.hostname, address.port), timeout=30)
+        sock = socket.create_connection((address.hostname, address.port), timeout=PATIENCE)
         headers = {"Host": address.netloc, "Origin": settings["streamer.origins"], **HANDSHAKE}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         sock.sendall(f"GET {address.path} HTTP/1.1\r\n{lines}\r\n".encode())
@@ -43,7 +47,10 @@ class Listener:
 
     def read(self) -> bool:
         """Take what has come; wait for it if nothing has. False at the end."""
-        data = self.sock.recv(1 << 18)
+        try:
+            data = self.sock.recv(1 << 18)
+        except ConnectionResetError:  # so it ends where our goodbye came too late
+            data = b""
         self._buffer += data
         if not self._greeted:
             head, end, rest = self._buffer.partition(b"\r\n\r\n")
@@ -58,6 +65,8 @@ class Listener:
                 self.sock.sendall(PONG)
             elif opcode == CLOSE:
                 (self.close_code,) = struct.unpack("!H", payload[:2])
+                with suppress(OSError):  # the server need not wait for it
+                    self.sock.sendall(GOODBYE)
         return bool(data)
 
     def read_to_the_end(self) -> None:

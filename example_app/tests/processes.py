@@ -30,6 +30,9 @@ BOTH = pytest.mark.parametrize("environment", ["development", "production"])
 
 StartProgram = Callable[[], "Program"]
 
+# Seconds for what has to happen at some time, also on a machine that has much else to do.
+PATIENCE = 60.0
+
 
 class Program:
     """A running program and the lines that it prints."""
@@ -60,7 +63,7 @@ class Program:
         """Everything that was read so far."""
         return "\n".join(self.lines)
 
-    def wait_for(self, words: str, seconds: float = 30) -> str:
+    def wait_for(self, words: str, seconds: float = PATIENCE) -> str:
         """Give the next line with these words."""
         end = monotonic() + seconds
         while True:
@@ -74,7 +77,7 @@ class Program:
             if words in line:
                 return line
 
-    def end(self, number: signal.Signals | None = None, seconds: float = 30) -> int:
+    def end(self, number: signal.Signals | None = None, seconds: float = PATIENCE) -> int:
         """Send a signal, wait for the end, give the exit code."""
         if number is not None:
             self.process.send_signal(number)
@@ -115,9 +118,9 @@ def write_ini(folder: Path, name: str, settings: dict[str, Any]) -> Path:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that another thread or program brings about."""
-    end = monotonic() + 30
+    end = monotonic() + PATIENCE
     while not condition():
-        assert monotonic() < end
+        assert monotonic() < end, "it does not happen"
         sleep(0.01)
 
 
@@ -126,7 +129,9 @@ def programs_with(words: str) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (
+                (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
             dead = b") Z " in (entry / "stat").read_bytes()
         except OSError:
             continue

@@ -1,6 +1,7 @@
 """Events: after a commit, and only then."""
 
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import transaction
 from kombu import Connection
-from processes import wait_until
+from processes import PATIENCE, wait_until
 from pyramid.exceptions import ConfigurationError
 from pyramid.testing import DummyRequest
 from webtest import TestApp
@@ -24,7 +25,6 @@ from example_app.broker import (
     publish_after_commit,
     publish_if_stored,
 )
-from pyramid_dbpool.embedded import free_port
 
 NOTE_ID = "11111111-1111-4111-8111-111111111111"
 EVENT = {"id": NOTE_ID}
@@ -56,10 +56,10 @@ def request_with_tm(settings: dict[str, Any]) -> DummyRequest:
     return request
 
 
-def received(inbox: Inbox) -> Any:
-    """Give the next event, or None."""
+def received(inbox: Inbox, seconds: float = 0.1) -> Any:
+    """Give the next event, or None; what is there already comes however few the seconds."""
     try:
-        message = inbox.get(timeout=0.1)
+        message = inbox.get(timeout=seconds)
     except Empty:
         return None
     message.ack()
@@ -104,10 +104,10 @@ def test_failed_commit_publishes_nothing(request_with_tm: DummyRequest, inbox: I
 
 @pytest.mark.slow
 def test_stored_note_is_answered_without_broker(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any], nobodys_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A broker that is away makes no 500 of a stored note; the log says what was not published."""
-    settings["broker.url"] = f"amqp://guest:secret@127.0.0.1:{free_port()}//"
+    settings["broker.url"] = f"amqp://guest:secret@127.0.0.1:{nobodys_port}//"
     app = TestApp(main({}, **settings))
     start = time.monotonic()
     app.put_json(f"/api/notes/{NOTE_ID}", {"text": "Hello"}, status=201)
@@ -119,16 +119,23 @@ def test_stored_note_is_answered_without_broker(
 
 
 def test_inbox_waits_for_the_broker_without_noise(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any],
+    nobodys_port: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the broker is away the inbox is empty, and tries again at growing intervals."""
-    settings["broker.url"] = f"amqp://guest:secret@127.0.0.1:{free_port()}//"
+    slept: list[float] = []
+    monkeypatch.setattr("example_app.broker.sleep", slept.append)
+    monkeypatch.setattr("example_app.broker.monotonic", lambda: sum(slept))
+    settings["broker.url"] = f"amqp://guest:secret@127.0.0.1:{nobodys_port}//"
     caplog.set_level(logging.WARNING)
     with Inbox(settings) as inbox:
-        for _ in range(8):
+        while sum(slept) < 14:
             assert received(inbox) is None
     assert "secret" not in caplog.text
-    assert caplog.text.count("The broker cannot be used; trying again in") == 1
+    told = re.findall(r"The broker cannot be used; trying again in (\d+) s", caplog.text)
+    assert told == ["1", "2", "4", "5", "5"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_files_are_read_whole(settings: dict[str, Any], inbox: Inbox) -> None:
         writer = threading.Thread(target=publish_many, args=(broker, count))
         writer.start()
         inbox.broker.transport.polling_interval = 0.0001
-        read = [received(inbox) for _ in range(count)]
+        read = [received(inbox, PATIENCE) for _ in range(count)]
         writer.join()
     assert read == [EVENT] * count
 

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from kombu import pools
-from processes import Program, connect_socket, wait_until, write
+from processes import PATIENCE, Program, connect_socket, wait_until, write
 from simple_websocket import ConnectionClosed
 from webtest import TestApp
 
 from example_app.broker import Inbox, ack, connect, publish
-from pyramid_dbpool.embedded import free_port
 from tests.servers.fixtures import NewProxy
 from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
@@ -61,13 +60,13 @@ def test_connection_lost_before_the_acknowledgement(
     with Inbox(settings) as inbox, connect(settings) as broker:
         inbox.listen()
         publish(broker, {"id": "7"})
-        message = inbox.get(timeout=5)
+        message = inbox.get(timeout=PATIENCE)
         inbox.broker.release()
         ack(message)
     assert "could be answered" in caplog.text
     with Inbox(settings) as inbox:
         inbox.listen()
-        again = inbox.get(timeout=5)
+        again = inbox.get(timeout=PATIENCE)
         assert again.payload == {"id": "7"}
         ack(again)
     with connect(settings) as broker:
@@ -84,7 +83,7 @@ def test_broker_that_refuses_the_login(
     settings["broker.url"] = with_password(rabbitmq.url(), "wrong-secret")
     write(request.getfixturevalue("app"), "Hello")
     with Inbox(settings) as inbox, pytest.raises(Empty):
-        inbox.get(timeout=5)
+        inbox.get(timeout=PATIENCE)
     assert "is not published: " in caplog.text
     assert "The broker cannot be used; trying again in 1 s: " in caplog.text
     assert caplog.text.count("ACCESS_REFUSED") == 2
@@ -123,12 +122,12 @@ def test_broker_that_says_nothing(
 
 
 def test_stop_while_the_broker_is_away(
-    settings: dict[str, Any], serve: Callable[[str, str], Program]
+    settings: dict[str, Any], nobodys_port: int, serve: Callable[[str, str], Program]
 ) -> None:
     """A streamer without a broker ends at SIGTERM as usual."""
-    settings["broker.url"] = f"amqp://127.0.0.1:{free_port()}//"
+    settings["broker.url"] = f"amqp://127.0.0.1:{nobodys_port}//"
     streamer = serve("-streamer", "The broker cannot be used")
-    assert streamer.end(signal.SIGTERM, seconds=15) == 0
+    assert streamer.end(signal.SIGTERM) == 0
     assert "Traceback" not in streamer.output
 
 
@@ -142,9 +141,9 @@ def test_stop_while_the_broker_does_not_answer(
         wait_until(lambda: listens(settings["streamer.address"]))
         client = connect_socket(settings)
         with silent.accept()[0]:
-            assert streamer.end(signal.SIGTERM, seconds=15) == 0
+            assert streamer.end(signal.SIGTERM) == 0
     with pytest.raises(ConnectionClosed) as closed:
-        client.receive(5)
+        client.receive(PATIENCE)
     assert closed.value.reason == 1001
     assert "Traceback" not in streamer.output
 

@@ -12,7 +12,9 @@ from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from time import monotonic
 
 import pytest
-from processes import Program, programs_with, wait_until
+from processes import PATIENCE, Program, programs_with, wait_until
+
+from example_app import programs
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +55,7 @@ def start_demo(folder: Path) -> Iterator[StartDemo]:
 def open_page(demo: Program) -> int:
     """Open the address that the demo prints, and give the answer's status."""
     address = demo.wait_for("Open ").rpartition("http://")[2].split()[0]
-    connection = HTTPConnection(address, timeout=10)
+    connection = HTTPConnection(address, timeout=PATIENCE)
     connection.request("GET", "/")
     status = connection.getresponse().status
     connection.close()
@@ -62,9 +64,15 @@ def open_page(demo: Program) -> int:
 
 def process_id(folder: Path, words: str) -> int:
     """Give the id of the one program of a demo with these words in its command."""
-    found = [pid for pid, command in programs_with(str(folder)).items() if words in command]
-    # gunicorn's worker, which has its command, came later.
-    return min(found)
+    found = {pid for pid, command in programs_with(str(folder)).items() if words in command}
+    # Not gunicorn's worker, which has its command.
+    (first,) = (pid for pid in found if parent(pid) not in found)
+    return first
+
+
+def parent(pid: int) -> int:
+    """Give the id of the process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -117,7 +125,7 @@ def test_second_stop_kills(start_demo: StartDemo, folder: Path) -> None:
         with suppress(TimeoutExpired):
             demo.process.wait(0.2)
     assert demo.end() == 128 + signal.SIGINT
-    assert monotonic() - start < 5
+    assert monotonic() - start < programs.PATIENCE
     wait_until(lambda: not programs_with(str(folder)))
 
 
@@ -161,7 +169,7 @@ def test_reader_that_goes(folder: Path) -> None:
         demo.stdout.close()
         wait_until(lambda: any("pserve" in each for each in programs_with(str(folder)).values()))
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(30) == 0
+        assert demo.wait(PATIENCE) == 0
 
 
 def test_demo_beside_a_demo(start_demo: StartDemo, tmp_path: Path) -> None:

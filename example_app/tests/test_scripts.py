@@ -10,7 +10,6 @@ from pyramid.exceptions import ConfigurationError
 
 from example_app import migrate, streamer
 from pyramid_dbpool import SettingsError
-from pyramid_dbpool.embedded import free_port
 
 MIGRATE = "migrate"
 
@@ -96,10 +95,10 @@ def test_a_wrong_setting_stops_the_streamers_start(
     assert "secret" not in str(caught.value)
 
 
-def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
-    """The driver says why; it is not asked for longer than a connection is waited for."""
-    url = f"postgresql+psycopg://h:secret@127.0.0.1:{free_port()}/h"
-    wrong = {"sqlalchemy.url": url, "sqlalchemy.pool_timeout": "500ms"}
+def test_an_unreachable_server_is_one_line(tmp_path: Path, nobodys_port: int) -> None:
+    """The driver says why."""
+    url = f"postgresql+psycopg://h:secret@127.0.0.1:{nobodys_port}/h"
+    wrong = {"sqlalchemy.url": url, "sqlalchemy.pool_timeout": "5\ndbpool.outage_grace = 0"}
     line = said(MIGRATE, tmp_path, wrong)
     assert line.startswith("example-app-migrate: ")
     assert "onnection refused" in line

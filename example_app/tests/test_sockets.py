@@ -5,10 +5,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from listener import HANDSHAKE, Listener
-from processes import Program, wait_until
+from processes import PATIENCE, Program, wait_until
+from simple_websocket import Server
 
 from example_app import sockets
 from example_app.sockets import LINE, Hub, Sock, Socket
@@ -31,7 +33,7 @@ def hub() -> Iterator[Hub]:
     yield hub
     hub.close()
     for thread in set(threading.enumerate()) - before:
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -43,9 +45,8 @@ def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
     def open_one() -> Listener:
         ours, theirs = socket.socketpair()
         opened.extend([ours, theirs])
-        theirs.settimeout(30)
-        served = Socket({"HTTP_HOST": "here", **ENVIRON, "gunicorn.socket": ours})
-        threading.Thread(target=hub.serve, args=(served,)).start()
+        theirs.settimeout(PATIENCE)
+        threading.Thread(target=hub.serve, args=(served_by(ours),)).start()
         return Listener(theirs)
 
     yield open_one
@@ -53,6 +54,11 @@ def listen(hub: Hub) -> Iterator[Callable[[], Listener]]:
     wait_for_sockets(hub, 0)
     for each in opened:
         each.close()
+
+
+def served_by(sock: socket.socket) -> Socket:
+    """Make what the hub serves, on a connection that asks for it."""
+    return Socket({"HTTP_HOST": "here", **ENVIRON, "gunicorn.socket": sock})
 
 
 def wait_for_sockets(hub: Hub, count: int) -> None:
@@ -83,25 +89,45 @@ def test_dead_socket_holds_nobody_up_and_is_dropped(
     """A socket that is not read costs the others nothing; when its line is full it is cut."""
     dead, alive = listen(), listen()
     wait_for_sockets(hub, 2)
-    for number in range(2 * LINE):
+    for number in range(3 * LINE):
         hub.push(LONG)
         if number % 100 == 0:
             hub.push(str(number))
             read_until(alive, number)
     wait_for_sockets(hub, 1)
     dead.read_to_the_end()
-    assert dead.notes.count(json.loads(LONG)) < 2 * LINE
+    assert dead.notes.count(json.loads(LONG)) < 3 * LINE
 
 
-def test_close_tells_the_browsers(hub: Hub, listen: Callable[[], Listener]) -> None:
+def test_socket_is_there_before_its_browser_is_greeted(
+    hub: Hub, listen: Callable[[], Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that catches up when its socket opens misses nothing that comes after."""
+
+    def greet(*words: Any, **options: Any) -> Server:
+        hub.push('"meanwhile"')
+        return Server(*words, **options)
+
+    monkeypatch.setattr(sockets, "Server", greet)
+    read_until(listen(), "meanwhile")
+
+
+def test_close_tells_the_browsers(
+    hub: Hub, listen: Callable[[], Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every socket hears that the server goes away, also one that comes too late."""
+    monkeypatch.setattr(sockets, "GOODBYE", PATIENCE)
     listeners = [listen() for _ in range(3)]
     wait_for_sockets(hub, 3)
-    hub.close()
-    listeners.append(listen())
+    closing = threading.Thread(target=hub.close)
+    closing.start()
     for listener in listeners:
         listener.read_to_the_end()
         assert listener.close_code == 1001
+    closing.join()
+    late = listen()
+    late.read_to_the_end()
+    assert late.close_code == 1001
 
 
 def test_close_does_not_wait_for_a_dead_socket(hub: Hub, listen: Callable[[], Listener]) -> None:
@@ -120,6 +146,15 @@ def test_browser_that_goes_is_forgotten(hub: Hub, listen: Callable[[], Listener]
     wait_for_sockets(hub, 1)
     listener.sock.close()
     wait_for_sockets(hub, 0)
+
+
+def test_browser_that_goes_before_it_is_greeted(hub: Hub) -> None:
+    """It is nobody's error either."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        hub.serve(served_by(ours))
+    assert hub.count == 0
 
 
 def test_what_a_browser_says_is_not_kept(hub: Hub, listen: Callable[[], Listener]) -> None:
@@ -171,7 +206,7 @@ class FakeSocket(Socket):
 
     def run(self) -> None:
         """Wait for the end."""
-        self.closed.wait(30)
+        self.closed.wait()
 
 
 def test_a_socket_may_come_while_a_note_is_pushed() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from pyramid_dbpool.embedded.cluster import Cluster
 from tests.servers import report
 from tests.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.servers.pgbouncer import PgBouncer
+from tests.servers.ports import kept_port
 from tests.servers.postgres import FAST, Postgres
 from tests.servers.process import ServerMissing
 from tests.servers.proxy import FaultProxy
@@ -132,11 +134,14 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     The keywords are PrivatePostgres's; `settings` are added to the fast ones.
     """
     servers: list[PrivatePostgres] = []
+    ports = ExitStack()
 
     def start(settings: dict[str, object] | None = None, **options: Any) -> PrivatePostgres:
         folder = tmp_path / f"postgres{len(servers)}"
         if not {"password", "programs"} & options.keys():
             shutil.copytree(empty_cluster, folder)
+        # Nobody else may take it while the server is stopped.
+        options.setdefault("port", ports.enter_context(kept_port()))
         server = PrivatePostgres(folder, settings={**FAST, **(settings or {})}, **options)
         servers.append(server)
         try:
@@ -151,6 +156,7 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     yield start
     for server in servers:
         server.stop("immediate")
+    ports.close()
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ class MariaDB(ServerProcess):
         # The install script calls it; Debian has it in the package mariadb-client-core.
         find_program("my_print_defaults")
         self.data = folder / "data"
+        # Each that starts, and each installation, removes the tables that others have there.
+        self.temporary = folder / "tmp"
 
     @property
     def version(self) -> str:
@@ -33,10 +35,8 @@ class MariaDB(ServerProcess):
     def prepare(self) -> None:
         """Make the system tables and the user."""
         as_root = ["--user=root", "--auth-root-authentication-method=normal"]
-        # In a folder of its own: two installations at a time remove each other's tables.
-        temporary = self.folder / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
-        folders = [f"--datadir={self.data}", f"--tmpdir={temporary}"]
+        self.temporary.mkdir()
+        folders = [f"--datadir={self.data}", f"--tmpdir={self.temporary}"]
         run(self.install, "--no-defaults", *as_root, *folders, "--skip-test-db")
         lines = [
             "CREATE USER IF NOT EXISTS test@'%' IDENTIFIED BY 'test';",
@@ -49,6 +49,7 @@ class MariaDB(ServerProcess):
         options = {
             "user": "root",
             "datadir": self.data,
+            "tmpdir": self.temporary,
             "socket": "",
             "port": self.port,
             "bind-address": "127.0.0.1",

@@ -9,7 +9,13 @@ from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from tests.servers.process import ServerMissing
 
 # What a crash of the machine would lose, no test misses.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    # Its transactions would count among those that some tests look at.
+    "autovacuum": "off",
+}
 
 
 class Postgres:

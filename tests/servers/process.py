@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pyramid_dbpool.embedded import free_port, lifeline
+from pyramid_dbpool.embedded import lifeline
+from tests.servers.ports import keep_port
 
 
 def deaf_port() -> int:
@@ -38,17 +40,23 @@ class ServerProcess:
     name: ClassVar[str]
     stop_signal = signal.SIGTERM
     leave_root = False
-    start_timeout = 60.0
+    start_timeout = 100.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "server.log"
-        self.port = 0
+        self.port = self.new_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
         state = f"at {self.port}" if self.running else "stopped"
         return f"<{self.name} {state}>"
+
+    def new_port(self) -> int:
+        """Give a port that is this server's, also while it is stopped."""
+        keeper = keep_port()
+        weakref.finalize(self, keeper.close)
+        return int(keeper.getsockname()[1])
 
     def prepare(self) -> None:
         """Set the server's folder up, once."""
@@ -74,19 +82,14 @@ class ServerProcess:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start the server, at the port that it had before if it ran before, and wait for it."""
+        """Start the server and wait until it answers."""
         if self.running:
             return
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             self.prepare()
-        for _ in range(3):
-            self.port = self.port or free_port()
-            if self._start_once():
-                return
-            # Somebody else may have taken the port meanwhile.
-            self.port = 0
-        raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-2000:]}")
+        if not self._starts():
+            raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
         """Stop the server in order; after 20 seconds, kill it."""
@@ -96,7 +99,7 @@ class ServerProcess:
         """Kill the server, as a crash of its machine would."""
         self._end(signal.SIGKILL)
 
-    def _start_once(self) -> bool:
+    def _starts(self) -> bool:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 lifeline(self.command(), leave_root=self.leave_root, death=signal.SIGKILL),

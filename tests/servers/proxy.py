@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from sqlalchemy import make_url
 
-from pyramid_dbpool.embedded import free_port
 from tests.servers.links import Faults, Link, drop_packets, pass_packets, reset
+from tests.servers.ports import keep_port
 
 __all__ = ["FaultProxy", "Newcomers"]
 
@@ -38,7 +38,8 @@ class FaultProxy:
 
     def __init__(self, server_port: int) -> None:
         self.faults = Faults()
-        self.port = free_port()
+        self._keeper = keep_port()
+        self.port = self._keeper.getsockname()[1]
         self._server_port = server_port
         # Guards what follows.
         self._lock = threading.Lock()
@@ -106,6 +107,7 @@ class FaultProxy:
         self._end_silence()
         for thread in threads:
             thread.join(PATIENCE)
+        self._keeper.close()
 
     def _end_silence(self) -> None:
         with self._lock:
@@ -166,9 +168,10 @@ class FaultProxy:
             else:
                 self.faults.delay()
         finally:
-            reset(client)
+            # Before the client knows: it may come again at once.
             with self._lock:
                 self._present -= 1
+            reset(client)
 
     def _connect(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):

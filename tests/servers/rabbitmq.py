@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pyramid_dbpool.embedded import free_port, lifeline
+from pyramid_dbpool.embedded import lifeline
 from tests.servers.process import ServerProcess, find_program
 
 
@@ -20,7 +20,7 @@ class RabbitMQ(ServerProcess):
         self.program = find_program("/usr/lib/rabbitmq/bin/rabbitmq-server")
         self.mapper_program = find_program("epmd")
         self.mapper: subprocess.Popen[bytes] | None = None
-        self.mapper_port = 0
+        self.mapper_port, self.distribution_port = self.new_port(), self.new_port()
 
     @property
     def version(self) -> str:
@@ -31,7 +31,6 @@ class RabbitMQ(ServerProcess):
     def start(self) -> None:
         """Start the port mapper and the broker."""
         if self.mapper is None:
-            self.mapper_port = free_port()
             place = ["-address", "127.0.0.1", "-port", str(self.mapper_port)]
             command = lifeline([str(self.mapper_program), *place])
             self.mapper = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -63,7 +62,7 @@ class RabbitMQ(ServerProcess):
             "RABBITMQ_NODENAME": f"test{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(self.distribution_port),
             "ERL_EPMD_PORT": str(self.mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
