@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.worker import consume
-from tests.servers.process import deaf_port
+from tests.servers.ports import deaf_port
 
 # What the log says of a message's first try.
 TRIED = "try 1 of 5"

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.overload.views import asks, attempts, fill
-from tests.servers.process import deaf_port
+from tests.servers.ports import deaf_port
 from tests.webapp import PARTS, WebApp, app
 
 

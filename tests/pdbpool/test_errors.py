@@ -11,7 +11,7 @@ import pytest
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.scripts import pdbpool
 from tests.pdbpool.said import Run, one_line
-from tests.servers.process import deaf_port
+from tests.servers.ports import deaf_port
 
 
 def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None:

@@ -1,10 +1,11 @@
-"""A port of this machine that is kept for whoever listens on it later."""
+"""Ports of this machine that nobody else gets: for those who listen later, or for nobody."""
 
+import atexit
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["keep_port", "kept_port"]
+__all__ = ["deaf_port", "keep_port", "kept_port"]
 
 
 def keep_port() -> socket.socket:
@@ -14,10 +15,15 @@ def keep_port() -> socket.socket:
     then, and in between, clients are refused, and no other program of this machine, such as
     another run of the tests, gets the port.
     """
-    keeper = socket.socket()
-    keeper.bind(("127.0.0.1", 0))
+    keeper = _bound()
     # Not before: two keepers could have the same port.
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return keeper
+
+
+def _bound() -> socket.socket:
+    keeper = socket.socket()
+    keeper.bind(("127.0.0.1", 0))
     return keeper
 
 
@@ -26,3 +32,11 @@ def kept_port() -> Iterator[int]:
     """Keep a port during a `with`, and give its number."""
     with keep_port() as keeper:
         yield keeper.getsockname()[1]
+
+
+def deaf_port() -> int:
+    """Give a port at which nobody listens, and nobody will until the program ends."""
+    keeper = _bound()
+    # Else Python closes it, and somebody else may take it.
+    atexit.register(keeper.close)
+    return int(keeper.getsockname()[1])

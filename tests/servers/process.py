@@ -1,6 +1,5 @@
 """A server's process: start on a free port, wait until it answers, stop."""
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -15,19 +14,6 @@ from typing import ClassVar
 
 from pyramid_dbpool.embedded import lifeline
 from tests.servers.ports import keep_port
-
-
-def deaf_port() -> int:
-    """Give a port at which nobody listens, and nobody will: it is taken.
-
-    One that is merely free may be the next one of a server of another run.
-    """
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
-    # Else Python closes it, and somebody else may take it.
-    atexit.register(taken.close)
-    port: int = taken.getsockname()[1]
-    return port
 
 
 class ServerMissing(Exception):

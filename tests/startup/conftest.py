@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from tests.servers.process import deaf_port
+from tests.servers.ports import deaf_port
 
 
 @pytest.fixture
