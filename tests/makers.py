@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+PATIENCE = 30.0
+
 
 class Connection:
     """The least that a pool needs, with a real socket."""
@@ -63,8 +65,8 @@ def in_thread(run: Callable[[], object]) -> threading.Thread:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Return when the condition holds."""
-    until, pause = time.monotonic() + 5, threading.Event()
+    """Return when the condition holds, which a busy machine may take its time for."""
+    until, pause = time.monotonic() + PATIENCE, threading.Event()
     while not condition():
         assert time.monotonic() < until, "not in time"
         pause.wait(0.002)

@@ -17,7 +17,14 @@ from pyramid_dbpool.drivers import (
 )
 from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
-from tests.failed_connects import CONFIGURATION, SATURATED, UNREACHABLE, engine_of, filled, refused
+from tests.failed_connects import (
+    CONFIGURATION,
+    SATURATED,
+    UNREACHABLE,
+    engine_of,
+    refused,
+    refused_when_full,
+)
 
 
 def test_mariadb_failures_are_classified(mariadb_url: str) -> None:
@@ -54,8 +61,7 @@ def test_a_full_mariadb_is_saturated(mariadb_url: str) -> None:
         connection.execute(text("SET GLOBAL max_connections = 10"))
         try:
             # One more than the limit is let in, for a user with SUPER.
-            with filled(mariadb_url):
-                assert refused(mariadb_url) is SATURATED
+            assert refused_when_full(mariadb_url) is SATURATED
         finally:
             connection.execute(text(f"SET GLOBAL max_connections = {limit}"))
 

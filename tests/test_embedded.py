@@ -50,7 +50,8 @@ def alive(pid: int | None) -> bool:
     """Tell whether a process lives and is not merely waiting to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    # It may go between the opening and the reading.
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -225,7 +225,7 @@ def test_a_timeout_says_who_holds_what(settings: dict[str, Any]) -> None:
     errors: list[str] = []
     with app(settings, "pyramid_dbpool", slow=slow) as web:
         web.get("/slow")
-    assert "Longest holders: GET route 'slow' for 0." in errors[0]
+    assert "Longest holders: GET route 'slow' for " in errors[0]
 
 
 def test_a_label_that_fails_does_not_hide_the_error(settings: dict[str, Any]) -> None:
