@@ -19,6 +19,9 @@ from pyramid_dbpool import (
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.pool import ManagedPool
+from tests.conformance.adapters.queue import make_engine
+from tests.conformance.stub import StubServer
+from tests.conformance.stub_driver import StubConnection
 from tests.makers import PATIENCE, Maker, wait_for
 
 
@@ -67,6 +70,25 @@ def test_holders_are_named_without_the_lock(maker: Maker, max_waiting: int | Non
     with holder_label(Label()), closing(pool.connect()), refused:
         pool.connect()
     assert free == [True]
+
+
+def test_what_is_being_tried_is_not_open() -> None:
+    """A server that is full is asked again and again, also when the time is over."""
+    over = threading.Event()
+
+    class Full(StubServer):
+        def connect(self) -> StubConnection:
+            if self.attempts == 2:
+                over.wait(PATIENCE)
+            return super().connect()
+
+    server = Full(limit=1)
+    pool = make_engine(server, ManagedPool, pool_size=2, max_overflow=0, background=True).pool
+    refused = pytest.raises(PoolTimeout, match="this pool has 1 open")
+    with closing(pool.connect()), refused, deadline(1):
+        pool.connect()
+    over.set()
+    pool.dispose()
 
 
 def test_a_server_that_admits_no_more_is_said_so(
