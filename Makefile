@@ -34,7 +34,7 @@ test:
 	@tools/install test
 	@tools/install_services
 	@tools/install_mysqlclient .venv/bin/python
-	.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python tools/run_tests $(ARGS)
 
 lint: style types layers
 

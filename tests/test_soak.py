@@ -116,6 +116,8 @@ def test_nothing_is_lost_in_a_failing_network(
     crowd, faults = Crowd(settings), Faults(proxy, seed=int(SECONDS))
     time.sleep(SECONDS)
     faults.stop()
+    served = len(crowd.stored)
+    until(lambda: crowd.faults or len(crowd.stored) > served, "they are served again", within=30)
     crowd.stop()
     print(crowd, faults)
     assert not crowd.faults, crowd.faults
