@@ -120,13 +120,13 @@ def test_surplus_is_closed_though_each_connection_is_used_in_turn(lab: Lab) -> N
 @pytest.mark.slow
 def test_connections_do_not_grow_old_together(lab: Lab) -> None:
     """Connections that were opened at once are not all replaced at once."""
-    pool = lab.pool(size=8, max_lifetime=0.8)
+    pool = lab.pool(size=8, max_lifetime=2.0)
     lab.warm(pool, 8)
 
     def all_are_replaced() -> bool:
         lab.warm(pool, 8)
         return lab.server.connects >= 16
 
-    until(all_are_replaced, "all are replaced", within=4.0)
+    until(all_are_replaced, "all are replaced")
     replaced = lab.server.attempt_times[8:16]
     assert replaced[-1] - replaced[0] > 0.015

@@ -117,10 +117,12 @@ def test_long_outage_refuses_at_once(lab: Lab) -> None:
     """Once the outage has outlasted its grace, callers do not wait for nothing."""
     pool = lab.pool(size=2, timeout=20.0, outage_grace=0.3)
     lab.server.down = Failure.UNREACHABLE
-    lab.run(pool.checkout).wait(3.0)
+    lab.run(pool.checkout).wait()
     pause(0.3)
-    task = lab.run(pool.checkout).wait(0.3)
-    assert "refused" in cause(task.error)
+    tasks = [lab.run(pool.checkout).wait() for _ in range(5)]
+    assert all("refused" in cause(task.error) for task in tasks)
+    # Whoever waited for the next probe would do so each time; a busy machine is slow now and then.
+    assert sorted(task.seconds for task in tasks)[2] < 0.3
     lab.server.down = None
     until(lambda: served(lab, pool), "callers are served again")
 
