@@ -207,7 +207,7 @@ def test_needs_no_short_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
 def test_stops_even_when_a_client_stays(mode: str, new_postgres: NewPostgres) -> None:
     """A smart stop that a client holds up becomes a fast one after the timeout."""
-    server = new_postgres(timeout=10)
+    server = new_postgres()
     server.timeout = 0.5
     engine = create_engine(server.url(), poolclass=NullPool)
     client = engine.connect()
