@@ -72,6 +72,11 @@ class PooledEntry(Entry):
         """Let its next checkout go the slow way, where second connections are noticed."""
         self.check_at = 0.0
 
+    @property
+    def quiet_since(self) -> float:
+        """When it was last returned or pinged."""
+        return max(self.since, self.checked_at)
+
     def passes(self, now: float) -> bool:
         """Tell whether it may be handed out, for all that a look at it can see.
 

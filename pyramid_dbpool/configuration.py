@@ -35,6 +35,7 @@ __all__ = [
     "check_when_created",
     "close_sessions_with_request",
     "load",
+    "refuse_taken_names",
     "warn_without_retry",
 ]
 
@@ -58,13 +59,8 @@ def load(config: Configurator) -> AppSettings:
         app = load_app(config.get_settings())
     except SettingsError as error:
         raise PyramidSettingsError(str(error)) from error
+    refuse_taken_names(app)
     for pool in app.pools.values():
-        attribute = _attribute_name(app, pool)
-        if hasattr(Request, attribute):
-            raise PyramidSettingsError(
-                f"dbpool.request_attr = {app.request_attr!r}: a Pyramid request has an attribute"
-                f" {attribute!r} already; choose another name, for example 'db'."
-            )
         if pool.capacity is not None and pool.capacity < 2:
             log.warning(
                 "pool %r has room for %d connection only (%s + %s): a handler that holds one and"
@@ -75,6 +71,20 @@ def load(config: Configurator) -> AppSettings:
                 pool.source("max_overflow"),
             )
     return app
+
+
+def refuse_taken_names(app: AppSettings) -> None:
+    """Refuse a name for the sessions that Pyramid's requests have for something else.
+
+    :raises PyramidSettingsError: so it is.
+    """
+    for pool in app.pools.values():
+        attribute = _attribute_name(app, pool)
+        if hasattr(Request, attribute):
+            raise PyramidSettingsError(
+                f"dbpool.request_attr = {app.request_attr!r}: a Pyramid request has an attribute"
+                f" {attribute!r} already; choose another name, for example 'db'."
+            )
 
 
 def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
@@ -208,13 +218,15 @@ def answer_overload(config: Configurator, app: AppSettings) -> None:
 
 def warn_without_retry(config: Configurator) -> None:
     """Warn, once in a process, if no execution policy would try a request again."""
-    config.action(None, lambda: _warn_without_retry(config.registry), order=_LAST)
 
+    def warn(_event: ApplicationCreated) -> None:
+        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
+        if policy is default_execution_policy:
+            _say_that_retry_is_missing()
 
-def _warn_without_retry(registry: Registry) -> None:
-    policy = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-    if policy is default_execution_policy:
-        _say_that_retry_is_missing()
+    # Not an action: where the configuration commits by itself, that is over before whoever
+    # comes next includes pyramid_retry.
+    config.add_subscriber(warn, ApplicationCreated)
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, ExceptionContext, event
 
 from . import identity
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .errors import DatabaseUnavailable
 from .messages import driver_text, unavailable_text
 from .settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
@@ -63,7 +63,8 @@ def explain_failures(engine: Engine, pool: PoolSettings) -> None:
             return None
         kind = classify_connect_failure(context.dialect, error)
         if kind is ConnectFailure.CONFIGURATION:
-            text = unavailable_text(pool.name, kind, 0.0, context.original_exception)
+            cause, url_key = context.original_exception, pool.source("url")
+            text = unavailable_text(pool.name, kind, 0.0, cause, url_key)
         else:
             said = driver_text(context.original_exception)
             text = f"pool {pool.name!r}: no connection ({said})"

@@ -59,8 +59,7 @@ class Connections:
                 each.doubt()
 
     def keep_husk_locked(self, record: Any) -> None:
-        # An empty record is a slot; SQLAlchemy's suite wants the same record to
-        # come back, and counts it among the returned ones.
+        """Keep a record whose connection is gone, as long as there is room for it."""
         if not self._line.keep or len(self.husks) + len(self._line.idle) < self._line.keep:
             self.husks.append(record)
 

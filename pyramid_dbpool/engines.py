@@ -163,7 +163,12 @@ def warm(engine: Engine) -> None:
     :raises DatabaseUnavailable: the server cannot be reached, after a wait of `pool_timeout`
         at the longest, or it refuses the login.
     :raises PoolTimeout: no connection could be opened in that time.
+    :raises TypeError: `engine` is none.
     """
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            f"warm() takes an engine, not {type(engine).__name__}: warm(get_engine(settings))."
+        )
     if isinstance(engine.pool, ManagedPool):
         engine.pool.warm()
 

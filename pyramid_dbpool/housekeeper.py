@@ -49,7 +49,6 @@ class Housekeeper:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.pid = os.getpid()
         self._clock = clock
         self._inbox: deque[tuple[float, int, Task]] = deque()
         self._heap: list[tuple[float, int, Task]] = []
@@ -194,36 +193,26 @@ class WeakCall:
             method()
 
 
-_current: Housekeeper | None = None
+# By process id: a child that was forked without Python's hooks gets one of its own too.
+_keepers: dict[int, Housekeeper] = {}
 
 
 def housekeeper() -> Housekeeper:
     """Return this process's housekeeper; a forked child gets one of its own."""
-    global _current  # noqa: PLW0603 - one per process is the point
-    keeper = _current
-    if keeper is None or keeper.pid != os.getpid():
-        keeper = _current = Housekeeper()
-    return keeper
+    pid = os.getpid()
+    # `setdefault`: of two that came at once, one would be missed by `pause`.
+    return _keepers.get(pid) or _keepers.setdefault(pid, Housekeeper())
 
 
 def _before_fork() -> None:
     # Python 3.12 and later warn when a process forks while it has threads.
-    if _current is not None:
-        _current.pause()
+    housekeeper().pause()
 
 
 def _after_fork_in_parent() -> None:
-    if _current is not None:
-        _current.resume()
-
-
-def _after_fork_in_child() -> None:
-    global _current  # noqa: PLW0603
-    _current = None
+    housekeeper().resume()
 
 
 os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_keepers.clear
 )

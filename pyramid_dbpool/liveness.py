@@ -46,6 +46,23 @@ def _find_poll() -> Any:
 _poll = _find_poll()
 
 
+def _looking(seen: _PollFD) -> Callable[[], object]:
+    """Return what looks at a socket, without a wait, and puts what there is to see into `seen`."""
+    if _poll is None:
+        return functools.partial(_ask_python, seen)
+    return functools.partial(_poll, ctypes.byref(seen), 1, 0)
+
+
+def _ask_python(seen: _PollFD) -> bool:
+    # gevent's own poll goes through its hub, at fifty times the cost; ours never waits.
+    monkey = sys.modules.get("gevent.monkey")
+    poller = (monkey.get_original("select", "poll") if monkey else select.poll)()
+    poller.register(seen.fd, _EVENTS)
+    found = poller.poll(0)
+    seen.revents = found[0][1] if found else 0
+    return bool(found)
+
+
 class Look:
     """A look at one socket that never waits.
 
@@ -57,11 +74,7 @@ class Look:
 
     def __init__(self, fd: int) -> None:
         self._seen = seen = _PollFD(fd, _EVENTS, 0)
-        self.speaks: Callable[[], object]
-        if _poll is not None:
-            self.speaks = functools.partial(_poll, ctypes.byref(seen), 1, 0)
-        else:
-            self.speaks = self._ask_python
+        self.speaks = _looking(seen)
         self.glance: Callable[[int, int], object] = lambda *_: self.speaks()
         # gevent takes `epoll` out of the module; elsewhere it asks the kernel about
         # one socket in half the time of a poll.
@@ -76,13 +89,6 @@ class Look:
         self.glance = lambda *_: ()
         if self._epoll is not None:
             self._epoll.close()
-
-    def _ask_python(self) -> bool:
-        poller = _poll_class()()
-        poller.register(self._seen.fd, _EVENTS)
-        found = poller.poll(0)
-        self._seen.revents = found[0][1] if found else 0
-        return bool(found)
 
     def ended(self) -> bool:
         """Tell whether the last look saw that the other side is gone for certain."""
@@ -118,12 +124,7 @@ def has_ended(connection: Any) -> bool:
     if fd is None:
         return False
     seen = _PollFD(fd, _EVENTS, 0)
-    if _poll is None:
-        poller = _poll_class()()
-        poller.register(fd, _EVENTS)
-        found = poller.poll(0)
-        return bool(found and found[0][1] & _ENDED)
-    _poll(ctypes.byref(seen), 1, 0)
+    _looking(seen)()
     return bool(seen.revents & _ENDED)
 
 
@@ -138,12 +139,6 @@ def closed_by(connection: Any) -> Callable[[], object] | None:
     if isinstance(getattr(connection, "open", None), int):
         return lambda: not connection.open
     return None
-
-
-def _poll_class() -> Any:
-    # gevent's own poll goes through its hub, at fifty times the cost; ours never waits.
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey.get_original("select", "poll") if monkey else select.poll
 
 
 def shut(fd: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .drivers import ConnectFailure
+from .connect_failures import ConnectFailure
 from .settings.mask import mask_text
 from .stats import Holder
 
@@ -24,9 +24,18 @@ def _pool(pool_name: str | None) -> str:
 
 def driver_text(error: BaseException) -> str:
     """Return a driver's error on one line, without its secrets."""
+    return mask_text(one_line(said_by(error)))
+
+
+def said_by(error: BaseException) -> str:
+    """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets."""
     # SQLAlchemy's own text would add the statement and a link.
     said = getattr(error, "orig", None) or error
-    return mask_text(one_line(str(said))) or type(said).__name__
+    text = str(said)
+    if isinstance(said, UnicodeDecodeError):
+        # Else one reads at which byte psycopg2 stumbled over what the server said.
+        text = said.object.decode(errors="replace")
+    return text.strip() or type(said).__name__
 
 
 def one_line(said: str) -> str:
@@ -133,12 +142,19 @@ def line_full_text(
 
 
 def unavailable_text(
-    pool_name: str | None, kind: ConnectFailure, lasted: float, error: BaseException
+    pool_name: str | None,
+    kind: ConnectFailure,
+    lasted: float,
+    error: BaseException,
+    url_key: str | None = None,
 ) -> str:
-    """Explain that no connection can be opened."""
-    said = driver_text(error)
+    """Explain that no connection can be opened.
+
+    :param url_key: the setting of the URL; None: the usual one of the pool.
+    """
+    said, url_key = driver_text(error), url_key or ini_key(pool_name, "url")
     if kind is ConnectFailure.CONFIGURATION:
-        suspect = ini_key(pool_name, "url")
+        suspect = url_key
         if "unsupported startup parameter" in said:
             key = ini_key(pool_name, "statement_timeout", "dbpool.")
             suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
@@ -147,7 +163,7 @@ def unavailable_text(
             f" ({said})"
         )
     return (
-        f"{_pool(pool_name)}: the database server of {ini_key(pool_name, 'url')} has been"
+        f"{_pool(pool_name)}: the database server of {url_key} has been"
         f" unreachable for {lasted:.1f} s ({said})"
     )
 

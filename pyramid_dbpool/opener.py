@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any, Protocol
 
+from .connect_failures import ConnectFailure
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
-from .drivers import ConnectFailure
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
 from .openings import Openings, start_thread
@@ -91,7 +91,7 @@ class Opener:
         self._ask_locked(now)
         # Neither a full pool nor a line that is soon looked at has anything to plan, and
         # planning is half of what it costs to join: in a spike everybody waits for that.
-        if self.trouble is not None or not (self._line.full or self._is_looked_at_soon(now)):
+        if self.trouble is not None or not (self._line.full or self._looks_soon_locked(now)):
             self.plan_locked(now)
 
     def refused_locked(self, now: float) -> Trouble | None:
@@ -116,22 +116,22 @@ class Opener:
 
     def plan_locked(self, now: float) -> None:
         """Reserve slots for the openings that are wanted now; `openings.launch` them."""
-        wanted = max(self._wanted_by_line(now), self._missing())
+        wanted = max(self._wanted_by_line_locked(now), self._missing_locked())
         if self.trouble is not None and wanted:
-            wanted = self._probes_allowed(now)
+            wanted = self._probes_allowed_locked(now)
         while wanted and not self._line.full:
-            self.openings.plan_locked(self._next_context())
+            self.openings.plan_locked(self._next_context_locked())
             if self.trouble is not None:
                 self.trouble.probing(now)
             wanted -= 1
         self._watch_locked(now)
 
-    def _opening(self, now: float) -> int:
+    def _opening_locked(self, now: float) -> int:
         """Count the openings that may soon be over."""
         return self._line.opening - self.openings.hanging_locked(now, self._connect_time)
 
-    def _wanted_by_line(self, now: float) -> int:
-        opening = self._opening(now)
+    def _wanted_by_line_locked(self, now: float) -> int:
+        opening = self._opening_locked(now)
         if self.trouble is not None:
             return int(self._line.waiting > opening)
         return openings_wanted(
@@ -147,20 +147,20 @@ class Opener:
         known = self._stats.connect_time
         return FIRST_CONNECT if known is None else known
 
-    def _missing(self) -> int:
+    def _missing_locked(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
         if self._line.retired or self._asked_at == NEVER:
             return 0
         return max(0, self._min_idle - self._line.total)
 
-    def _probes_allowed(self, now: float) -> int:
+    def _probes_allowed_locked(self, now: float) -> int:
         trouble = self.trouble
-        if trouble is None or now < trouble.retry_at or self._opening(now):
+        if trouble is None or now < trouble.retry_at or self._opening_locked(now):
             return 0
         # Beside one that hangs another one may try, but not a herd of them.
         return int(self._line.opening <= 1)
 
-    def _next_context(self) -> Context:
+    def _next_context_locked(self) -> Context:
         # Connect listeners see the context of someone who waits, each of them once:
         # a context cannot be entered twice at a time.
         for waiter in self._line.waiters:
@@ -171,7 +171,7 @@ class Opener:
 
     def _watch_locked(self, now: float) -> None:
         """See to it that the line is looked at again, if it may want more openings."""
-        due = self._next_look(now)
+        due = self._next_look_locked(now)
         if due is not None and due < self._look_at:
             if self._task is not None:
                 self._task.cancel()
@@ -180,13 +180,13 @@ class Opener:
             self._task = housekeeper().call_at(due, WeakCall(self.look))
             self._look_at = due
 
-    def _is_looked_at_soon(self, now: float) -> bool:
+    def _looks_soon_locked(self, now: float) -> bool:
         return now < self._look_at <= now + look_interval(self._connect_time)
 
-    def _next_look(self, now: float) -> float | None:
-        line, trouble, opening = self._line, self.trouble, self._opening(now)
+    def _next_look_locked(self, now: float) -> float | None:
+        line, trouble, opening = self._line, self.trouble, self._opening_locked(now)
         if trouble is not None:
-            if not (line.waiting or self._probes_on(now)):
+            if not (line.waiting or self._probes_on_locked(now)):
                 return None
             if not opening:
                 return max(trouble.retry_at, now)
@@ -196,18 +196,18 @@ class Opener:
             return now + look_interval(self._connect_time)
         return self.openings.next_hanging_locked(now, self._connect_time)
 
-    def _probes_on(self, now: float) -> bool:
+    def _probes_on_locked(self, now: float) -> bool:
         """Tell whether to probe though nobody waits: somebody may be about to ask again."""
         lately = now - self._asked_at < ASKED_LATELY
-        return not self._line.retired and (lately or self._missing() > 0)
+        return not self._line.retired and (lately or self._missing_locked() > 0)
 
     def look(self) -> None:
         """Look at the line again; the housekeeper calls this."""
         now = self._clock()
         with self._lock:
             self._look_at = float("inf")
-            if self.trouble is not None and not self._line.waiting and self._probes_on(now):
-                if self._probes_allowed(now) and not self._line.full:
+            if self.trouble is not None and not self._line.waiting and self._probes_on_locked(now):
+                if self._probes_allowed_locked(now) and not self._line.full:
                     self.trouble.probing(now)
                     self.openings.plan_locked(Context())
                 self._watch_locked(now)
@@ -235,7 +235,7 @@ class Opener:
     def _needed_locked(self, now: float) -> bool:
         line = self._line
         return (
-            line.waiting >= self._opening(now)
+            line.waiting >= self._opening_locked(now)
             or line.total <= self._min_idle
             or self.trouble is not None
         )

@@ -61,6 +61,7 @@ class PoolOptions:
     outage_grace: float | None = None
     hold_warning: float | None = None
     pool_name: str | None = None
+    url_key: str | None = None
 
     def expiry(self, now: float, chance: float) -> float:
         """Say when a connection opened now has to go; `chance` is random, from 0 to 1."""
@@ -81,7 +82,7 @@ class PoolOptions:
 
 def plugin_defaults(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
     """Return `ManagedPool`'s arguments as the plugin sets them where the ini file does not."""
-    defaults = dict(PLUGIN_DEFAULTS)
+    defaults = {"pool_size": pool_size, "max_overflow": max_overflow, **PLUGIN_DEFAULTS}
     per_connection = defaults.pop("max_waiting_per_connection")
     bounded = pool_size > 0 and max_overflow >= 0
     defaults["max_waiting"] = per_connection * (pool_size + max_overflow) if bounded else None

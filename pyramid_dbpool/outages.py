@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 
 from . import messages
-from .drivers import ConnectFailure
+from .connect_failures import ConnectFailure
 from .trouble import Trouble
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
 from zope.interface import implementedBy
 
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .errors import DatabaseUnavailable
 from .labels import request_name

@@ -70,7 +70,7 @@ class ManagedPool(ServicedPool):
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
         holder of one takes another.
-    :param pool_name: the name in errors and statistics.
+    :param pool_name: the name in errors and statistics; `url_key`: the setting of its URL.
     """
 
     # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
@@ -101,6 +101,7 @@ class ManagedPool(ServicedPool):
         ping_timeout: float = 2.0,
         hold_warning: float | None = None,
         pool_name: str | None = None,
+        url_key: str | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kw)
@@ -118,12 +119,13 @@ class ManagedPool(ServicedPool):
             outage_grace=outage_grace,
             hold_warning=hold_warning,
             pool_name=pool_name,
+            url_key=url_key,
         )
         self._start()
 
     @staticmethod
     def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
-        """Return the plugin's defaults under the names that `create_engine` has for them."""
+        """Return `create_engine`'s arguments for a pool of this size, as the plugin has it."""
         arguments = plugin_defaults(pool_size, max_overflow)
         arguments["pool_timeout"] = arguments.pop("timeout")
         arguments["pool_use_lifo"] = arguments.pop("use_lifo")

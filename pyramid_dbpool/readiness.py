@@ -13,7 +13,7 @@ from typing import Any
 from pyramid.request import Request
 from pyramid.response import Response
 
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .engines import ProcessEngine
 from .pool import ManagedPool
 from .trial import try_to_connect

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import exc as sa_exc
 
 from . import messages
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .entries import LEASED
 from .errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .holders import Lease, named
@@ -34,7 +34,9 @@ class Refusals:
         module = getattr(self._source._dialect, "loaded_dbapi", None)
         if module is None:
             return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
-        if not isinstance(error, module.Error | OSError | sa_exc.DBAPIError):
+        # UnicodeDecodeError: psycopg2's, of a server that writes its own encoding.
+        known = module.Error | OSError | UnicodeDecodeError | sa_exc.DBAPIError
+        if not isinstance(error, known):
             return None
         return classify_connect_failure(cast("Any", self._source._dialect), error)
 
@@ -42,7 +44,8 @@ class Refusals:
         """Make the exception for one caller who cannot be served."""
         trouble = self._service.opener.trouble
         lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
-        text = messages.unavailable_text(self._name, kind, lasted, error)
+        url_key = self._service.options.url_key
+        text = messages.unavailable_text(self._name, kind, lasted, error, url_key)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         return refusal

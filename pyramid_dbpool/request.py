@@ -83,7 +83,8 @@ class RequestSessions:
         session = self._sessions.get(maker)
         if session is None:
             session = self._sessions[maker] = maker()
-            session.info.update({_OWNER: self, WROTE: False})
+            # Under "request" as with the cookiecutter, for listeners and models.
+            session.info.update({_OWNER: self, WROTE: False, "request": self._request})
         return session
 
     def release(self, pool: str | None) -> None:
@@ -128,13 +129,18 @@ class RequestSessions:
 
         They have to while ``tm.active`` is set, and also in before-commit hooks:
         pyramid_tm takes ``tm.active`` away before they run, and what they write
-        outside of the transaction would be lost.
+        outside of the transaction would be lost. So they have to when a script has
+        begun it itself, which an explicit manager tells.
         """
-        if not self._note_transaction():
-            seen = self._transaction
-            if seen is None or seen.status != "Active" or _current(self._request.tm) is not seen:
-                return None
-        return self._request.tm
+        if self._note_transaction():
+            return self._request.tm
+        manager = getattr(self._request, "tm", None)
+        if manager is None or not (manager.explicit or self._transaction):
+            return None
+        begun = _current(manager)
+        if begun is None or begun.status != "Active":
+            return None
+        return manager if manager.explicit or begun is self._transaction else None
 
     def _note_transaction(self) -> bool:
         active = bool(self._request.environ.get("tm.active"))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from . import forkmark
 from .checkout import Checkout
 from .checks import Checks, PooledEntry
+from .connect_failures import ConnectFailure
 from .connections import Connections
-from .drivers import ConnectFailure
 from .entries import LEASED
 from .holders import named
 from .holds import Holds
@@ -56,7 +56,8 @@ class Service:
     ) -> None:
         self.options, self.size, self.timeout = options, size, timeout
         # Guards the line, the statistics, the husks and the opener's state.  Held for
-        # a few microseconds, never during I/O, a wait or the start of a thread.
+        # a few microseconds, never during I/O or a wait, but that for the housekeeper's
+        # thread to start.
         # Reentrant, because the collector may return a connection inside any of them.
         self.lock = threading.RLock()
         self.stats = Stats()

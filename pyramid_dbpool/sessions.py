@@ -1,6 +1,5 @@
 """Sessions on the process's engines, and one unit of work on a session."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -18,8 +17,6 @@ from .transactions import Modes
 from .writes import roll_back
 
 __all__ = ["close_session", "session_factory", "unit_of_work"]
-
-log = logging.getLogger(__name__)
 
 AnySession: TypeAlias = Session | scoped_session[Session]
 TransactionManager: TypeAlias = (
@@ -134,14 +131,10 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 def _unit(session: Session, read_only: bool) -> Iterator[None]:
     # Around the body too: it may commit by hand.
     with _commit_outcome(session, read_only):
-        try:
-            yield
-            # Here, so that a connection that is lost in a flush is not taken for
-            # one that is lost in COMMIT.
-            session.flush()
-        except BaseException:
-            _rollback(session)
-            raise
+        yield
+        # Here, so that a connection that is lost in a flush is not taken for
+        # one that is lost in COMMIT.
+        session.flush()
         with unobserved() if read_only else nullcontext():
             session.commit()
 
@@ -184,14 +177,6 @@ def _has_work(begun: transaction.Transaction) -> bool:
     hooks = (begun.getBeforeCommitHooks, begun.getAfterCommitHooks)
     # There is no public way to ask for what has joined.
     return bool(begun._resources) or begun.isDoomed() or any(list(get()) for get in hooks)
-
-
-def _rollback(session: Session) -> None:
-    try:
-        session.rollback()
-    except Exception:
-        # The caller has to see the first error, not that of the clean-up.
-        log.warning("The rollback after an error failed.", exc_info=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from .drivers import error_number, in_autocommit, sqlstate, transaction_failed
 from .errors import TransactionFailed
 from .settings.mask import mask_text
 
-__all__ = ["refuse_failed_transactions"]
+__all__ = ["has_failed", "refuse_failed_transactions"]
 
 # A key of Connection.info: what the error of the transaction in hand said. The text and not the
 # error, whose traceback would keep a forgotten session, and so its connection, alive for ever.
@@ -37,7 +37,7 @@ def refuse_failed_transactions(engine: Engine) -> None:
 def _refuse_commit(connection: Connection) -> None:
     # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
     # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if _has_failed(connection):
+    if has_failed(connection):
         error = _error(connection)
         # As after any failed COMMIT, the connection has to be out of the
         # transaction; SQLAlchemy takes it for ended and sends nothing more.
@@ -47,11 +47,11 @@ def _refuse_commit(connection: Connection) -> None:
 
 def _refuse_prepare(connection: Connection, _xid: Any) -> None:
     # PostgreSQL would forget it without an error, and the other databases commit their parts.
-    if _has_failed(connection):
+    if has_failed(connection):
         raise _error(connection)
 
 
-def _has_failed(connection: Connection) -> bool:
+def has_failed(connection: Connection) -> bool:
     """Tell whether the server has given the transaction up, or has ended it already."""
     ended = connection.info.get(_ENDED, False)
     return ended or transaction_failed(connection.connection.dbapi_connection)
@@ -74,7 +74,7 @@ def _note(context: ExceptionContext) -> None:
     if _ends_transaction(connection, context.original_exception):
         connection.info[_ENDED] = True
     # The first one: those after it only say that the transaction is aborted.
-    if _FAILURE not in connection.info and _has_failed(connection):
+    if _FAILURE not in connection.info and has_failed(connection):
         connection.info[_FAILURE] = _text(context.original_exception)
 
 

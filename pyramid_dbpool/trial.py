@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from sqlalchemy import create_engine, select
 
 from . import connecting
-from .drivers import ConnectFailure, classify_connect_failure
+from .connect_failures import ConnectFailure, classify_connect_failure
 from .engines import EngineHook, ProcessEngine
-from .messages import one_line
+from .messages import one_line, said_by
 from .settings import PoolSettings, scrub
 
 __all__ = ["connect_once", "may_pass", "reason", "try_to_connect"]
@@ -48,6 +48,4 @@ def may_pass(made: ProcessEngine, error: Exception) -> bool:
 
 def reason(pool: PoolSettings, error: Exception) -> str:
     """Return the driver's words on one line, without secrets."""
-    cause = getattr(error, "orig", None) or error
-    said = scrub(str(cause) or type(cause).__name__, pool.url)
-    return one_line(said)
+    return one_line(scrub(said_by(error), pool.url))

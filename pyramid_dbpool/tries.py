@@ -12,13 +12,8 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from .drivers import (
-    ConnectFailure,
-    classify_connect_failure,
-    connect_failure,
-    is_known_rollback,
-    is_missed_disconnect,
-)
+from .connect_failures import ConnectFailure, classify_connect_failure, connect_failure
+from .drivers import is_known_rollback, is_missed_disconnect
 from .errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
 from .limits import stoppable
 from .messages import driver_text

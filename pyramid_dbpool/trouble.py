@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .drivers import ConnectFailure
+from .connect_failures import ConnectFailure
 
 # The prober's pauses, in seconds: doubling from the first to the last, each one
 # shortened by up to half at random, so that many processes do not knock as one.

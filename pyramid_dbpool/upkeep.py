@@ -54,16 +54,20 @@ class Upkeep:
         """Have the housekeeper come when the next thing is due, if anything ever will be."""
         if not self._options.has_upkeep:
             return
-        now = self._clock()
         with self._lock:
-            due = self._next_due_locked(now)
+            due = self._next_due_locked()
             self.is_due = due is not None
         if due is not None:
             try:
-                self._task = housekeeper().call_at(max(due, now), WeakCall(self.run))
+                task = housekeeper().call_at(due, WeakCall(self.run))
             except BaseException:
                 self.is_due = False
                 raise
+            with self._lock:
+                former, self._task = self._task, task
+            if former is not None:
+                # Two that return at once both come here: each visit has a next one, for ever.
+                former.cancel()
 
     def cancel(self) -> None:
         """Call the housekeeper off, so that it may rest: the pool was disposed of."""
@@ -72,12 +76,12 @@ class Upkeep:
             self.is_due = False
             housekeeper().call_off(task)
 
-    def _next_due_locked(self, now: float) -> float | None:
+    def _next_due_locked(self) -> float | None:
         options, line = self._options, self._line
         idle = list(line.idle)
         dues = [each.expires_at for each in idle if options.max_lifetime is not None]
         if options.keepalive is not None:
-            dues += [max(each.since, each.checked_at) + options.keepalive for each in idle]
+            dues += [each.quiet_since + options.keepalive for each in idle]
         surplus = next_surplus(
             line,
             linger=options.overflow_linger,
@@ -123,10 +127,8 @@ class Upkeep:
         doomed += [(entry, "idle") for entry in surplus if line.hold(entry)]
         stale: list[PooledEntry] = []
         if options.keepalive is not None:
-            for entry in list(line.idle):
-                quiet = max(entry.since, entry.checked_at)
-                if now - quiet >= options.keepalive:
-                    stale.append(entry)
+            silence = options.keepalive
+            stale = [each for each in list(line.idle) if now >= each.quiet_since + silence]
         return doomed, stale
 
     def examine_suspects(self) -> None:

@@ -44,16 +44,18 @@ class IdleView(QueueCommon[Any]):
 
     @queue.setter
     def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
-        kept = set(records)
-        self._owner._service.connections.husks[:] = [
-            each for each in self._owner._service.connections.husks if each in kept
-        ]
+        # SQLAlchemy's suite throws out the empty ones in this way.
+        kept, husks = set(records), self._owner._service.connections.husks
+        husks[:] = [each for each in husks if each in kept]
 
 
 class ServicedPool(QueuePool):
     """A `QueuePool` whose numbers are those of its service."""
 
     _service: Service
+    # SQLAlchemy is silent below WARNING there; else an app that logs at DEBUG would
+    # have two lines for each checkout, and at INFO one at each end of a process.
+    _sqla_logger_namespace = "sqlalchemy.pool.ManagedPool"
 
     def __init__(
         self,

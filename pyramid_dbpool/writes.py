@@ -8,10 +8,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 
-from .drivers import transaction_failed
 from .errors import SessionInUse, TransactionFailed
 from .messages import driver_text
 from .statements import changes_nothing, first_word
+from .swallowed import has_failed
 
 __all__ = [
     "WROTE",
@@ -112,7 +112,7 @@ def _changes_would_be_lost(request: str) -> SessionInUse:
 
 def _has_failed(connection: Connection) -> bool:
     # One that is lost has no driver's connection to be asked, and raises.
-    return connection.invalidated or transaction_failed(connection.connection.dbapi_connection)
+    return connection.invalidated or has_failed(connection)
 
 
 def _has_written(session: Session) -> bool:

@@ -1,4 +1,4 @@
-"""Connects that fail, on real servers, and what `drivers` says of them."""
+"""Connects that fail, on real servers, and what `connect_failures` says of them."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -8,7 +8,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from pyramid_dbpool.drivers import (
+from pyramid_dbpool.connect_failures import (
     ConnectFailure,
     classify_connect_failure,
     connect_failure,

@@ -16,9 +16,7 @@ PATIENCE = 60.0
 def plugin_engine(url: str, size: int = 5, overflow: int = 10, **changed: Any) -> Engine:
     """Make an engine as the plugin does, but for `changed`."""
     arguments = ManagedPool.plugin_arguments(size, overflow) | changed
-    return create_engine(
-        url, poolclass=ManagedPool, pool_size=size, max_overflow=overflow, **arguments
-    )
+    return create_engine(url, poolclass=ManagedPool, **arguments)
 
 
 def managed(engine: Engine) -> ManagedPool:

@@ -22,6 +22,7 @@ from pyramid_dbpool import (
     engines,
     get_engine,
     session_factory,
+    warm,
 )
 from pyramid_dbpool.building import build_engine
 from pyramid_dbpool.embedded import free_port
@@ -44,6 +45,12 @@ def test_every_call_gives_the_same_engine(settings: dict[str, Any]) -> None:
     assert get_engine(dict(settings)) is engine
     assert get_engine({**settings, "pyramid.reload_templates": "true"}) is engine
     assert get_engine({**settings, "sqlalchemy.pool_size": "5"}) is engine, "5 is the default"
+
+
+def test_warm_says_that_it_takes_an_engine(settings: dict[str, Any]) -> None:
+    """Whoever gives it settings, as to everything else, learns what to write."""
+    with pytest.raises(TypeError, match=r"not dict: warm\(get_engine\(settings\)\)"):
+        warm(settings)  # type: ignore[arg-type]  # as somebody without mypy
 
 
 def test_threads_that_ask_at_once_get_the_same_engine(

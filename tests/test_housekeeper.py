@@ -120,6 +120,26 @@ def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
     assert done.wait(PATIENCE)
 
 
+def test_threads_that_come_at_once_get_the_same_housekeeper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second one would go on while the process forks."""
+    monkeypatch.setattr(module, "_keepers", {})
+    inner = list[Housekeeper]()
+
+    class Slow(Housekeeper):
+        """Another thread is quicker."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            if not inner:
+                inner.append(self)
+                inner.append(housekeeper())
+
+    monkeypatch.setattr(module, "Housekeeper", Slow)
+    assert housekeeper() is inner[1]
+
+
 def test_child_has_a_housekeeper_of_its_own() -> None:
     """Threads do not survive a fork; the child's first task starts a new one."""
     mine = housekeeper()

@@ -13,7 +13,13 @@ from pyramid.scripts.pshell import PShellCommand
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import sessionmaker
 
-from pyramid_dbpool import SettingsError, configuration, get_engine, session_factory
+from pyramid_dbpool import (
+    SettingsError,
+    configuration,
+    dispose_engine,
+    get_engine,
+    session_factory,
+)
 from pyramid_dbpool.engines import live_engines
 from tests.webapp import Row, app, database
 
@@ -115,6 +121,18 @@ def test_a_missing_pyramid_retry_is_warned_of_once(
             pass
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == (0 if retry else 1)
+
+
+def test_a_pyramid_retry_that_is_still_to_come_is_not_missed(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A configuration that commits by itself runs each action at once."""
+    config = Configurator(settings=settings, autocommit=True)
+    config.include("pyramid_dbpool")
+    config.include("pyramid_retry")
+    config.make_wsgi_app()
+    assert "pyramid_retry is not included" not in caplog.text
+    dispose_engine(settings)
 
 
 def test_an_engine_hook_of_the_app_runs_once_before_the_first_connect(

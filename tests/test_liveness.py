@@ -2,11 +2,19 @@
 
 import socket
 
-from pyramid_dbpool.liveness import Look, limited, socket_of
+import pytest
+
+from pyramid_dbpool import liveness
+from pyramid_dbpool.liveness import Look, has_ended, limited, socket_of
 
 
-def test_look_tells_silence_speech_and_the_end() -> None:
-    """A poll that waits for nothing sees what the kernel knows."""
+@pytest.mark.parametrize("libc", [True, False], ids=["libc", "no-libc"])
+def test_look_tells_silence_speech_and_the_end(
+    libc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that waits for nothing sees what the kernel knows, with Python's own poll too."""
+    if not libc:
+        monkeypatch.setattr(liveness, "_poll", None)
     near, far = socket.socketpair()
     look = Look(near.fileno())
     assert not look.speaks()
@@ -15,9 +23,11 @@ def test_look_tells_silence_speech_and_the_end() -> None:
     assert look.speaks()
     assert look.glance(0, 1)
     assert not look.ended()
+    assert not has_ended(near)
     far.close()
     assert look.speaks()
     assert look.ended()
+    assert has_ended(near)
     look.close()
     near.close()
 

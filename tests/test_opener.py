@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pyramid_dbpool import opener as module
-from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.connect_failures import ConnectFailure
 from pyramid_dbpool.entries import Entry, Waiter
 from pyramid_dbpool.housekeeper import Task
 from pyramid_dbpool.line import Line

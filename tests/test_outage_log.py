@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
-from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import (

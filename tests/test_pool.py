@@ -21,7 +21,7 @@ def test_recreate_passes_every_argument(maker: Maker) -> None:
     arguments = ManagedPool.plugin_arguments(3, 4)
     arguments["timeout"] = arguments.pop("pool_timeout")
     arguments["use_lifo"] = arguments.pop("pool_use_lifo")
-    pool = ManagedPool(maker, pool_size=3, max_overflow=4, pool_name="main", **arguments)
+    pool = ManagedPool(maker, pool_name="main", **arguments)
     again = pool.recreate()
     assert isinstance(again, QueuePool)
     assert again._options == pool._options

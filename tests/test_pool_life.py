@@ -1,6 +1,7 @@
 """The life of a pool and of its slots, from before its first use to after a dispose or a fork."""
 
 import gc
+import logging
 import os
 import threading
 import weakref
@@ -92,6 +93,18 @@ def test_warm_opens_the_minimum(maker: Maker) -> None:
     pool = ManagedPool(maker, 5, 0, min_idle=3)
     pool.warm()
     assert (len(maker.made), pool.checkedin()) == (3, 3)
+
+
+def test_checkouts_are_logged_where_sqlalchemy_logs_them(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So an app that logs at DEBUG has no lines for them, unless it asks for them."""
+    caplog.set_level(logging.DEBUG)
+    ManagedPool(maker).connect().close()
+    assert not caplog.records
+    caplog.set_level(logging.DEBUG, "sqlalchemy.pool")
+    ManagedPool(maker).connect().close()
+    assert {record.name for record in caplog.records} == {"sqlalchemy.pool.ManagedPool"}
 
 
 def test_pool_that_is_not_used_starts_nothing(maker: Maker) -> None:

@@ -106,3 +106,25 @@ def test_a_server_that_admits_no_more_is_said_so(
     assert "because the server admits no more (" in str(caught.value)
     assert "this pool has 1 open. Longest holders: " in str(caught.value)
     dispose_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('ВАЖНО:  база данных "nowhere" не существует', DatabaseUnavailable),
+        ("ВАЖНО:  извините, уже слишком много клиентов", PoolTimeout),
+    ],
+)
+def test_a_refusal_that_psycopg2_cannot_decode_is_told_as_one(
+    said: str, error: type[Exception]
+) -> None:
+    """A server on Windows writes its own encoding; the driver's error is of no use to anybody."""
+
+    def refuse() -> None:
+        f"connection to server failed: {said}".encode("cp1251").decode()
+
+    settings = {"sqlalchemy.url": "postgresql+psycopg2://", "sqlalchemy.creator": refuse}
+    settings["sqlalchemy.pool_timeout"] = "0.2"
+    with pytest.raises(error, match="connection to server failed: \N{REPLACEMENT CHARACTER}"):
+        get_engine(settings).connect()
+    dispose_engine(settings)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.connect_failures import ConnectFailure
 from pyramid_dbpool.trouble import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Trouble
 
 BEGAN = 1000.0

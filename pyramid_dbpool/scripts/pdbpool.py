@@ -14,6 +14,7 @@ from plaster.exceptions import PlasterError
 from pyramid.paster import get_appsettings
 from pyramid.scripts.common import parse_vars
 
+from ..configuration import refuse_taken_names
 from ..errors import SettingsError
 from ..settings import SETTINGS, AppSettings, PoolSettings, load_app, reference
 from ..settings.mask import mask_text
@@ -63,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
     check.add_argument("config_uri", metavar="CONFIG_URI", help="the ini file, or file.ini#name")
-    check.add_argument("config_vars", metavar="a=b", nargs="*", help="variables for the ini file")
+    check.add_argument(
+        "config_vars", metavar="a=b", nargs="*", default=[], help="variables for the ini file"
+    )
     check.add_argument(
         "--no-connect", dest="connect", action="store_false", help="check the settings only"
     )
@@ -98,6 +101,7 @@ def _print_wrapped(width: int) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     app = load_app(_read(args.config_uri, args.config_vars))
+    refuse_taken_names(app)
     errors = {pool.name: _try(pool) if args.connect else None for pool in app.pools.values()}
     state = "ok" if args.connect else "not tried"
     found = [

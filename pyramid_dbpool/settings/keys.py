@@ -15,7 +15,9 @@ __all__ = ["Given", "Keys", "copied", "missing_pool", "missing_url", "sort_keys"
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
 # What may be taken for ours, because the package is called so.
-_PACKAGE = "pyramid_dbpool."
+_PACKAGE = "pyramid_dbpool"
+# A prefix that is so much like one of ours is a misspelling of it: one letter of dbpool.
+_SLIP = 0.83
 # Below this likeness (difflib's own measure for a close match) a guess misleads.
 _CLOSE = 0.6
 # A key that is so much like the URL's is a misspelling of it.
@@ -49,7 +51,7 @@ def sort_keys(settings: Mapping[str, Any], mistakes: Mistakes) -> Keys:
     :param mistakes: gets the keys that belong to no pool.
     :raises SettingsError: a name that no pool can have.
     """
-    _refuse_package_name(settings, mistakes)
+    _refuse_other_prefixes(settings, mistakes)
     ours = sorted(k for k in settings if isinstance(k, str) and k.startswith(_PREFIXES))
     keys = Keys({"default": "sqlalchemy.url"})
     for key in ours:
@@ -69,15 +71,29 @@ def sort_keys(settings: Mapping[str, Any], mistakes: Mistakes) -> Keys:
     return keys
 
 
-def _refuse_package_name(settings: Mapping[str, Any], mistakes: Mistakes) -> None:
+def _refuse_other_prefixes(settings: Mapping[str, Any], mistakes: Mistakes) -> None:
     # Else it is not looked at, and whoever wrote it believes that it holds.
     for key in settings:
-        if isinstance(key, str) and key.startswith(_PACKAGE):
-            wanted = "dbpool." + key.removeprefix(_PACKAGE)
+        head, _, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
+        prefix = _meant_by(head, rest)
+        if prefix is not None:
+            wanted = prefix + rest
             # A named pool's key is as good as it stands.
-            named = "." in key.removeprefix(_PACKAGE)
-            near = None if named else nearest(wanted, [s.key for s in SETTINGS])
+            near = None if "." in rest else nearest(wanted, [s.key for s in SETTINGS])
             mistakes.note(SettingsError(f"{key} is not a setting: write {near or wanted}."))
+
+
+def _meant_by(head: str, rest: str) -> str | None:
+    """Return the prefix that was meant by `head`; None if that is somebody else's."""
+    if head == _PACKAGE:
+        return "dbpool."
+    for prefix in _PREFIXES:
+        ours, key = prefix.removesuffix("."), prefix + rest.rpartition(".")[2]
+        # sqlalchemy2.echo is for an engine of the app's own, and a URL is looked for elsewhere.
+        slip = not head.startswith(ours) and _likeness(head, ours) >= _SLIP
+        if slip and key in BY_KEY and key != "sqlalchemy.url":
+            return prefix
+    return None
 
 
 def _named_by(key: str) -> str | None:

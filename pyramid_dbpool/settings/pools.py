@@ -138,7 +138,8 @@ class PoolSettings:
             )
         elif arguments["max_waiting"] == -1:
             arguments["max_waiting"] = None
-        return arguments | {"background": True, "pool_name": self.name}
+        arguments |= {"background": True, "pool_name": self.name, "url_key": self.source("url")}
+        return arguments
 
     @property
     def masked_url(self) -> str:

@@ -29,6 +29,8 @@ def parse_url(value: Any, key: str) -> URL:
         raise SettingsError(f"{key} is empty: give a database URL, {_SHAPE}.")
     if "\n" in raw or "\r" in raw:
         raise SettingsError(f"{key} = {mask_url(raw)} goes over two lines: write it on one line.")
+    if raw[0] == raw[-1] and raw[0] in "'\"":
+        raise SettingsError(f"{key} is in quotes: write it without them, {_SHAPE}.")
     try:
         url = make_url(raw)
     except sa_exc.ArgumentError:

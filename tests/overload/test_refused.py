@@ -16,9 +16,10 @@ from pyramid_dbpool import (
     DatabaseUnavailable,
     PoolTimeout,
     dispose_engine,
+    get_engine,
     overload,
 )
-from pyramid_dbpool.drivers import ConnectFailure
+from pyramid_dbpool.connect_failures import ConnectFailure
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.stats import Holder
 from pyramid_dbpool.trouble import Trouble
@@ -149,6 +150,18 @@ def test_a_wrong_configuration_is_said_where_nobody_waits(sqlite_url: str) -> No
         with pytest.raises(DatabaseUnavailable, match=r"check sqlalchemy\.url"):
             web.engine.connect()
         assert web.pool.trouble is None
+
+
+@pytest.mark.parametrize("pool", [{}, {"sqlalchemy.poolclass": "NullPool"}])
+def test_a_wrong_configuration_names_the_setting_that_is_there(
+    sqlite_url: str, pool: dict[str, Any]
+) -> None:
+    """Where the URL stands under another key, in SQLAlchemy's own pools too."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    settings = {"dbpool.url_setting": "database_url", "database_url": nowhere, **pool}
+    with pytest.raises(DatabaseUnavailable, match="check database_url"):
+        get_engine(settings).connect()
+    dispose_engine(settings)
 
 
 def test_a_refusal_says_the_same_in_another_process(away: dict[str, Any]) -> None:

@@ -46,6 +46,20 @@ def test_all_wrong_settings_are_told_at_once(run: Run, ini: Callable[..., Path])
     ]
 
 
+def test_a_name_that_requests_have_is_refused(run: Run, ini: Callable[..., Path]) -> None:
+    """Here too, not only where the app is made."""
+    said = run("check", ini("sqlalchemy.url = sqlite:///h.db", "dbpool.request_attr = session"))
+    assert (said.code, said.out) == (2, "")
+    assert "a Pyramid request has an attribute 'session' already" in one_line(said)
+
+
+def test_a_missing_file_name_is_all_that_is_missing(run: Run) -> None:
+    """Nobody needs to give variables."""
+    said = run("check")
+    assert said.code == 2
+    assert said.err.endswith("the following arguments are required: CONFIG_URI\n")
+
+
 def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
     """The other pools are tried all the same."""
     address = f"127.0.0.1:{free_port()}/h"

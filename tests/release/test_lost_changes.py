@@ -117,6 +117,17 @@ def test_a_failed_statement_is_not_forgotten(psycopg_url: str) -> None:
     refused(settings, swallow, TransactionFailed, end)
 
 
+def test_a_transaction_that_mariadb_has_rolled_back_is_told_as_failed(mariadb_url: str) -> None:
+    """After a deadlock there is nothing left to lose, and nothing will be committed."""
+
+    def swallow(request: Request) -> None:
+        with pytest.raises(DBAPIError):
+            request.db.execute(text("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213"))
+
+    end = pytest.raises(TransactionFailed, match="Nothing was committed")
+    refused({"sqlalchemy.url": mariadb_url}, swallow, TransactionFailed, end)
+
+
 def test_a_failed_flush_is_not_forgotten(sqlite_url: str) -> None:
     """The session itself has given its transaction up."""
 

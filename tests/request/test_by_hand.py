@@ -7,9 +7,20 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.scripting import prepare
 from sqlalchemy import delete, insert, text
 
-from tests.request.views import add, commits, exception_view, executes, flushes, rows
+from tests.request.views import (
+    EXPLICIT,
+    Broken,
+    add,
+    commits,
+    exception_view,
+    executes,
+    fails,
+    flushes,
+    rows,
+)
 from tests.webapp import TM, Row, app
 
 
@@ -99,3 +110,21 @@ def test_a_manager_that_is_not_active_is_not_joined(
     with app(settings, *TM, index=commits) as web:
         web.get()
         assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_a_transaction_that_a_script_begins_is_joined(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """As the cookiecutter's scripts and its pshell begin one; some never end the request."""
+    with app(settings | EXPLICIT, *TM) as web, prepare(registry=web.registry) as env:
+        request = env["request"]
+        assert rows(request) == 0
+        with request.tm:
+            add(request)
+        assert (count(), web.checked_out()) == (1, 0)
+        with pytest.raises(Broken), request.tm:
+            fails(request)
+        request.tm.begin()
+        executes(insert(Row).values(id=7))(request)
+        request.tm.commit()
+        assert (count(), web.checked_out()) == (2, 0)

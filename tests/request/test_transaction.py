@@ -228,6 +228,12 @@ def test_a_session_that_a_test_supplies_is_left_alone(
         assert count() == 0
 
 
+def test_a_session_knows_its_request(settings: dict[str, Any]) -> None:
+    """Where models and listeners of the cookiecutter's apps look for it."""
+    with app(settings, *TM, index=lambda request: request.db.info["request"] is request) as web:
+        assert web.get().text == "True"
+
+
 def test_a_request_has_one_owner_of_sessions(settings: dict[str, Any]) -> None:
     """However often it is asked for."""
     request = Request.blank("/")

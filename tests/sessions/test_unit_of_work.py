@@ -156,5 +156,18 @@ def test_a_session_that_cannot_be_closed_gives_its_connection_up(
     assert "rollback of a session failed" in caplog.text
 
 
+def test_the_error_of_a_unit_is_raised_also_where_its_rollback_fails(
+    settings: dict[str, Any],
+) -> None:
+    """Who calls has to see what went wrong first, not the clean-up."""
+    engine = get_engine(settings)
+    event.listen(engine, "rollback", _fail)
+    with pytest.raises(KeyError), unit_of_work(settings) as session:
+        session.execute(text("SELECT 1"))
+        raise KeyError
+    event.remove(engine, "rollback", _fail)
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
 def _fail(_connection: object) -> None:
     raise Broken

@@ -122,12 +122,23 @@ def test_an_unknown_key_like_no_other_gets_no_guess(key: str) -> None:
         ("pyramid_dbpool.hold_warn", "dbpool.hold_warning"),
         ("pyramid_dbpool.pool_size", "sqlalchemy.pool_size"),
         ("pyramid_dbpool.replica.read_only", "dbpool.replica.read_only"),
+        ("dppool.min_idle", "dbpool.min_idle"),
+        ("db_pool.min_idle", "dbpool.min_idle"),
+        ("DBPOOL.min_idle", "dbpool.min_idle"),
+        ("dbpol.replica.read_only", "dbpool.replica.read_only"),
+        ("sqlalchmy.pool_size", "sqlalchemy.pool_size"),
     ],
 )
-def test_the_packages_own_name_is_no_prefix(key: str, wanted: str) -> None:
+def test_another_spelling_of_a_prefix_is_refused(key: str, wanted: str) -> None:
     """A setting under it would be ignored in silence."""
     message = refusal({"sqlalchemy.url": FILE, key: "7"})
     assert message == f"{key} is not a setting: write {wanted}."
+
+
+@pytest.mark.parametrize("key", ["sqlalchemy2.pool_size", "pool.min_idle", "dppool.size"])
+def test_the_settings_of_others_are_theirs(key: str) -> None:
+    """An engine that the app makes by itself, and what is no setting of ours."""
+    load_pool({"sqlalchemy.url": FILE, key: "7"})
 
 
 INTERNAL = """

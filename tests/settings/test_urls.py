@@ -29,6 +29,8 @@ def refusal(url: Any, **settings: Any) -> str:
         (7, "not a database URL"),
         ("h.db", "dialect+driver://user:password@host/database"),
         ("host=db password=s3cret", "is not a database URL"),
+        ('"postgresql://web:s3cret@db/h"', "is in quotes"),
+        ("'sqlite:///h.db'", "is in quotes"),
         ("${DATABASE_URL}", "${DATABASE_URL} was not replaced"),
         ("%(database_url)s", "%(database_url)s was not replaced"),
         ("postgresql://web:s3cret@db:five/h", "a port is a number"),
