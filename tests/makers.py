@@ -1,9 +1,12 @@
 """Connections for pools that need no database, and who makes them."""
 
+import gc
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -70,3 +73,13 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until, "not in time"
         pause.wait(0.002)
+
+
+def wait_until_gone(known: weakref.ref[Any]) -> None:
+    """Return when nothing keeps an object alive: a thread about to end may do so for a moment."""
+
+    def has_gone() -> bool:
+        gc.collect()
+        return known() is None
+
+    wait_for(has_gone)

@@ -1,6 +1,5 @@
 """The life of a pool and of its slots, from before its first use to after a dispose or a fork."""
 
-import gc
 import logging
 import os
 import threading
@@ -15,7 +14,7 @@ from pyramid_dbpool import checks, openings
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.pool import ManagedPool
-from tests.makers import PATIENCE, Maker, in_thread, wait_for
+from tests.makers import PATIENCE, Maker, in_thread, wait_for, wait_until_gone
 
 
 class Answering(DefaultDialect):
@@ -144,13 +143,7 @@ def test_pool_dies_with_its_engine(maker: Maker) -> None:
     pool.connect().close()
     known = weakref.ref(pool)
     del pool
-
-    def has_gone() -> bool:
-        # The thread that has opened the connection may be about to end.
-        gc.collect()
-        return known() is None
-
-    wait_for(has_gone)
+    wait_until_gone(known)
 
 
 def test_waiter_of_a_disposed_pool_gets_a_fresh_connection(maker: Maker) -> None:
