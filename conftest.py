@@ -2,8 +2,14 @@
 
 import signal
 
+import hypothesis
+
 pytest_plugins = ["pytester", "tests.makers", "tests.holding", "tests.servers.fixtures"]
 
 # Started in the background, as by `make test &`, pytest ignores Ctrl-C, and so
 # would the programs that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Else a busy machine fails what takes 0.2 s, and chance what nobody has changed. To let chance
+# look for more: --hypothesis-profile=default.
+hypothesis.settings.load_profile("ci")

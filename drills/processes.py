@@ -13,7 +13,7 @@ from pyramid_dbpool.embedded import lifeline
 
 ROOT = Path(__file__).parents[1]
 INI = Path(__file__).with_name("drill.ini")
-PATIENCE = 30.0  # seconds for a program to start, or to end
+PATIENCE = 60.0  # seconds for a program to start, or to end
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

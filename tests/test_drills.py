@@ -9,7 +9,7 @@ import pytest
 from drills import flood, outage, restart
 from drills.report import Figure, as_text, missed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LENIENCE = 4
 
@@ -32,4 +32,5 @@ def test_a_flood_is_served_or_told_to_come_back() -> None:
 
 def test_a_long_outage_is_refused_at_once() -> None:
     """With 503; one attempt to connect at a time; afterwards nothing fails."""
-    check("outage", outage.drill(7, grace=2))
+    # Whoever waits instead of being refused waits for five seconds.
+    check("outage", outage.drill(7, grace=2, refusal=0.25))

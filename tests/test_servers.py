@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,12 @@ def test_tests_of_a_driver_that_could_not_be_compiled_are_counted_too(
     run = inner.runpytest_subprocess()
     run.assert_outcomes(skipped=1)
     run.stdout.fnmatch_lines(["mysqlclient NOT AVAILABLE, 1 tests skipped: *MySQLdb*"])
+
+
+def test_generated_examples_are_the_same_on_every_machine() -> None:
+    """However slow it is, and whatever chance would choose."""
+    chosen = hypothesis.settings()
+    assert (chosen.deadline, chosen.derandomize) == (None, True)
 
 
 def test_a_run_without_postgresql_fails(inner: pytest.Pytester) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +113,18 @@ class Process:
     "kind", ["queue", "iterator", "gevent-queue", "gevent-iterator", "gevent-iterator-event"]
 )
 def test_a_worker_process_stops_while_it_waits(kind: str, worker: Worker, tmp_path: Path) -> None:
-    """Within a second of SIGTERM, or of its event, also under gevent; it ends in order."""
+    """At SIGTERM, or at its event, also under gevent; it ends in order.
+
+    How soon, the tests of threads say: a process alone takes seconds to end on a busy machine.
+    """
     file = tmp_path / "stop"
     with Process(kind, worker.settings["sqlalchemy.url"], file) as process:
         assert "acked a" in process.read_until("waiting")
-        begun = time.monotonic()
         if "event" in kind.split("-"):
             file.touch()
         else:
             process.process.terminate()
         process.read_until("ended")
-        assert time.monotonic() - begun < 1.5
         assert process.process.wait(30) == 0
 
 

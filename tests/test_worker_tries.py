@@ -13,8 +13,9 @@ from pyramid_dbpool import (
     PoolTimeout,
     get_engine,
     unit_of_work,
+    warm,
 )
-from tests.workers import Broken, Done, Worker, outside, store
+from tests.workers import IMPATIENT, Broken, Done, Worker, outside, store
 
 
 @pytest.fixture
@@ -94,8 +95,10 @@ def test_tries_are_bounded(pg_worker: Worker, max_tries: int) -> None:
 def test_a_pool_without_a_free_connection_is_tried_again(postgres_url: str) -> None:
     """Somebody else gives the only connection back during the second try."""
     one = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
-    worker = Worker(postgres_url, **one, **{"sqlalchemy.pool_timeout": "100ms"})
-    taken = get_engine(worker.settings).connect()
+    worker = Worker(postgres_url, **one, **IMPATIENT)
+    engine = get_engine(worker.settings)
+    warm(engine)
+    taken = engine.connect()
     tries = []
 
     def handle(message: str, session: Session) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import DatabaseUnavailable, get_engine, tries
+from pyramid_dbpool import DatabaseUnavailable, get_engine, tries, warm
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.workers import (
     IMPATIENT,
+    NO_GRACE,
     TRIED,
     Lost,
     Worker,
@@ -118,7 +119,7 @@ def test_a_database_that_comes_back_and_refuses_us_ends_the_wait(
     """Nobody waits for a password; the message is not to blame."""
     monkeypatch.setattr(tries, "_pause", lambda number: 0.01)
     server = new_postgres()
-    worker = Lost(server.url(database="nowhere"), **IMPATIENT)
+    worker = Lost(server.url(database="nowhere"), **NO_GRACE)
     server.stop()
     with log_watch(TRIED) as log:
         raised: list[BaseException] = []
@@ -144,7 +145,9 @@ def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
     """Somebody else was faster: that is no error of the message."""
     one = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
     worker, numbers = Worker(postgres_url, **one, **IMPATIENT), []
-    taken = get_engine(worker.settings).connect()
+    engine = get_engine(worker.settings)
+    warm(engine)
+    taken = engine.connect()
 
     def pause(number: int) -> float:
         numbers.append(number)

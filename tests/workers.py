@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +11,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
-from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.worker import consume
+from tests.servers.process import deaf_port
 
 # What the log says of a message's first try.
 TRIED = "try 1 of 5"
-# For the wait that comes after the pool's own.
+# For the wait that comes after the pool's own: as soon as the outage is known, however slowly.
+NO_GRACE = {"dbpool.outage_grace": "0"}
+# Where it is the pool, or the server, that is full. What is to succeed must not open anything.
 IMPATIENT = {"sqlalchemy.pool_timeout": "100ms"}
 
 
@@ -125,7 +126,7 @@ class Lost(Worker):
 
 def without_server() -> Worker:
     """Return a worker whose server is not there."""
-    return Lost(f"postgresql+psycopg://x@127.0.0.1:{free_port()}/x", **IMPATIENT)
+    return Lost(f"postgresql+psycopg://x@127.0.0.1:{deaf_port()}/x", **NO_GRACE)
 
 
 END_POSTGRES = """
@@ -168,10 +169,21 @@ def log_watch(*texts: str) -> Iterator[LogWatch]:
 
 
 def ended_within(thread: threading.Thread, seconds: float) -> bool:
-    """Tell whether the thread ends in time; allows for a busy machine."""
-    begun = time.monotonic()
-    thread.join(seconds + 5)
-    return not thread.is_alive() and time.monotonic() - begun < seconds
+    """Tell whether the thread ends in time; see `within`."""
+    return within(seconds, lambda: not thread.is_alive())
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Tell whether the condition comes to hold in so many seconds.
+
+    They are counted in short pauses: where a busy machine makes all threads late, these are too.
+    """
+    pause = threading.Event()
+    for _ in range(round(seconds * 100)):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return False
 
 
 def pumps() -> list[threading.Thread]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from pyramid_dbpool.embedded import free_port
 from tests.overload.views import asks, attempts, fill
+from tests.servers.process import deaf_port
 from tests.webapp import PARTS, WebApp, app
 
 
@@ -28,7 +28,7 @@ def settings(psycopg_url: str) -> dict[str, Any]:
 @pytest.fixture
 def away(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of an app whose database is not there, and is not waited for."""
-    url = make_url(settings["sqlalchemy.url"]).set(port=free_port())
+    url = make_url(settings["sqlalchemy.url"]).set(port=deaf_port())
     settings["sqlalchemy.url"] = url.render_as_string(hide_password=False)
     settings["dbpool.outage_grace"] = "0"
     del settings["dbpool.request_timeout"]

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -237,11 +238,17 @@ def test_nobody_is_told_to_come_back_for_a_wrong_configuration(
 @pytest.mark.parametrize(("lasted", "seconds"), [(-1.0, 1), (29.5, 30), (300.0, 60)])
 @pytest.mark.parametrize("kind", [ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
 def test_retry_after_is_as_long_as_the_server_was_away_or_full(
-    settings: dict[str, Any], kind: ConnectFailure, lasted: float, seconds: int
+    settings: dict[str, Any],
+    kind: ConnectFailure,
+    lasted: float,
+    seconds: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But a second, and nobody knows more than a minute ahead."""
+    now = time.monotonic()
+    monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: now))
     made = process_engine(settings)
-    trouble = Trouble(kind, time.monotonic() - lasted, OSError("away"))
+    trouble = Trouble(kind, now - lasted, OSError("away"))
     made.engine.pool._service.opener.trouble = trouble  # type: ignore[attr-defined]
     for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
         assert overload.estimate(made, error) == seconds

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.scripts import pdbpool
 from tests.pdbpool.said import Run, one_line
+from tests.servers.process import deaf_port
 
 
 def test_a_wrong_setting_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
@@ -62,7 +63,7 @@ def test_a_missing_file_name_is_all_that_is_missing(run: Run) -> None:
 
 def test_an_unreachable_server_is_one_line(run: Run, ini: Callable[..., Path]) -> None:
     """The other pools are tried all the same."""
-    address = f"127.0.0.1:{free_port()}/h"
+    address = f"127.0.0.1:{deaf_port()}/h"
     file = ini(
         f"sqlalchemy.url = postgresql+psycopg://web:s3cret@{address}",
         "sqlalchemy.memory.url = sqlite://",

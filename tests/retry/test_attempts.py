@@ -155,7 +155,8 @@ def test_an_attempt_is_not_burnt_while_the_database_is_away(new_postgres: NewPos
     """The second of two attempts waits for the server, which is gone for a second."""
     server = new_postgres()
     settings = settings_for(server.url("psycopg")) | {"retry.attempts": "2"}
-
+    # However long it takes to start on a busy machine.
+    settings |= {"sqlalchemy.pool_timeout": "60", "dbpool.outage_grace": "60"}
     stopped = threading.Event()
 
     def trouble(request: Request) -> None:
@@ -168,11 +169,11 @@ def test_an_attempt_is_not_burnt_while_the_database_is_away(new_postgres: NewPos
         answers: list[str] = []
         request = threading.Thread(target=lambda: answers.append(web.client.post("/").text))
         request.start()
-        assert stopped.wait(30)
+        assert stopped.wait(60)
         time.sleep(1.0)
         # Here, because the server ends with the thread that started it.
         server.start()
-        request.join(30)
+        request.join(60)
         assert (answers, count()) == (["1"], 1)
 
 

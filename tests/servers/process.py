@@ -1,5 +1,6 @@
 """A server's process: start on a free port, wait until it answers, stop."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -12,6 +13,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from pyramid_dbpool.embedded import free_port, lifeline
+
+
+def deaf_port() -> int:
+    """Give a port at which nobody listens, and nobody will: it is taken.
+
+    One that is merely free may be the next one of a server of another run.
+    """
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    # Else Python closes it, and somebody else may take it.
+    atexit.register(taken.close)
+    port: int = taken.getsockname()[1]
+    return port
 
 
 class ServerMissing(Exception):

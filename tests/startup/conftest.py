@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from pyramid_dbpool.embedded import free_port
+from tests.servers.process import deaf_port
 
 
 @pytest.fixture
@@ -17,5 +17,5 @@ def settings(psycopg_url: str) -> dict[str, Any]:
 @pytest.fixture
 def away(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of an app on a server that is not there."""
-    url = make_url(settings["sqlalchemy.url"]).set(port=free_port(), password="geheim")
+    url = make_url(settings["sqlalchemy.url"]).set(port=deaf_port(), password="geheim")
     return {"sqlalchemy.url": url.render_as_string(hide_password=False)}

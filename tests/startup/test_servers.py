@@ -91,7 +91,7 @@ def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) ->
     file = ini.read_text().replace("= require", "= wait").replace("timeout = 0", "timeout = 1h")
     ini.write_text(file)
     command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", worker]
-    command += ["--timeout", "0", "--graceful-timeout", "60", "--paste", str(ini)]
+    command += ["--timeout", "0", "--graceful-timeout", "100", "--paste", str(ini)]
     master = subprocess.Popen(
         [sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -99,7 +99,7 @@ def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) ->
         assert master.stderr is not None
         assert any("waiting up to" in line for line in master.stderr)
         master.terminate()
-        said = master.communicate(timeout=30)[1]
+        said = master.communicate(timeout=60)[1]
     finally:
         with suppress(ProcessLookupError):
             os.killpg(master.pid, signal.SIGKILL)
