@@ -80,12 +80,13 @@ class Refusals:
         with self._service.lock:
             trouble, line = self._service.opener.trouble, self._service.line
             leases, opening, waiting = self.leases_locked(), line.opening, line.waiting
+            opened = line.total - opening
             self._service.stats.refused["timeout"] += 1
             self._service.opener.outages.refused_locked()
         name = self._name
         if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
             said, holders = trouble.error, named(leases)
-            text = messages.saturated_text(name, waited, line.total, said, holders)
+            text = messages.saturated_text(name, waited, opened, said, holders)
         elif trouble is not None:
             return self.refusal(trouble.error, trouble.kind)
         elif opening and opening >= line.leased:

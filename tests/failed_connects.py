@@ -1,11 +1,10 @@
 """Connects that fail, on real servers, and what `connect_failures` says of them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -23,26 +22,30 @@ def engine_of(url: Any, **options: Any) -> Engine:
 
 
 def refused(url: Any, **connect_args: Any) -> ConnectFailure:
-    """Classify the failure to connect to `url`; the driver's error and SQLAlchemy's agree."""
+    """Classify the failure to connect to `url`."""
     engine = engine_of(url, connect_args=connect_args)
     with pytest.raises(Exception) as caught:
         engine.connect()
-    failure = classify_connect_failure(engine.dialect, caught.value)
-    if isinstance(caught.value, DBAPIError):
-        assert caught.value.orig
-        assert classify_connect_failure(engine.dialect, caught.value.orig) is failure
-        assert connect_failure(engine.dialect, caught.value) is failure
+    return classified(engine, caught.value)
+
+
+def classified(engine: Engine, error: Exception) -> ConnectFailure:
+    """Say what an error means; the driver's and SQLAlchemy's agree."""
+    failure = classify_connect_failure(engine.dialect, error)
+    if isinstance(error, DBAPIError):
+        assert error.orig
+        assert classify_connect_failure(engine.dialect, error.orig) is failure
+        assert connect_failure(engine.dialect, error) is failure
     return failure
 
 
-@contextmanager
-def filled(url: str) -> Iterator[None]:
-    """Take every connection that the server gives."""
+def refused_when_full(url: Any) -> ConnectFailure:
+    """Take every connection that the server gives; classify the failure of one more.
+
+    Those who have left may be counted for a while: it is full when it refuses, not before.
+    """
     engine = engine_of(url)
-    taken: list[Connection] = []
-    with suppress(DBAPIError):
+    with pytest.raises(DBAPIError) as caught, ExitStack() as taken:
         while True:
-            taken.append(engine.connect())
-    yield
-    for connection in taken:
-        connection.close()
+            taken.enter_context(engine.connect())
+    return classified(engine, caught.value)

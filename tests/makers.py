@@ -1,11 +1,16 @@
 """Connections for pools that need no database, and who makes them."""
 
+import gc
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+
+PATIENCE = 30.0
 
 
 class Connection:
@@ -63,8 +68,18 @@ def in_thread(run: Callable[[], object]) -> threading.Thread:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Return when the condition holds."""
-    until, pause = time.monotonic() + 5, threading.Event()
+    """Return when the condition holds, which a busy machine may take its time for."""
+    until, pause = time.monotonic() + PATIENCE, threading.Event()
     while not condition():
         assert time.monotonic() < until, "not in time"
         pause.wait(0.002)
+
+
+def wait_until_gone(known: weakref.ref[Any]) -> None:
+    """Return when nothing keeps an object alive: a thread about to end may do so for a moment."""
+
+    def has_gone() -> bool:
+        gc.collect()
+        return known() is None
+
+    wait_for(has_gone)

@@ -5,10 +5,10 @@ import sys
 
 
 def run_program(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python code to its end, for half a minute at most, and give what it printed."""
+    """Run Python code to its end, for a minute at most, and give what it printed."""
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *arguments],
-        timeout=30,
+        timeout=60,
         capture_output=True,
         check=False,
         text=True,

@@ -12,9 +12,16 @@ from sqlalchemy import make_url, text
 
 from pyramid_dbpool.connect_failures import ConnectFailure, classify_connect_failure
 from pyramid_dbpool.drivers import is_known_rollback
-from pyramid_dbpool.embedded import free_port
 from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
-from tests.failed_connects import CONFIGURATION, SATURATED, UNREACHABLE, engine_of, filled, refused
+from tests.failed_connects import (
+    CONFIGURATION,
+    SATURATED,
+    UNREACHABLE,
+    engine_of,
+    refused,
+    refused_when_full,
+)
+from tests.servers.ports import deaf_port
 
 
 def test_mariadb_failures_are_classified(mariadb_url: str) -> None:
@@ -30,7 +37,7 @@ def test_mariadb_failures_are_classified(mariadb_url: str) -> None:
     assert refused(url.set(password="wrong")) is CONFIGURATION
     assert refused(url.set(database="nowhere")) is CONFIGURATION
     assert refused(url, no_such_option=1) is CONFIGURATION
-    assert refused(url.set(port=free_port())) is UNREACHABLE
+    assert refused(url.set(port=deaf_port())) is UNREACHABLE
     assert refused(url.set(host="no-such.invalid")) is UNREACHABLE
 
 
@@ -51,8 +58,7 @@ def test_a_full_mariadb_is_saturated(mariadb_url: str) -> None:
         connection.execute(text("SET GLOBAL max_connections = 10"))
         try:
             # One more than the limit is let in, for a user with SUPER.
-            with filled(mariadb_url):
-                assert refused(mariadb_url) is SATURATED
+            assert refused_when_full(mariadb_url) is SATURATED
         finally:
             connection.execute(text(f"SET GLOBAL max_connections = {limit}"))
 

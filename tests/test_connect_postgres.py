@@ -16,9 +16,17 @@ from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import postgres_messages
 from pyramid_dbpool.connect_failures import ConnectFailure, classify_connect_failure
-from pyramid_dbpool.embedded import PrivatePostgres, free_port
-from tests.failed_connects import CONFIGURATION, SATURATED, UNREACHABLE, engine_of, filled, refused
+from pyramid_dbpool.embedded import PrivatePostgres
+from tests.failed_connects import (
+    CONFIGURATION,
+    SATURATED,
+    UNREACHABLE,
+    engine_of,
+    refused,
+    refused_when_full,
+)
 from tests.servers import report
+from tests.servers.ports import deaf_port
 
 NewPostgres = Callable[..., PrivatePostgres]
 
@@ -29,9 +37,8 @@ DRIVERS = ("psycopg", "psycopg2")
 def test_a_full_server_is_saturated(new_postgres: NewPostgres) -> None:
     """The superuser's last connections gone, psycopg and psycopg2 give no SQLSTATE."""
     server = new_postgres({"max_connections": 4, "max_wal_senders": 0})
-    with filled(server.url()):
-        assert refused(server.url("psycopg")) is SATURATED
-        assert refused(server.url("psycopg2")) is SATURATED
+    for driver in DRIVERS:
+        assert refused_when_full(server.url(driver)) is SATURATED
 
 
 def test_reserved_connections_are_saturation(new_postgres: NewPostgres) -> None:
@@ -42,9 +49,8 @@ def test_reserved_connections_are_saturation(new_postgres: NewPostgres) -> None:
     with engine_of(server.url()).begin() as connection:
         connection.execute(text("CREATE ROLE app LOGIN"))
     url = make_url(server.url()).set(username="app")
-    with filled(url.render_as_string()):
-        assert refused(url) is SATURATED
-        assert refused(url.set(drivername="postgresql+psycopg2")) is SATURATED
+    for driver in DRIVERS:
+        assert refused_when_full(url.set(drivername=f"postgresql+{driver}")) is SATURATED
 
 
 def test_the_limit_of_a_role_or_a_database_is_saturation(new_postgres: NewPostgres) -> None:
@@ -89,7 +95,7 @@ def test_what_only_a_person_can_mend_is_configuration(new_postgres: NewPostgres)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_server_that_is_away_is_unreachable(driver: str) -> None:
     """Nobody at the port, and a name that nobody knows (names come back)."""
-    url = f"postgresql+{driver}://postgres@127.0.0.1:{free_port()}/postgres"
+    url = f"postgresql+{driver}://postgres@127.0.0.1:{deaf_port()}/postgres"
     assert refused(url) is UNREACHABLE
     assert refused(f"postgresql+{driver}://postgres@no-such.invalid/postgres") is UNREACHABLE
 
@@ -121,17 +127,16 @@ def test_a_translated_server_is_understood(
     monkeypatch.setenv("LOCPATH", str(tmp_path))
     locale = german_locale(tmp_path)
     try:
-        server = new_postgres({"max_connections": 4, "max_wal_senders": 0, "lc_messages": locale})
+        server = new_postgres({"max_connections": 9, "max_wal_senders": 0, "lc_messages": locale})
     except Exception as error:
         report.skip_without("translated PostgreSQL", str(error).partition("\n")[0])
     if "existiert nicht" not in message_of(server.url(database="nirgends")):
         report.skip_without("translated PostgreSQL", "the server's programs are English only")
-    with filled(server.url()):
-        assert refused(server.url("psycopg")) is SATURATED
-        assert refused(server.url("psycopg2")) is SATURATED
     for driver in DRIVERS:
         assert refused(server.url(driver, "nirgends")) is CONFIGURATION
         assert refused(make_url(server.url(driver)).set(username="niemand")) is CONFIGURATION
+    for driver in DRIVERS:
+        assert refused_when_full(server.url(driver)) is SATURATED
 
 
 def german_locale(folder: Path) -> str:

@@ -16,26 +16,36 @@ GREENLETS = """
 from gevent import monkey
 monkey.patch_all()
 import logging, gevent
+from gevent.event import Event
 from sqlalchemy import create_engine
 from pyramid_dbpool import ManagedPool
 
-logging.basicConfig(format="%%(message)s")
+said, over = [], Event()
+
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+        if len(said) == 3:
+            over.set()
+
+logging.getLogger().addHandler(Listener())
 engine = create_engine("sqlite:///%s", poolclass=ManagedPool, hold_warning=0.05)
 
 def holding():
     with engine.connect():
-        gevent.sleep(0.5)
+        over.wait(20)
 
 gevent.joinall([gevent.spawn(holding) for _ in range(3)])
+print("\\n".join(said))
 """
 
 
 def test_the_places_of_greenlets_are_found(tmp_path: Any) -> None:
     """Though they are no threads, and suspended."""
     done = run_program(GREENLETS % (tmp_path / "some.db"))
-    said = done.stderr.splitlines()
-    assert len(said) == 3, done.stderr
-    assert all("now in holding (<string>:13)" in line for line in said), done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 3, done
+    assert all("now in holding (<string>:22)" in line for line in said), done
 
 
 def test_what_is_no_suspended_greenlet_has_no_place() -> None:

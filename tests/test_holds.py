@@ -1,5 +1,6 @@
 """Connections that are held for long are warned of."""
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -192,7 +193,7 @@ def test_a_body_that_streams_is_warned_of(
     with app(settings, "pyramid_dbpool", export=export) as web:
         assert web.get("/export").body == b"firstsecond"
     (text,) = warnings(caplog)
-    assert "GET route 'export', streaming its body has held a connection for 0.1 s" in text
+    assert re.search(r"GET route 'export', streaming its body has held a connection for \d", text)
 
 
 def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(

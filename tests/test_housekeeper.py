@@ -6,33 +6,46 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from pyramid_dbpool import housekeeper as module
 from pyramid_dbpool.housekeeper import Housekeeper, WeakCall, housekeeper
+from tests.makers import PATIENCE, wait_for
 
 SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Return when the condition holds."""
-    until = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < until, "not in time"
-        pause.wait(0.002)
+@contextmanager
+def held_up(keeper: Housekeeper) -> Iterator[float]:
+    """Keep the thread busy, so that whatever is due inside the block waits for its end."""
+    busy, over = threading.Event(), threading.Event()
+    keeper.call_at(time.monotonic(), lambda: busy.set() or over.wait(PATIENCE))
+    assert busy.wait(PATIENCE)
+    yield time.monotonic()
+    over.set()
 
 
 def test_calls_come_in_order_of_their_time() -> None:
-    """A later call with an earlier time wakes the thread."""
+    """Not in that in which they were asked for."""
     keeper, calls = Housekeeper(), list[str]()
-    now = time.monotonic()
-    keeper.call_at(now + 0.06, lambda: calls.append("second"))
-    keeper.call_at(now + 0.02, lambda: calls.append("first"))
+    with held_up(keeper) as now:
+        keeper.call_at(now + 0.002, lambda: calls.append("second"))
+        keeper.call_at(now + 0.001, lambda: calls.append("first"))
     wait_for(lambda: len(calls) == 2)
     assert calls == ["first", "second"]
+
+
+def test_a_call_with_an_earlier_time_wakes_the_thread() -> None:
+    """It would sleep until the one that it knows."""
+    keeper, done = Housekeeper(), threading.Event()
+    far = keeper.call_at(time.monotonic() + 3600, lambda: None)
+    wait_for(lambda: keeper._until > time.monotonic() + 3000)
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(PATIENCE)
+    keeper.call_off(far)
 
 
 def test_no_thread_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,19 +55,20 @@ def test_no_thread_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keeper._thread is None
     done = threading.Event()
     keeper.call_at(time.monotonic(), done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     wait_for(lambda: keeper._thread is None)
     done.clear()
     keeper.call_at(time.monotonic(), done.set)
-    assert done.wait(5), "it starts again"
+    assert done.wait(PATIENCE), "it starts again"
 
 
 def test_cancelled_task_does_not_run() -> None:
     """Nor does it keep the thread alive."""
     keeper, calls = Housekeeper(), list[str]()
-    task = keeper.call_at(time.monotonic() + 0.03, lambda: calls.append("cancelled"))
-    keeper.call_at(time.monotonic() + 0.05, lambda: calls.append("kept"))
-    task.cancel()
+    with held_up(keeper) as now:
+        task = keeper.call_at(now + 0.001, lambda: calls.append("cancelled"))
+        keeper.call_at(now + 0.002, lambda: calls.append("kept"))
+        task.cancel()
     wait_for(lambda: calls)
     assert calls == ["kept"]
 
@@ -64,7 +78,7 @@ def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) 
     keeper, done = Housekeeper(), threading.Event()
     keeper.call_at(time.monotonic(), lambda: 1 / 0)
     keeper.call_at(time.monotonic() + 0.01, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     assert "A background task failed" in caplog.text
 
 
@@ -73,7 +87,7 @@ def test_task_that_ends_its_thread_leaves_the_others_alone() -> None:
     keeper, done = Housekeeper(), threading.Event()
     keeper.call_at(time.monotonic(), sys.exit)
     keeper.call_at(time.monotonic() + 0.01, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
 
 
 def test_task_keeps_nothing_alive() -> None:
@@ -103,7 +117,7 @@ def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
     keeper.pause()
     assert not thread.is_alive()
     keeper.resume()
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
 
 
 def test_threads_that_come_at_once_get_the_same_housekeeper(
@@ -129,15 +143,16 @@ def test_threads_that_come_at_once_get_the_same_housekeeper(
 def test_child_has_a_housekeeper_of_its_own() -> None:
     """Threads do not survive a fork; the child's first task starts a new one."""
     mine = housekeeper()
-    mine.call_at(time.monotonic() + 60, lambda: None)
+    task = mine.call_at(time.monotonic() + 60, lambda: None)
     child = os.fork()
     if child == 0:
         done = threading.Event()
         own = housekeeper()
         own.call_at(time.monotonic(), done.set)
-        os._exit(0 if own is not mine and done.wait(5) else 1)
+        os._exit(0 if own is not mine and done.wait(PATIENCE) else 1)
     assert os.waitpid(child, 0)[1] == 0
     wait_for(lambda: mine._thread is not None)
+    mine.call_off(task)
 
 
 @pytest.mark.slow

@@ -222,7 +222,7 @@ def test_options_of_the_environment_stand(
 
 def test_a_statement_is_cancelled(postgres_url: str) -> None:
     """By the server, in time."""
-    settings = {"sqlalchemy.url": postgres_url, "dbpool.statement_timeout": "50ms"}
+    settings = {"sqlalchemy.url": postgres_url, "dbpool.statement_timeout": "500ms"}
     cancelled = pytest.raises(DBAPIError, match="statement timeout")
     with get_engine(settings).connect() as connection, cancelled:
         connection.execute(text("SELECT pg_sleep(30)"))

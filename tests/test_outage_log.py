@@ -29,7 +29,7 @@ from pyramid_dbpool.outages import OutageLog
 from pyramid_dbpool.pool import ManagedPool
 from pyramid_dbpool.stats import Holder
 from pyramid_dbpool.trouble import Trouble
-from tests.makers import Connection, Maker
+from tests.makers import PATIENCE, Connection, Maker, in_thread, wait_for
 
 NewPostgres = Callable[..., PrivatePostgres]
 LOGGER = "pyramid_dbpool.outages"
@@ -50,19 +50,24 @@ def test_an_outage_is_said_once_and_so_is_its_end(
     server = new_postgres()
     settings = {
         "sqlalchemy.url": server.url(driver),
-        "sqlalchemy.pool_timeout": "30",
+        "sqlalchemy.pool_timeout": "60",
         "dbpool.min_idle": "0",
     }
     engine = get_engine(settings)
     server.stop()
+    patient = in_thread(lambda: engine.connect().close())
+    wait_for(lambda: lines(caplog))
     for _ in range(3):
-        with pytest.raises(DatabaseUnavailable) as caught, deadline(0.3):
+        with pytest.raises(DatabaseUnavailable) as caught, deadline(0.05):
             engine.connect()
         assert "\n" not in str(caught.value)
         assert caught.value.orig is not None
     server.start()
+    patient.join(PATIENCE)
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
+    # Written by the thread that has opened the connection, when that is used already.
+    wait_for(lambda: len(lines(caplog)) > 1)
     away, back = lines(caplog)
     assert away.startswith("pool 'default': the database server is unreachable (")
     assert "refused at once after 10 s" in away
@@ -75,9 +80,10 @@ def test_an_outage_is_said_once_and_so_is_its_end(
 def test_the_line_shows_no_secret(maker: Maker, caplog: pytest.LogCaptureFixture) -> None:
     """Drivers quote what they were given."""
     maker.error = ConnectionRefusedError("no way to\n\thost=db password=s3cret")
-    pool = ManagedPool(maker, 1, 0, timeout=0.05, background=True, pool_name="jobs")
+    pool = ManagedPool(maker, 1, 0, background=True, outage_grace=0.0, pool_name="jobs")
     with pytest.raises(DatabaseUnavailable) as caught:
         pool.connect()
+    wait_for(lambda: lines(caplog))
     (away,) = lines(caplog)
     for said in (away, str(caught.value)):
         assert "no way to; host=db password=***" in said
@@ -94,15 +100,16 @@ def test_the_line_is_written_without_the_lock(maker: Maker) -> None:
             taken = threading.Event()
             thread = threading.Thread(target=lambda: (pool.snapshot(), taken.set()))
             thread.start()
-            free.append(taken.wait(2))
+            free.append(taken.wait(PATIENCE))
 
     maker.error = ConnectionRefusedError("nobody listens")
-    pool = ManagedPool(maker, 1, 0, timeout=0.05, background=True)
+    pool = ManagedPool(maker, 1, 0, background=True, outage_grace=0.0)
     handler = Handler()
     logging.getLogger(LOGGER).addHandler(handler)
     try:
         with pytest.raises(DatabaseUnavailable):
             pool.connect()
+        wait_for(lambda: free)
     finally:
         logging.getLogger(LOGGER).removeHandler(handler)
         pool.dispose()
@@ -128,7 +135,8 @@ def test_the_pools_own_timeout_is_named(maker: Maker) -> None:
     with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"), deadline(9):
         pool.connect()
     lease.close()
-    listening = ManagedPool(maker, 1, 0, timeout=0.02, background=True)
+    listening = ManagedPool(maker, 1, 0, timeout=0.02, background=True, min_idle=1)
+    listening.warm()
     event.listen(listening, "checkout", lambda *_: None)
     lease = listening.connect()
     with pytest.raises(PoolTimeout, match=r"raise sqlalchemy\.pool_timeout"):
@@ -209,7 +217,7 @@ def test_one_is_no_plural() -> None:
 def test_a_slow_server_is_no_reason_to_change_what_does_not_hold(maker: Maker) -> None:
     """The same where the time is over before a connection is open."""
     opening = threading.Event()
-    maker.before = lambda: opening.wait(5)
+    maker.before = lambda: opening.wait(PATIENCE)
     pool = ManagedPool(maker, 1, 0, timeout=30.0, background=True)
     said = "the deadline of the caller says how long"
     with pytest.raises(PoolTimeout, match=said), deadline(0.02):

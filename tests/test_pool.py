@@ -1,5 +1,6 @@
 """`ManagedPool` on its own: what the conformance suite does not ask of every pool."""
 
+import re
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.options import PoolOptions
 from pyramid_dbpool.pool import ManagedPool
-from tests.makers import Maker, in_thread
+from tests.makers import PATIENCE, Maker, in_thread
 
 
 def test_recreate_passes_every_argument(maker: Maker) -> None:
@@ -53,7 +54,7 @@ def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
     text = str(caught.value)
     assert "pool 'jobs'" in text
     assert "size 1 overflow 0" in text
-    assert "GET /slow for 0.0 s" in text
+    assert re.search(r"GET /slow for \d+\.\d s", text)
     assert "sqlalchemy.jobs.pool_size" in text
     assert isinstance(caught.value, exc.TimeoutError)
     lease.close()
@@ -81,7 +82,7 @@ def test_full_line_is_said_so(maker: Maker) -> None:
 def test_each_caller_has_an_error_of_its_own(maker: Maker) -> None:
     """An outage is named, with the driver's error as the cause; never a full pool."""
     maker.error = ConnectionRefusedError("nobody listens")
-    pool = ManagedPool(maker, 1, 1, timeout=0.2, background=True)
+    pool = ManagedPool(maker, 1, 1, timeout=1.0, background=True)
     errors: list[BaseException] = []
 
     def call() -> None:
@@ -91,7 +92,7 @@ def test_each_caller_has_an_error_of_its_own(maker: Maker) -> None:
             errors.append(error)
 
     for thread in [in_thread(call) for _ in range(4)]:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert len(errors) == len({id(error) for error in errors}) == 4
     assert all(error.__cause__ is maker.error for error in errors)
     assert "unreachable" in str(errors[0])
@@ -101,7 +102,7 @@ def test_each_caller_has_an_error_of_its_own(maker: Maker) -> None:
 def test_fault_of_the_program_is_raised_as_it_is(maker: Maker) -> None:
     """A listener's bug reaches the caller as that bug, not as an outage."""
     engine = create_engine(
-        "sqlite://", poolclass=ManagedPool, creator=maker, background=True, pool_timeout=5
+        "sqlite://", poolclass=ManagedPool, creator=maker, background=True, pool_timeout=30
     )
 
     @event.listens_for(engine, "connect", insert=True)
@@ -123,7 +124,7 @@ def test_deadline_only_shortens(maker: Maker) -> None:
     other = patient.connect()
     with deadline(0.01), deadline(50), pytest.raises(PoolTimeout):
         patient.connect()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     lease.close()
     other.close()
 

@@ -1,6 +1,5 @@
 """The life of a pool and of its slots, from before its first use to after a dispose or a fork."""
 
-import gc
 import logging
 import os
 import threading
@@ -15,7 +14,7 @@ from pyramid_dbpool import checks, openings
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.limits import deadline
 from pyramid_dbpool.pool import ManagedPool
-from tests.makers import Maker, in_thread, wait_for
+from tests.makers import PATIENCE, Maker, in_thread, wait_for, wait_until_gone
 
 
 class Answering(DefaultDialect):
@@ -109,12 +108,12 @@ def test_checkouts_are_logged_where_sqlalchemy_logs_them(
 
 def test_pool_that_is_not_used_starts_nothing(maker: Maker) -> None:
     """No thread and no connection before first use, with everything on."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     engine = create_engine(
         "sqlite://", poolclass=ManagedPool, creator=maker, **ManagedPool.plugin_arguments()
     )
     engine.dispose()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert not maker.made
 
 
@@ -144,20 +143,19 @@ def test_pool_dies_with_its_engine(maker: Maker) -> None:
     pool.connect().close()
     known = weakref.ref(pool)
     del pool
-    gc.collect()
-    assert known() is None
+    wait_until_gone(known)
 
 
 def test_waiter_of_a_disposed_pool_gets_a_fresh_connection(maker: Maker) -> None:
     """After dispose and recreate it need not wait for what was checked out before."""
-    pool = ManagedPool(maker, 1, 0, timeout=5.0)
+    pool = ManagedPool(maker, 1, 0, timeout=PATIENCE)
     held = pool.connect()
     leases: list[Any] = []
     thread = in_thread(lambda: leases.append(pool.connect()))
     wait_for(lambda: pool.snapshot().waiting == 1)
     pool.dispose()
     pool.recreate()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert leases[0].dbapi_connection is maker.made[1]
     held.close()
     leases[0].close()

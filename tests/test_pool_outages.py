@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from pyramid_dbpool import DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.liveness import has_ended
@@ -196,9 +196,15 @@ def test_full_server_is_waited_for_until_the_deadline(
 ) -> None:
     """Somebody else has them all: an error when time is over, served if one gets free."""
     url = role_with_limit(new_postgres(), 2)
-    greedy, modest = some_engine(url, "greedy"), some_engine(url, "modest", **TWO_SECONDS)
+    patience = {"sqlalchemy.modest.pool_timeout": "60"}
+    greedy, modest = some_engine(url, "greedy"), some_engine(url, "modest", **patience)
     leases = [greedy.connect() for _ in range(2)]
-    errors = Calls(3, lambda: unit(modest)).wait().errors
+
+    def hasty() -> None:
+        with deadline(2):
+            unit(modest)
+
+    errors = Calls(3, hasty).wait().errors
     assert len(errors) == 3
     for error in errors:
         assert isinstance(error, PoolTimeout)
@@ -211,6 +217,3 @@ def test_full_server_is_waited_for_until_the_deadline(
     assert calls.wait().errors == []
     for lease in leases:
         lease.close()
-
-
-TWO_SECONDS = {"sqlalchemy.modest.pool_timeout": "2"}

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +12,11 @@ from pyramid.request import Request
 from sqlalchemy import make_url, select
 
 from pyramid_dbpool import readiness
-from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines import process_engine
 from pyramid_dbpool.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
 from tests.pool_load import until
+from tests.servers.ports import deaf_port
 from tests.webapp import PARTS, app
 
 
@@ -27,7 +29,7 @@ def settings(psycopg_url: str) -> dict[str, Any]:
 @pytest.fixture
 def away(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of an app whose server is not there."""
-    url = make_url(settings["sqlalchemy.url"]).set(port=free_port())
+    url = make_url(settings["sqlalchemy.url"]).set(port=deaf_port())
     return settings | {"sqlalchemy.url": url.render_as_string(hide_password=False)}
 
 
@@ -58,7 +60,8 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Probes]:
 class Clock:
     """A clock that tests set."""
 
-    now = 1000.0
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now
@@ -246,15 +249,15 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
 
     with app(settings, *PARTS, index=view) as web:
         web.get()
-        pool = PoolReadiness(process_engine(settings))
+        clock = Clock(time.monotonic())
+        pool = PoolReadiness(process_engine(settings), clock)
         assert pool.is_ready()
         server.stop("fast")
         web.get(status=503)
         assert (pool.is_ready(), probes.count) == (False, 0)
-        trouble = web.pool.trouble
-        assert trouble is not None
-        # Nobody asks any more, and the pool looks no more.
-        trouble.known_until = pool._known_at = float("-inf")
+        assert web.pool.trouble is not None
+        # What the pool learns now by looking again is as old as the rest.
+        clock.now += 3600
         pool._contacts = 0  # what comes back now was opened before the outage
         is_ready(pool)
         assert pool.is_ready() and probes.count == 1

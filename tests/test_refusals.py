@@ -12,13 +12,17 @@ from pyramid_dbpool import (
     DatabaseUnavailable,
     PoolLineFull,
     PoolTimeout,
+    deadline,
     dispose_engine,
     get_engine,
 )
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.labels import holder_label
 from pyramid_dbpool.pool import ManagedPool
-from tests.makers import Maker, wait_for
+from tests.conformance.adapters.queue import make_engine
+from tests.conformance.stub import StubServer
+from tests.conformance.stub_driver import StubConnection
+from tests.makers import PATIENCE, Maker, wait_for
 
 
 def test_a_full_pool_and_a_full_line_are_counted(maker: Maker) -> None:
@@ -58,14 +62,33 @@ def test_holders_are_named_without_the_lock(maker: Maker, max_waiting: int | Non
         def __str__(self) -> str:
             taken = threading.Event()
             threading.Thread(target=lambda: (pool.checkedout(), taken.set())).start()
-            free.append(taken.wait(2))
+            free.append(taken.wait(PATIENCE))
             return "GET /"
 
     pool = ManagedPool(maker, 1, 0, timeout=0.02, max_waiting=max_waiting)
-    refused = pytest.raises(PoolTimeout, match="Longest holders: GET / for 0")
+    refused = pytest.raises(PoolTimeout, match="Longest holders: GET / for ")
     with holder_label(Label()), closing(pool.connect()), refused:
         pool.connect()
     assert free == [True]
+
+
+def test_what_is_being_tried_is_not_open() -> None:
+    """A server that is full is asked again and again, also when the time is over."""
+    over = threading.Event()
+
+    class Full(StubServer):
+        def connect(self) -> StubConnection:
+            if self.attempts == 2:
+                over.wait(PATIENCE)
+            return super().connect()
+
+    server = Full(limit=1)
+    pool = make_engine(server, ManagedPool, pool_size=2, max_overflow=0, background=True).pool
+    refused = pytest.raises(PoolTimeout, match="this pool has 1 open")
+    with closing(pool.connect()), refused, deadline(1):
+        pool.connect()
+    over.set()
+    pool.dispose()
 
 
 def test_a_server_that_admits_no_more_is_said_so(
@@ -73,10 +96,11 @@ def test_a_server_that_admits_no_more_is_said_so(
 ) -> None:
     """Neither the pool is too small nor the server away; the server's words are the cause."""
     server = new_postgres({"max_connections": 2, "superuser_reserved_connections": 0})
-    settings = {"sqlalchemy.url": server.url("psycopg"), "sqlalchemy.pool_timeout": "300ms"}
+    settings = {"sqlalchemy.url": server.url("psycopg"), "sqlalchemy.pool_timeout": "30"}
     others = create_engine(server.url("psycopg"), poolclass=NullPool)
     engine = get_engine(settings)
-    with others.connect(), engine.connect(), pytest.raises(PoolTimeout) as caught:
+    refused = pytest.raises(PoolTimeout)
+    with others.connect(), engine.connect(), refused as caught, deadline(1):
         engine.connect()
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
     assert "because the server admits no more (" in str(caught.value)

@@ -23,8 +23,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-PATIENCE = 5.0
-"""Seconds after which something that should happen at once counts as never."""
+PATIENCE = 15.0
+"""Seconds after which something that should happen counts as never, on a busy machine too."""
 
 
 def until(condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:

@@ -51,7 +51,7 @@ class Gate:
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._open, timeout=60.0)
 
-    def wait_for_arrivals(self, count: int, timeout: float = 5.0) -> None:
+    def wait_for_arrivals(self, count: int, timeout: float = 15.0) -> None:
         """Block until `count` connects stand before the gate."""
         with self._condition:
             if not self._condition.wait_for(lambda: self.arrived >= count, timeout):

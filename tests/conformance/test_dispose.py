@@ -30,7 +30,7 @@ def test_waiter_is_served_after_a_dispose(lab: Lab) -> None:
     lease = pool.checkout()
     task = lab.waiter(pool)
     pool.dispose()
-    fresh = task.result(2.0)
+    fresh = task.result()
     assert fresh.connection is not lease.connection
     fresh.release()
     lease.release()
@@ -43,7 +43,7 @@ def test_connection_from_before_a_dispose_closes_at_return(lab: Lab) -> None:
     lease = pool.checkout()
     pool.dispose()
     lease.release()
-    until(lambda: lease.connection.closed, "the old connection is closed", within=2.0)
+    until(lambda: lease.connection.closed, "the old connection is closed")
 
 
 def test_counters_stay_sane_over_a_dispose(lab: Lab) -> None:
@@ -77,9 +77,9 @@ def use_and_close(lab: Lab) -> None:
 
 def test_no_thread_before_first_use(lab: Lab) -> None:
     """Making a pool starts no thread, so that a server may still fork."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pool = lab.pool(size=2)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert pool is not None
 
 
@@ -115,7 +115,7 @@ def test_open_pool_does_not_keep_the_process_alive(lab: Lab) -> None:
     """A program that ends with its pool open ends at once."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(name=lab.adapter.name)],
-        timeout=10.0,
+        timeout=60.0,
         capture_output=True,
         check=True,
         text=True,

@@ -38,7 +38,7 @@ def test_idle_overflow_is_closed_after_its_linger(lab: Lab) -> None:
     """When the burst is over, only the size's connections stay open."""
     pool = lab.pool(size=1, overflow=3, overflow_linger=0.1)
     lab.warm(pool, 4)
-    until(lambda: lab.server.open == 1, "one connection is left", within=2.0)
+    until(lambda: lab.server.open == 1, "one connection is left")
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_idle_connections_are_closed_down_to_the_minimum(lab: Lab) -> None:
     """What nobody has used for the idle time-out is closed, but for `min_idle`."""
     pool = lab.pool(size=4, idle_timeout=0.1, min_idle=1)
     lab.warm(pool, 4)
-    until(lambda: lab.server.open == 1, "one connection is left", within=2.0)
+    until(lambda: lab.server.open == 1, "one connection is left")
     assert lab.server.closes >= 3
     serve(pool)
     assert lab.server.open == 1
@@ -68,8 +68,8 @@ def test_old_connection_is_replaced(lab: Lab) -> None:
     lease = pool.checkout()
     old = lease.connection
     lease.release()
-    until(lambda: aged(pool, old), "another connection is handed out", within=2.0)
-    assert lab.server.open == 1
+    until(lambda: aged(pool, old), "another connection is handed out")
+    until(lambda: lab.server.open == 1, "the old one is closed")
 
 
 def aged(pool: PoolUnderTest, old: StubConnection) -> bool:
@@ -86,7 +86,7 @@ def test_full_server_is_waited_for(lab: Lab) -> None:
     lab.server.limit = 2
     leases = [pool.checkout() for _ in range(2)]
     task = lab.run(pool.checkout)
-    until(lambda: lab.server.attempts == 3, "the caller finds the server full")
+    until(lambda: lab.server.attempts >= 3, "the caller finds the server full")
     release_all(leases)
     task.result().release()
 
@@ -99,7 +99,7 @@ def test_room_on_a_full_server_is_taken(lab: Lab) -> None:
     stranger = lab.server.connect()
     lab.server.limit = 1
     task = lab.run(pool.checkout)
-    until(lambda: lab.server.attempts == 2, "the caller finds the server full")
+    until(lambda: lab.server.attempts >= 2, "the caller finds the server full")
     stranger.close()
     task.result().release()
 
@@ -114,19 +114,19 @@ def test_surplus_is_closed_though_each_connection_is_used_in_turn(lab: Lab) -> N
         serve(pool)
         return lab.server.open <= 2
 
-    until(few_are_left, "the surplus is closed", within=4.0)
+    until(few_are_left, "the surplus is closed")
 
 
 @pytest.mark.slow
 def test_connections_do_not_grow_old_together(lab: Lab) -> None:
     """Connections that were opened at once are not all replaced at once."""
-    pool = lab.pool(size=8, max_lifetime=0.8)
+    pool = lab.pool(size=8, max_lifetime=2.0)
     lab.warm(pool, 8)
 
     def all_are_replaced() -> bool:
         lab.warm(pool, 8)
         return lab.server.connects >= 16
 
-    until(all_are_replaced, "all are replaced", within=4.0)
+    until(all_are_replaced, "all are replaced")
     replaced = lab.server.attempt_times[8:16]
     assert replaced[-1] - replaced[0] > 0.015

@@ -53,11 +53,11 @@ def test_one_dead_connection_does_not_condemn_the_others(lab: Lab) -> None:
 def test_restart_leaves_no_string_of_reconnects(lab: Lab) -> None:
     """With 8 stale connections the first checkout takes no more than 3 connects."""
     pool = lab.pool(size=8, liveness=True)
-    lab.server.connect_delay = 0.2
+    lab.server.connect_delay = 0.4
     lab.warm(pool, 8)
     lab.server.kill_all()
-    with timed(0.6, "the first checkout after the restart"):
-        lease = lab.run(pool.checkout).result(2.0)
+    with timed(1.2, "the first checkout after the restart"):
+        lease = lab.run(pool.checkout).result()
     lease.query()
     lease.release()
 
@@ -78,7 +78,7 @@ def test_long_idle_connection_is_pinged(lab: Lab) -> None:
     pool = lab.pool(size=1, liveness=True, ping_after=0.05)
     lab.warm(pool, 1)
     assert lab.server.pings == 0
-    until(lambda: pinged(lab, pool), "a ping at checkout", within=2.0)
+    until(lambda: pinged(lab, pool), "a ping at checkout")
 
 
 def pinged(lab: Lab, pool: PoolUnderTest) -> bool:
@@ -106,7 +106,7 @@ def test_keepalive_pings_idle_connections(lab: Lab) -> None:
     """Idle connections are pinged in the background, so that no firewall forgets them."""
     pool = lab.pool(size=2, keepalive=0.1)
     lab.warm(pool, 2)
-    until(lambda: lab.server.pings >= 4, "two rounds of pings", within=3.0)
+    until(lambda: lab.server.pings >= 4, "two rounds of pings")
     assert lab.server.open == 2
 
 
@@ -123,6 +123,6 @@ def test_restart_under_load_fails_only_units_under_way(lab: Lab) -> None:
     pause(0.3)
     lab.server.down = None
     before = load.done
-    until(lambda: load.done > before + 50, "units are done again", within=15.0)
+    until(lambda: load.done > before + 50, "units are done again")
     load.stop()
     assert len(load.errors) <= 4, f"{len(load.errors)} units failed"

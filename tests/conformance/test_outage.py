@@ -25,7 +25,7 @@ def test_wrong_password_fails_every_caller_at_once(lab: Lab) -> None:
     lab.server.down = Failure.CONFIGURATION
     tasks = [lab.run(pool.checkout) for _ in range(5)]
     for task in tasks:
-        assert "password authentication" in cause(task.wait(3.0).error)
+        assert "password authentication" in cause(task.wait().error)
 
 
 def test_each_caller_raises_an_exception_of_its_own(lab: Lab) -> None:
@@ -37,7 +37,7 @@ def test_each_caller_raises_an_exception_of_its_own(lab: Lab) -> None:
         tasks = [lab.run(pool.checkout) for _ in range(4)]
         gate.wait_for_arrivals(1)
         gate.open()
-        errors = [task.wait(3.0).error for task in tasks]
+        errors = [task.wait().error for task in tasks]
     assert None not in errors
     assert len({id(error) for error in errors}) == 4
 
@@ -51,7 +51,7 @@ def callers_in_outage(lab: Lab, timeout: float) -> list[Task[Lease]]:
         tasks = lab.crowd(20, pool.checkout)
         until(lambda: pool.waiting() + gate.arrived >= 20, "all callers have come")
         gate.open()
-    return [task.wait(timeout + 3.0) for task in tasks]
+    return [task.wait() for task in tasks]
 
 
 @pytest.mark.slow
@@ -117,12 +117,14 @@ def test_long_outage_refuses_at_once(lab: Lab) -> None:
     """Once the outage has outlasted its grace, callers do not wait for nothing."""
     pool = lab.pool(size=2, timeout=20.0, outage_grace=0.3)
     lab.server.down = Failure.UNREACHABLE
-    lab.run(pool.checkout).wait(3.0)
+    lab.run(pool.checkout).wait()
     pause(0.3)
-    task = lab.run(pool.checkout).wait(0.3)
-    assert "refused" in cause(task.error)
+    tasks = [lab.run(pool.checkout).wait() for _ in range(5)]
+    assert all("refused" in cause(task.error) for task in tasks)
+    # Whoever waited for the next probe would do so each time; a busy machine is slow now and then.
+    assert sorted(task.seconds for task in tasks)[2] < 0.3
     lab.server.down = None
-    until(lambda: served(lab, pool), "callers are served again", within=3.0)
+    until(lambda: served(lab, pool), "callers are served again")
 
 
 def served(lab: Lab, pool: PoolUnderTest) -> bool:
@@ -141,7 +143,7 @@ def test_minimum_is_filled_after_an_outage(lab: Lab) -> None:
     until(lambda: lab.server.counts["failure"] > 0, "the outage is noticed")
     lab.server.down = None
     task.wait()
-    until(lambda: lab.server.open >= 2, "two connections are open", within=3.0)
+    until(lambda: lab.server.open >= 2, "two connections are open")
 
 
 def test_driver_error_is_what_a_caller_sees(lab: Lab) -> None:
@@ -150,4 +152,4 @@ def test_driver_error_is_what_a_caller_sees(lab: Lab) -> None:
     lab.warm(pool, 1)
     lab.server.kill_all()
     lab.server.down = Failure.CONFIGURATION
-    assert "password authentication" in cause(lab.run(pool.checkout).wait(3.0).error)
+    assert "password authentication" in cause(lab.run(pool.checkout).wait().error)

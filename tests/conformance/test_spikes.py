@@ -18,7 +18,7 @@ def test_returned_connection_beats_a_slow_opening(lab: Lab) -> None:
         task = lab.run(pool.checkout)
         gate.wait_for_arrivals(1)
         lease.release()
-        served = task.result(2.0)
+        served = task.result()
         assert served.connection is lease.connection
     served.release()
 
@@ -32,7 +32,7 @@ def test_slow_opening_does_not_hold_up_the_others(lab: Lab) -> None:
         lab.run(lambda: serve(pool))
         gate.wait_for_arrivals(1)
         lease.release()
-        lab.run(lambda: serve(pool)).result(2.0)
+        lab.run(lambda: serve(pool)).result()
 
 
 @pytest.mark.slow
@@ -48,9 +48,9 @@ def test_waves_do_not_make_and_throw_away_connections(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_spike_of_short_units_opens_next_to_nothing(lab: Lab) -> None:
-    """Fifty units of 2 ms on 5 warm connections do not wait for connects of half a second."""
+    """Fifty units of 2 ms on 5 warm connections do not wait for connects of two seconds."""
     pool = lab.pool(size=5, overflow=45)
-    lab.server.connect_delay = 0.5
+    lab.server.connect_delay = 2.0
     for _ in range(4):
         for warm in lab.crowd(5, lambda: lab.unit(pool, hold=0.002)):
             warm.result()
@@ -58,7 +58,7 @@ def test_spike_of_short_units_opens_next_to_nothing(lab: Lab) -> None:
     tasks = lab.crowd(50, lambda: lab.unit(pool, hold=0.002))
     slowest = max(task.wait().seconds for task in tasks)
     assert lab.server.attempts - before <= 2
-    assert slowest < 0.4
+    assert slowest < 1.5
 
 
 @pytest.mark.slow
@@ -66,17 +66,17 @@ def test_spike_of_long_units_opens_in_parallel(lab: Lab) -> None:
     """Fifty units of 2 s on 5 warm connections wait for no more than two connects."""
     lab.needs(Feature.LINE)
     pool = lab.pool(size=5, overflow=45)
-    lab.server.connect_delay = 0.3
+    lab.server.connect_delay = 0.6
     lab.warm(pool, 5)
-    assert worst_wait(lab, pool, 50, hold=2.0) < 0.7
+    assert worst_wait(lab, pool, 50, hold=2.0) < 1.4
 
 
 @pytest.mark.slow
 def test_cold_start_opens_in_parallel(lab: Lab) -> None:
     """Fifteen callers on an empty 5 + 10 wait for no more than two connects."""
     pool = lab.pool(size=5, overflow=10)
-    lab.server.connect_delay = 0.3
-    assert worst_wait(lab, pool, 15, hold=2.0) < 0.7
+    lab.server.connect_delay = 0.6
+    assert worst_wait(lab, pool, 15, hold=2.0) < 1.4
 
 
 def worst_wait(lab: Lab, pool: PoolUnderTest, count: int, hold: float) -> float:

@@ -5,7 +5,6 @@ import ctypes
 import socket
 import struct
 import threading
-from collections.abc import Callable
 
 __all__ = ["Faults", "Link", "drop_packets", "pass_packets", "reset"]
 
@@ -81,12 +80,10 @@ class Link:
         client: socket.socket,
         server: socket.socket,
         faults: Faults,
-        over: Callable[["Link"], None],
     ) -> None:
         self.client = client
         self.server = server
         self._faults = faults
-        self._over = over
         self._lock = threading.Lock()
         self._running = 2
         self._carried = 0
@@ -98,7 +95,7 @@ class Link:
         return f"<Link {self._carried} bytes carried{', cut' if self._cut else ''}>"
 
     def run(self) -> None:
-        """Forward what the client sends; what the server answers, in a thread of its own."""
+        """Forward what the client sends, and what the server answers, until both have ended."""
         answers = threading.Thread(target=self._forward_answers, daemon=True)
         answers.start()
         self._forward_requests()
@@ -172,4 +169,3 @@ class Link:
             if self._abort:
                 reset(sock)
             sock.close()
-        self._over(self)

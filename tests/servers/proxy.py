@@ -44,7 +44,8 @@ class FaultProxy:
         # Guards what follows.
         self._lock = threading.Lock()
         self._newcomers = Newcomers.PASS
-        self._links: set[Link] = set()
+        # By the client's socket.
+        self._links: dict[socket.socket, Link] = {}
         self._waiting: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
         self._present = self.arrived = self.most_at_once = 0
@@ -117,7 +118,7 @@ class FaultProxy:
 
     def _open_links(self) -> list[Link]:
         with self._lock:
-            return list(self._links)
+            return list(self._links.values())
 
     def _listen(self) -> socket.socket:
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=BACKLOG)
@@ -160,17 +161,22 @@ class FaultProxy:
             self.arrived += 1
             self.most_at_once = max(self.most_at_once, self._present)
             newcomers = self._newcomers
+            if newcomers is Newcomers.SILENCE:
+                self._waiting.add(client)
         try:
             if newcomers is Newcomers.PASS:
                 self._connect(client)
             elif newcomers is Newcomers.SILENCE:
-                self._hear(client)
+                hear(client)
             else:
                 self.faults.delay()
         finally:
-            # Before the client knows: it may come again at once.
+            # Before the client knows, who may come again at once; and together: whoever sees
+            # by one that it has ended may look at the others next.
             with self._lock:
                 self._present -= 1
+                self._links.pop(client, None)
+                self._waiting.discard(client)
             reset(client)
 
     def _connect(self, client: socket.socket) -> None:
@@ -179,24 +185,17 @@ class FaultProxy:
             for sock in (client, server):
                 # Else small answers wait for acknowledgements, which no real fault does.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = Link(client, server, self.faults, self._forget)
+            link = Link(client, server, self.faults)
             with self._lock:
-                self._links.add(link)
+                self._links[client] = link
                 late = self._closed
             if late:
                 link.end()
             link.run()
 
-    def _hear(self, client: socket.socket) -> None:
-        """Read and forward nothing, until the client gives up."""
-        with self._lock:
-            self._waiting.add(client)
-        with contextlib.suppress(OSError):
-            while client.recv(65536):
-                pass
-        with self._lock:
-            self._waiting.discard(client)
 
-    def _forget(self, link: Link) -> None:
-        with self._lock:
-            self._links.discard(link)
+def hear(client: socket.socket) -> None:
+    """Read and forward nothing, until the client gives up."""
+    with contextlib.suppress(OSError):
+        while client.recv(65536):
+            pass
