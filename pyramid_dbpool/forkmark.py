@@ -1,4 +1,6 @@
-"""Has this process been forked?  An answer that costs less than `os.getpid`.
+"""Has this process been forked, or will it be?
+
+The first answer costs less than `os.getpid`.
 
 A page of memory that the kernel empties in every child (`MADV_WIPEONFORK`, see
 madvise(2); Linux 4.14) tells at the price of reading it.  It also tells in
@@ -10,9 +12,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 import threading
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 MADV_WIPEONFORK = 18
 
@@ -96,6 +99,17 @@ def leave_parent() -> None:
             for heir in list(_heirs):
                 heir.abandon()
             here[0] = 1
+
+
+def is_uwsgi_master() -> bool:
+    """Tell whether this is uWSGI's master, which forks without Python's knowledge.
+
+    No thread may be started here. One that has the interpreter's lock during a fork, as
+    that of a worker that has died is replaced, or that asks for it, is not there to give
+    it back or to take it in the child, which waits for that for ever.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")
+    return hasattr(uwsgi, "masterpid") and uwsgi.masterpid() == os.getpid()
 
 
 os.register_at_fork(after_in_child=leave_parent)

@@ -2,6 +2,7 @@
 
 It knows no pool.  It starts when something is to be done, sleeps until the
 next thing is due, ends when nothing is, and never keeps a process alive.
+In uWSGI's master it does not start: its workers would hang.
 Under gevent's patched `threading` it is a greenlet.
 """
 
@@ -17,6 +18,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+
+from .forkmark import is_uwsgi_master
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ class Housekeeper:
     def _start(self) -> None:
         # Not blocking: the collector may run this inside itself, and whoever is
         # starting the thread will find our task in the inbox.
-        if self._paused or not self._starting.acquire(blocking=False):
+        if self._paused or is_uwsgi_master() or not self._starting.acquire(blocking=False):
             return
         try:
             if self._thread is None:

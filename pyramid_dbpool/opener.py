@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from .connect_failures import ConnectFailure
 from .demand import FIRST_CONNECT, look_interval, openings_wanted
+from .forkmark import is_uwsgi_master
 from .housekeeper import Task, WeakCall, housekeeper
 from .line import Line
 from .openings import Openings, start_thread
@@ -134,6 +135,9 @@ class Opener:
         opening = self._opening_locked(now)
         if self.trouble is not None:
             return int(self._line.waiting > opening)
+        if is_uwsgi_master():
+            # No housekeeper comes here to look at the line again.
+            return max(0, self._line.waiting - opening)
         return openings_wanted(
             self._line,
             now,

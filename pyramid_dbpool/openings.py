@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any
 
+from . import forkmark
 from .line import Line
 
 # An opening that takes longer than this (seconds), and than so many usual ones, hangs:
@@ -19,10 +20,13 @@ HANGS_AFTER_CONNECTS = 4
 
 
 def start_thread(run: Callable[[], object]) -> None:
-    """Run an opening in a thread of its own.
+    """Run an opening in a thread of its own; here and now where there must be none.
 
     :raises RuntimeError: no thread can be started, as at interpreter shutdown.
     """
+    if forkmark.is_uwsgi_master():
+        run()
+        return
     threading.Thread(target=run, name="dbpool-opener", daemon=True).start()
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import threading
 from typing import Any
 
 from pyramid.config import Configurator
@@ -14,11 +15,17 @@ from pyramid_dbpool import ForkedConnectionError, session_factory
 
 MASTER = os.getpid()
 # Two sessions at a time are meant here.
-settings = {"sqlalchemy.url": os.environ["FORK_APP_URL"], "dbpool.hold_warning": "off"}
+settings = {
+    "sqlalchemy.url": os.environ["FORK_APP_URL"],
+    "dbpool.hold_warning": "off",
+    # In the master something is always due, also when a worker is replaced.
+    "dbpool.keepalive": "100ms",
+}
 held = session_factory(settings)
 idle = session_factory(settings)
 BACKENDS = [s.scalar(text("SELECT pg_backend_pid()")) for s in (held, idle)]
 idle.close()
+THREADS = [thread.name for thread in threading.enumerate()]
 
 
 def backend(request: Request) -> dict[str, Any]:
@@ -28,6 +35,7 @@ def backend(request: Request) -> dict[str, Any]:
         "pid": os.getpid(),
         "backend": request.db.scalar(text("SELECT pg_backend_pid()")),
         "masters": BACKENDS,
+        "masters_threads": THREADS,
     }
 
 

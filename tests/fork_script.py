@@ -2,10 +2,10 @@
 
     python -m tests.fork_script URL HOW FIRST [CONNECT_ARGS [POOL]]
 
-HOW is `fork`, `multiprocessing`, or `without-hooks`: a fork that Python does not notice, as
-uWSGI's. FIRST is what the child does first, a key of `FIRST`. Prints one JSON object: what the
-child reported, and whether each of the parent's connections is still the same and works, after
-the child has ended.
+HOW is `fork`, `multiprocessing`, or `without-hooks`: a fork that Python does not notice, in
+what looks like uWSGI's master. FIRST is what the child does first, a key of `FIRST`. Prints one
+JSON object: what the child reported, and whether each of the parent's connections is still the
+same and works, after the child has ended.
 """
 
 import ctypes
@@ -18,7 +18,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -30,6 +31,9 @@ BACKEND = {
     "mysql": "SELECT CONNECTION_ID()",
     "sqlite": "SELECT 0",
 }
+
+MASTER = os.getpid()
+UWSGI = SimpleNamespace(masterpid=lambda: MASTER)
 
 
 def backend(session: Session) -> int:
@@ -95,6 +99,8 @@ def main(
         settings["dbpool.hold_warning"] = "off"
     else:
         settings["sqlalchemy.poolclass"] = pool
+    if how == "without-hooks":
+        sys.modules["uwsgi"] = cast("Any", UWSGI)
     idle, held = session_factory(settings), session_factory(settings)
     before = [backend(idle), backend(held)]
     idle.close()
