@@ -23,8 +23,10 @@ def said(script: str, folder: Path, settings: dict[str, Any]) -> str:
     finally:
         program.kill()
     assert "secret" not in program.output
-    # The log's own lines may come before it: that the database is away, for example.
-    (line,) = [each for each in program.lines if " WARNING " not in each]
+    # Beside it there may be the log's own lines, as that the database is away. Another thread
+    # writes them, so that one may stand between our line and its end.
+    (line,) = [each for each in program.lines if each.startswith("example-app-")]
+    assert all(" WARNING " in each for each in program.lines if each and each != line)
     return line
 
 
