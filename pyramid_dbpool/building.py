@@ -31,7 +31,9 @@ def build_engine(pool: PoolSettings) -> Engine:
     if pool.options["read_only"]:
         transactions.make_read_only(engine)
     commits.guard(engine)
-    if not pool.managed:
+    if isinstance(engine.pool, ManagedPool):
+        engine.pool.url_key = pool.source("url")
+    else:
         connecting.explain_failures(engine, pool)
     outcomes.note_outcomes(
         engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]

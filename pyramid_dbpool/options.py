@@ -61,7 +61,6 @@ class PoolOptions:
     outage_grace: float | None = None
     hold_warning: float | None = None
     pool_name: str | None = None
-    url_key: str | None = None
 
     def expiry(self, now: float, chance: float) -> float:
         """Say when a connection opened now has to go; `chance` is random, from 0 to 1."""

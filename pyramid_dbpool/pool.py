@@ -70,7 +70,7 @@ class ManagedPool(ServicedPool):
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
         holder of one takes another.
-    :param pool_name: the name in errors and statistics; `url_key`: the setting of its URL.
+    :param pool_name: the name in errors and statistics.
     """
 
     # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
@@ -80,6 +80,8 @@ class ManagedPool(ServicedPool):
     # Called after each checkout.  A listener of SQLAlchemy's `checkout` event costs
     # more than the whole checkout: 12 µs, measured on 8.6 µs.
     on_checkout: Callable[[], object] | None = None
+    # The setting that has the URL, for errors; None: the usual one of `pool_name`.
+    url_key: str | None = None
 
     def __init__(  # noqa: PLR0917 - create_engine finds arguments by their position
         self,
@@ -101,7 +103,6 @@ class ManagedPool(ServicedPool):
         ping_timeout: float = 2.0,
         hold_warning: float | None = None,
         pool_name: str | None = None,
-        url_key: str | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kw)
@@ -119,7 +120,6 @@ class ManagedPool(ServicedPool):
             outage_grace=outage_grace,
             hold_warning=hold_warning,
             pool_name=pool_name,
-            url_key=url_key,
         )
         self._start()
 
@@ -296,5 +296,5 @@ class ManagedPool(ServicedPool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
-        made.on_checkout = self.on_checkout
+        made.on_checkout, made.url_key = self.on_checkout, self.url_key
         return made

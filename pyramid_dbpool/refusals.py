@@ -44,8 +44,7 @@ class Refusals:
         """Make the exception for one caller who cannot be served."""
         trouble = self._service.opener.trouble
         lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
-        url_key = self._service.options.url_key
-        text = messages.unavailable_text(self._name, kind, lasted, error, url_key)
+        text = messages.unavailable_text(self._name, kind, lasted, error, self._source.url_key)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         return refusal

@@ -138,8 +138,7 @@ class PoolSettings:
             )
         elif arguments["max_waiting"] == -1:
             arguments["max_waiting"] = None
-        arguments |= {"background": True, "pool_name": self.name, "url_key": self.source("url")}
-        return arguments
+        return arguments | {"background": True, "pool_name": self.name}
 
     @property
     def masked_url(self) -> str:

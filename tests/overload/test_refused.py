@@ -160,8 +160,11 @@ def test_a_wrong_configuration_names_the_setting_that_is_there(
     """Where the URL stands under another key, in SQLAlchemy's own pools too."""
     nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
     settings = {"dbpool.url_setting": "database_url", "database_url": nowhere, **pool}
-    with pytest.raises(DatabaseUnavailable, match="check database_url"):
-        get_engine(settings).connect()
+    # The second time from the pool that a dispose has made.
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match="check database_url"):
+            get_engine(settings).connect()
+        get_engine(settings).dispose()
     dispose_engine(settings)
 
 
