@@ -135,12 +135,14 @@ class RequestSessions:
         if self._note_transaction():
             return self._request.tm
         manager = getattr(self._request, "tm", None)
-        if manager is None or not (manager.explicit or self._transaction):
+        # An app without pyramid_tm may have something else under this name.
+        explicit = getattr(manager, "explicit", False) is True
+        if not (explicit or self._transaction):
             return None
         begun = _current(manager)
         if begun is None or begun.status != "Active":
             return None
-        return manager if manager.explicit or begun is self._transaction else None
+        return manager if explicit or begun is self._transaction else None
 
     def _note_transaction(self) -> bool:
         active = bool(self._request.environ.get("tm.active"))

@@ -128,3 +128,17 @@ def test_a_transaction_that_a_script_begins_is_joined(
         executes(insert(Row).values(id=7))(request)
         request.tm.commit()
         assert (count(), web.checked_out()) == (2, 0)
+
+
+def test_an_attribute_that_is_no_transaction_manager_is_left_alone(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """Without pyramid_tm the name is the app's."""
+
+    def view(request: Request) -> None:
+        request.tm = "the team"
+        commits(request)
+
+    with app(settings, "pyramid_dbpool", index=view) as web:
+        web.get()
+        assert (count(), web.checked_out()) == (1, 0)
