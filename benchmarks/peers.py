@@ -8,7 +8,7 @@ from typing import Any
 from psycopg_pool import ConnectionPool
 from sqlalchemy.pool import QueuePool
 
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.conformance.adapters.psycopg import connection_class
 from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer

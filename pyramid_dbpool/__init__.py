@@ -5,9 +5,9 @@ In an app: ``config.include("pyramid_dbpool")``, then ``request.db``. In a worke
 of the ini file, ``sqlalchemy.url`` first; ``pdbpool settings`` lists them.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from .engines import dispose_engine, get_engine, warm
+from .engines.registry import dispose_engine, get_engine, warm
 from .errors import (
     CommitUnknown,
     DatabaseUnavailable,
@@ -20,14 +20,14 @@ from .errors import (
     SettingsError,
     TransactionFailed,
 )
-from .limits import deadline
-from .pool import ManagedPool
-from .sessions import session_factory, unit_of_work
-from .streaming import stream
-from .worker import consume
+from .pool.deadlines import deadline
+from .pool.managed import ManagedPool
+from .sessions.units import session_factory, unit_of_work
 
-if TYPE_CHECKING:
-    from pyramid.config import Configurator
+# `[pshell] setup = pyramid_dbpool.pshell.setup` finds it here.
+from .web import pshell
+from .web.streaming import stream
+from .worker.loop import consume
 
 __all__ = [
     "CommitUnknown",
@@ -46,6 +46,7 @@ __all__ = [
     "dispose_engine",
     "get_engine",
     "includeme",
+    "pshell",
     "session_factory",
     "stream",
     "unit_of_work",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 
-def includeme(config: "Configurator") -> None:
+def includeme(config: Any) -> None:
     """Give requests `request.db`, and each pool of the settings its engine.
 
     What ``config.include("pyramid_dbpool")`` calls. Works before or after pyramid_tm and
@@ -65,16 +66,16 @@ def includeme(config: "Configurator") -> None:
         `ConfigurationError`).
     """
     # Here, because workers and scripts import this package without Pyramid.
-    from . import configuration  # noqa: PLC0415
+    from .web import include  # noqa: PLC0415
 
-    app = configuration.load(config)
-    config.add_directive("add_dbpool_engine_hook", configuration.add_engine_hook)
-    config.add_subscriber(configuration.close_sessions_with_request, "pyramid.events.NewRequest")
+    app = include.load(config)
+    config.add_directive("add_dbpool_engine_hook", include.add_engine_hook)
+    config.add_subscriber(include.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
-        configuration.add_pool(config, app, pool)
-    configuration.add_retry(config, app)
-    configuration.answer_overload(config, app)
-    configuration.add_readiness(config, app)
-    configuration.check_when_created(config, app)
-    configuration.add_release(config, app)
-    configuration.warn_without_retry(config)
+        include.add_pool(config, app, pool)
+    include.add_retry(config, app)
+    include.answer_overload(config, app)
+    include.add_readiness(config, app)
+    include.check_when_created(config, app)
+    include.add_release(config, app)
+    include.warn_without_retry(config)

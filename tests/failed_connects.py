@@ -8,7 +8,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from pyramid_dbpool.connect_failures import (
+from pyramid_dbpool.drivers.connect_failures import (
     ConnectFailure,
     classify_connect_failure,
     connect_failure,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.makers import Maker
 
 LOGGER = "pyramid_dbpool.holds"

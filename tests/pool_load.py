@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
 
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.managed import ManagedPool
 
 # Seconds after which something that should happen soon counts as never.
 PATIENCE = 60.0

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
-from pyramid_dbpool.connect_failures import ConnectFailure, classify_connect_failure
-from pyramid_dbpool.drivers import is_known_rollback
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure, classify_connect_failure
+from pyramid_dbpool.drivers.transactions import is_known_rollback
 from pyramid_dbpool.errors import CommitUnknown, DatabaseUnavailable
 from tests.failed_connects import (
     CONFIGURATION,

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from pyramid_dbpool import postgres_messages
-from pyramid_dbpool.connect_failures import ConnectFailure, classify_connect_failure
+from pyramid_dbpool.drivers import postgres_messages
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure, classify_connect_failure
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.failed_connects import (
     CONFIGURATION,

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Dialect, text
 from sqlalchemy.exc import DBAPIError
 
-from pyramid_dbpool.connect_failures import connect_failure
-from pyramid_dbpool.drivers import is_known_rollback, transaction_failed
+from pyramid_dbpool.drivers.connect_failures import connect_failure
+from pyramid_dbpool.drivers.transactions import is_known_rollback, transaction_failed
 from tests.failed_connects import engine_of
 from tests.servers.fixtures import MARIADB, POSTGRES
 

@@ -19,13 +19,13 @@ from pyramid_dbpool import (
     SettingsError,
     TransactionFailed,
     dispose_engine,
-    engines,
     get_engine,
     session_factory,
     warm,
 )
-from pyramid_dbpool.building import build_engine
-from pyramid_dbpool.engines import live_engines
+from pyramid_dbpool.engines import registry
+from pyramid_dbpool.engines.build import build_engine
+from pyramid_dbpool.engines.registry import live_engines
 from pyramid_dbpool.settings import PoolSettings, load_pool
 from tests.servers.ports import deaf_port
 
@@ -69,8 +69,8 @@ def test_threads_that_ask_at_once_get_the_same_engine(
         threading.Event().wait(0.05)
         return build_engine(pool)
 
-    monkeypatch.setattr(engines, "load_pool", load_together)
-    monkeypatch.setattr(engines, "build_engine", build_slowly)
+    monkeypatch.setattr(registry, "load_pool", load_together)
+    monkeypatch.setattr(registry, "build_engine", build_slowly)
 
     def ask() -> None:
         seen.append(get_engine(dict(settings)))
@@ -194,7 +194,7 @@ def test_a_hook_that_failed_is_called_again(settings: dict[str, Any]) -> None:
         if len(calls) == 1:
             raise RuntimeError
 
-    made = engines.process_engine(settings)
+    made = registry.process_engine(settings)
     with pytest.raises(RuntimeError):
         made.run_hook(hook)
     made.run_hook(hook)

@@ -8,7 +8,7 @@ from typing import Any
 import greenlet
 import pytest
 
-from pyramid_dbpool import holders
+from pyramid_dbpool.pool import holders
 from tests.makers import Maker
 from tests.programs import run_program
 

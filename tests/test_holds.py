@@ -11,9 +11,10 @@ from pyramid.response import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import holds, stream
-from pyramid_dbpool.labels import Label, holder_label
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool import stream
+from pyramid_dbpool.pool import holds
+from pyramid_dbpool.pool.labels import Label, holder_label
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.holding import warnings
 from tests.makers import Maker, wait_for
 from tests.webapp import app

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pyramid_dbpool import housekeeper as module
-from pyramid_dbpool.housekeeper import Housekeeper, WeakCall, housekeeper
+from pyramid_dbpool.pool import housekeeper as module
+from pyramid_dbpool.pool.housekeeper import Housekeeper, WeakCall, housekeeper
 from tests.makers import PATIENCE, wait_for
 
 SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))

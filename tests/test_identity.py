@@ -10,14 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import (
-    DatabaseUnavailable,
-    SettingsError,
-    consume,
-    dispose_engine,
-    get_engine,
-    identity,
-)
+from pyramid_dbpool import DatabaseUnavailable, SettingsError, consume, dispose_engine, get_engine
+from pyramid_dbpool.engines import identity
 from pyramid_dbpool.settings import load_pool
 from tests.programs import run_program
 from tests.webapp import app

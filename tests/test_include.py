@@ -13,14 +13,9 @@ from pyramid.scripts.pshell import PShellCommand
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import sessionmaker
 
-from pyramid_dbpool import (
-    SettingsError,
-    configuration,
-    dispose_engine,
-    get_engine,
-    session_factory,
-)
-from pyramid_dbpool.engines import live_engines
+from pyramid_dbpool import SettingsError, dispose_engine, get_engine, session_factory
+from pyramid_dbpool.engines.registry import live_engines
+from pyramid_dbpool.web import include
 from tests.webapp import Row, app, database
 
 
@@ -34,7 +29,7 @@ def settings(sqlite_url: str) -> Iterator[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def say_it_again() -> None:
     """Let the warning that comes once in a process come once in each test."""
-    configuration._say_that_retry_is_missing.cache_clear()
+    include._say_that_retry_is_missing.cache_clear()
 
 
 def test_the_app_and_the_worker_share_one_engine(settings: dict[str, Any]) -> None:
@@ -163,7 +158,7 @@ def test_an_explicit_list_of_tweens_has_to_have_ours(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture, listed: bool
 ) -> None:
     """Pyramid leaves out what is not listed, and says nothing."""
-    tweens = ["pyramid_dbpool.retry.retry_tween_factory"] * listed
+    tweens = ["pyramid_dbpool.web.retry.retry_tween_factory"] * listed
     tweens += ["pyramid_tm.tm_tween_factory", "pyramid.tweens.excview_tween_factory"]
     parts = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
     with app({**settings, "pyramid.tweens": " ".join(tweens)}, *parts):

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pyramid_dbpool.demand import openings_wanted
-from pyramid_dbpool.entries import GONE, SLOT, Entry, Refusal, Waiter
-from pyramid_dbpool.line import Line
-from pyramid_dbpool.surplus import next_surplus, surplus_idle
+from pyramid_dbpool.pool.demand import openings_wanted
+from pyramid_dbpool.pool.entries import GONE, SLOT, Entry, Refusal, Waiter
+from pyramid_dbpool.pool.line import Line
+from pyramid_dbpool.pool.surplus import next_surplus, surplus_idle
 
 
 def waiter(now: float = 0.0) -> Waiter:

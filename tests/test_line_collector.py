@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pyramid_dbpool.entries import IDLE, LEASED, Entry
-from pyramid_dbpool.line import Line
+from pyramid_dbpool.pool.entries import IDLE, LEASED, Entry
+from pyramid_dbpool.pool.line import Line
 from tests.test_line import filled, waiter
 
 CROWDED = ("hand", "join", "rejoin", "leave", "lost", "open_failed")

@@ -12,9 +12,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pyramid_dbpool.entries import HELD, IDLE, LEASED, SLOT, Entry, Refusal, Waiter
-from pyramid_dbpool.line import Line
-from pyramid_dbpool.surplus import next_surplus, surplus_idle
+from pyramid_dbpool.pool.entries import HELD, IDLE, LEASED, SLOT, Entry, Refusal, Waiter
+from pyramid_dbpool.pool.line import Line
+from pyramid_dbpool.pool.surplus import next_surplus, surplus_idle
 
 picks = st.integers(min_value=0, max_value=10**6)
 

@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
-from pyramid_dbpool import liveness
-from pyramid_dbpool.liveness import Look, has_ended, limited, socket_of
+from pyramid_dbpool.drivers import sockets
+from pyramid_dbpool.drivers.sockets import Look, has_ended, socket_of
+from pyramid_dbpool.pool.health import limited
 
 
 @pytest.mark.parametrize("libc", [True, False], ids=["libc", "no-libc"])
@@ -14,7 +15,7 @@ def test_look_tells_silence_speech_and_the_end(
 ) -> None:
     """A poll that waits for nothing sees what the kernel knows, with Python's own poll too."""
     if not libc:
-        monkeypatch.setattr(liveness, "_poll", None)
+        monkeypatch.setattr(sockets, "_poll", None)
     near, far = socket.socketpair()
     look = Look(near.fileno())
     assert not look.speaks()

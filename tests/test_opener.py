@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from pyramid_dbpool import opener as module
-from pyramid_dbpool.connect_failures import ConnectFailure
-from pyramid_dbpool.entries import Entry, Waiter
-from pyramid_dbpool.housekeeper import Task
-from pyramid_dbpool.line import Line
-from pyramid_dbpool.opener import Opener
-from pyramid_dbpool.stats import Stats
-from pyramid_dbpool.trouble import Trouble
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.pool import opener as module
+from pyramid_dbpool.pool.entries import Entry, Waiter
+from pyramid_dbpool.pool.housekeeper import Task
+from pyramid_dbpool.pool.line import Line
+from pyramid_dbpool.pool.opener import Opener
+from pyramid_dbpool.pool.outage import Trouble
+from pyramid_dbpool.pool.stats import Stats
 
 GRACE = 10.0
 TIMEOUT = 5.0

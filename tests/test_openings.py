@@ -6,9 +6,9 @@ from contextvars import Context
 
 import pytest
 
-from pyramid_dbpool.entries import Entry, Slot, Waiter
-from pyramid_dbpool.line import Line
-from pyramid_dbpool.openings import Openings
+from pyramid_dbpool.pool.entries import Entry, Slot, Waiter
+from pyramid_dbpool.pool.line import Line
+from pyramid_dbpool.pool.openings import Openings
 
 
 def planned(start: Callable[[Callable[[], object]], object]) -> tuple[Openings, Line[Entry]]:

@@ -8,27 +8,22 @@ import pytest
 from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
-from pyramid_dbpool.connect_failures import ConnectFailure
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.drivers.error_text import driver_text
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.limits import (
+from pyramid_dbpool.pool.deadlines import (
     cited_setting,
     current_deadline,
     is_callers,
     pool_limit,
     setting_limit,
 )
-from pyramid_dbpool.messages import (
-    driver_text,
-    holders_text,
-    ini_key,
-    line_full_text,
-    slow_text,
-)
-from pyramid_dbpool.outages import OutageLog
-from pyramid_dbpool.pool import ManagedPool
-from pyramid_dbpool.stats import Holder
-from pyramid_dbpool.trouble import Trouble
+from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.messages import holders_text, ini_key, line_full_text, slow_text
+from pyramid_dbpool.pool.outage import Trouble
+from pyramid_dbpool.pool.outages import OutageLog
+from pyramid_dbpool.pool.stats import Holder
 from tests.makers import PATIENCE, Connection, Maker, in_thread, wait_for
 
 NewPostgres = Callable[..., PrivatePostgres]

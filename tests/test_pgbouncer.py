@@ -7,7 +7,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import unit_of_work
-from pyramid_dbpool.connect_failures import ConnectFailure, connect_failure
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure, connect_failure
 from tests.servers.pgbouncer import PgBouncer
 
 MODES = text(

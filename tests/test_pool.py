@@ -9,10 +9,10 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.pool import QueuePool
 
 from pyramid_dbpool.errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from pyramid_dbpool.labels import holder_label
-from pyramid_dbpool.limits import deadline
-from pyramid_dbpool.options import PoolOptions
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.deadlines import deadline
+from pyramid_dbpool.pool.labels import holder_label
+from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.options import PoolOptions
 from tests.makers import PATIENCE, Maker, in_thread
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from pyramid_dbpool.drivers.sockets import socket_of
 from pyramid_dbpool.errors import PoolError, PoolTimeout
-from pyramid_dbpool.liveness import socket_of
 from tests.pool_load import managed, unit
 from tests.servers.fixtures import NewDatabase, NewProxy
 from tests.servers.proxy import FaultProxy, Newcomers

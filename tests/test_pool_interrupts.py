@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from pyramid_dbpool import upkeep
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool import upkeep
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.makers import Maker
 
 

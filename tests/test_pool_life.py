@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
-from pyramid_dbpool import checks, openings
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.limits import deadline
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool import health, openings
+from pyramid_dbpool.pool.deadlines import deadline
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.makers import PATIENCE, Maker, in_thread, wait_for, wait_until_gone
 
 
@@ -79,7 +79,7 @@ def test_connection_that_cannot_be_prepared_is_closed(
     def fail(*_: object) -> None:
         raise OSError("too many open files")
 
-    monkeypatch.setattr(checks, "Look", fail)
+    monkeypatch.setattr(health, "Look", fail)
     pool = ManagedPool(maker, 1, 0, liveness=True)
     with pytest.raises(OSError, match="too many"):
         pool.connect()

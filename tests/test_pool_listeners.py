@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, exc
 
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.makers import Maker, wait_for
 
 

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine.default import DefaultDialect
 
-from pyramid_dbpool import checks
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool import health
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.makers import Connection, Maker, wait_for
 from tests.pool_load import managed, plugin_engine, unit
 
@@ -58,8 +58,8 @@ def test_fall_back_to_the_ping_is_counted(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a driver shows no socket, as mysql-connector's C extension, the look is a ping."""
-    monkeypatch.setattr(checks, "NO_SOCKET_BYPASS", 0.0)
-    monkeypatch.setattr(checks, "socket_of", lambda connection: None)
+    monkeypatch.setattr(health, "NO_SOCKET_BYPASS", 0.0)
+    monkeypatch.setattr(health, "socket_of", lambda connection: None)
     engine = plugin_engine(new_database("postgresql+psycopg"), 1, 0)
     for _ in range(3):
         unit(engine)

@@ -9,9 +9,9 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import DatabaseUnavailable, deadline, dispose_engine, get_engine
+from pyramid_dbpool.drivers.sockets import has_ended
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.liveness import has_ended
 from tests.pool_load import PATIENCE, Calls, Load, fill, managed, plugin_engine, unit, until
 
 NewPostgres = Callable[..., PrivatePostgres]

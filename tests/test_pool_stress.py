@@ -19,8 +19,8 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import exc
 
-from pyramid_dbpool.limits import deadline
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.deadlines import deadline
+from pyramid_dbpool.pool.managed import ManagedPool
 
 SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))
 

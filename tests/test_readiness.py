@@ -11,10 +11,10 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from sqlalchemy import make_url, select
 
-from pyramid_dbpool import readiness
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
+from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.web import readiness
+from pyramid_dbpool.web.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
 from tests.pool_load import until
 from tests.servers.ports import deaf_port
 from tests.webapp import PARTS, app

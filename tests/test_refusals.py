@@ -17,8 +17,8 @@ from pyramid_dbpool import (
     get_engine,
 )
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.labels import holder_label
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool.pool.labels import holder_label
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 from tests.conformance.stub_driver import StubConnection

@@ -7,9 +7,10 @@ import pytest
 from pyramid.request import Request
 from sqlalchemy import select
 
-from pyramid_dbpool import get_engine, holds, unit_of_work
-from pyramid_dbpool.labels import Label, holder_label
-from pyramid_dbpool.pool import ManagedPool
+from pyramid_dbpool import get_engine, unit_of_work
+from pyramid_dbpool.pool import holds
+from pyramid_dbpool.pool.labels import Label, holder_label
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.holding import warnings
 from tests.makers import Maker
 from tests.webapp import app

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pyramid_dbpool.statements import changes_nothing, commits, commits_alone, first_word
+from pyramid_dbpool.drivers.statements import changes_nothing, commits, commits_alone, first_word
 
 
 @pytest.mark.parametrize(

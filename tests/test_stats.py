@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from pyramid_dbpool import upkeep
-from pyramid_dbpool.pool import ManagedPool
-from pyramid_dbpool.stats import BOUNDS_SECONDS, Histogram, Stats
+from pyramid_dbpool.pool import upkeep
+from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.stats import BOUNDS_SECONDS, Histogram, Stats
 
 from .makers import Connection
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pyramid_dbpool.connect_failures import ConnectFailure
-from pyramid_dbpool.trouble import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Trouble
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Trouble
 
 BEGAN = 1000.0
 

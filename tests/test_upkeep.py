@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import create_engine
 
 from pyramid_dbpool import ManagedPool
-from pyramid_dbpool import upkeep as module
-from pyramid_dbpool.housekeeper import Housekeeper, Task
+from pyramid_dbpool.pool import upkeep as module
+from pyramid_dbpool.pool.housekeeper import Housekeeper, Task
 
 
 class Visits(Housekeeper):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import TransactionFailed, get_engine, session_factory
-from pyramid_dbpool.worker import consume
+from pyramid_dbpool.worker.loop import consume
 from tests.workers import Broken, Worker, broken_at, store
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pyramid_dbpool.sources import messages_of
-from pyramid_dbpool.worker import consume
+from pyramid_dbpool.worker.loop import consume
+from pyramid_dbpool.worker.sources import messages_of
 from tests.workers import Worker, store
 
 

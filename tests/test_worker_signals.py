@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool.sources import Stop, stop_signal
+from pyramid_dbpool.stopping import Stop, stop_signal
 from tests.workers import Worker
 
 SCRIPT = Path(__file__).with_name("worker_script.py")

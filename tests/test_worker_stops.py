@@ -12,8 +12,8 @@ import gevent.queue
 import pytest
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import sources
-from pyramid_dbpool.sources import Stop
+from pyramid_dbpool.stopping import Stop
+from pyramid_dbpool.worker import sources
 from tests.pool_load import until
 from tests.workers import Worker, ended_within, pumps, store
 

@@ -9,12 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from pyramid_dbpool import (
-    PoolTimeout,
-    get_engine,
-    unit_of_work,
-    warm,
-)
+from pyramid_dbpool import PoolTimeout, get_engine, unit_of_work, warm
 from tests.workers import IMPATIENT, Broken, Done, Worker, outside, store
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from webtest import TestApp
 
 from pyramid_dbpool import ManagedPool, dispose_engine, get_engine
-from pyramid_dbpool.engines import live_engines
+from pyramid_dbpool.engines.registry import live_engines
 
 View = Callable[[Request], Any]
 

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool.worker import consume
+from pyramid_dbpool.worker.loop import consume
 
 
 def say(what: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
-from pyramid_dbpool.worker import consume
+from pyramid_dbpool.worker.loop import consume
 from tests.servers.ports import deaf_port
 
 # What the log says of a message's first try.

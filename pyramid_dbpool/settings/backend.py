@@ -13,8 +13,8 @@ from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 
 from ..errors import SettingsError
+from ..secrets import mask_url, scrub, shown
 from .declare import MANAGED
-from .mask import mask_url, scrub, shown
 
 __all__ = [
     "CONNECT_TIMEOUTS",

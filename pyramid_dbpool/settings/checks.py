@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import __version__ as sqlalchemy_version
 
 from ..errors import SettingsError
+from ..secrets import shown
 from .backend import CONNECT_TIMEOUTS, Backend, isolation_level
 from .declare import BY_KEY
 from .keys import Given
-from .mask import shown
 from .mistakes import Mistakes
 from .setting import Setting
 

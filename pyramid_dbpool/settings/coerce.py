@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.util import asbool
 
 from ..errors import SettingsError
-from .mask import shown
+from ..secrets import shown
 from .readers import READERS
 from .setting import YEAR, Setting
 

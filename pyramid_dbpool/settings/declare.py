@@ -7,7 +7,7 @@ from `SETTINGS`. A new setting is one more entry in it.
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-from ..options import PLUGIN_DEFAULTS
+from ..pool.options import PLUGIN_DEFAULTS
 from .declare_server import SERVER_SETTINGS
 from .declare_web import WEB_SETTINGS
 from .setting import YEAR, Setting, managed, own, sa

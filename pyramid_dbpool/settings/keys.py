@@ -7,8 +7,8 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from ..errors import SettingsError
+from ..secrets import is_secret, shown
 from .declare import BY_KEY, KEYWORDS, SETTINGS
-from .mask import is_secret, shown
 from .mistakes import Mistakes
 
 __all__ = ["Given", "Keys", "copied", "missing_pool", "missing_url", "sort_keys", "unknown_key"]

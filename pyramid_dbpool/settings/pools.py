@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool
 
-from ..options import PLUGIN_DEFAULTS
+from ..pool.options import PLUGIN_DEFAULTS
+from ..secrets import HIDDEN, is_secret, mask_url, mask_value
 from .backend import pool_keywords
 from .declare import BY_KEY, MANAGED
-from .mask import HIDDEN, is_secret, mask_url, mask_value
 
 __all__ = ["AppSettings", "Options", "PoolSettings", "freeze"]
 

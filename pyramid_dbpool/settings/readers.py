@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import NoSuchModuleError
 
-from .mask import mask_text
+from ..secrets import mask_text
 from .setting import Setting
 
 __all__ = ["READERS", "parse_duration"]

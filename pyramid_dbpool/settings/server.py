@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from ..errors import SettingsError
+from ..secrets import shown
 from .backend import Backend
 from .checks import Draft
-from .mask import shown
 
 __all__ = ["FALLBACK_NAME", "NAMED_DRIVERS", "add_start_options", "check_server"]
 

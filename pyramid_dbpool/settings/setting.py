@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..options import PLUGIN_DEFAULTS
+from ..pool.options import PLUGIN_DEFAULTS
 
 __all__ = ["YEAR", "Kind", "Setting", "managed", "own", "sa"]
 

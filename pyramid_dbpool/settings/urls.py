@@ -7,7 +7,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
 from ..errors import SettingsError
-from .mask import mask_url, shown
+from ..secrets import mask_url, shown
 
 __all__ = ["parse_url"]
 

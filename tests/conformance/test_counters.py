@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pyramid_dbpool.labels import holder_label
+from pyramid_dbpool.pool.labels import holder_label
 
 from .adapters.base import Feature
 from .lab import Lab, release_all, until

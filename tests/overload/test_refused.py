@@ -13,17 +13,12 @@ from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
 
-from pyramid_dbpool import (
-    DatabaseUnavailable,
-    PoolTimeout,
-    dispose_engine,
-    get_engine,
-    overload,
-)
-from pyramid_dbpool.connect_failures import ConnectFailure
-from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.stats import Holder
-from pyramid_dbpool.trouble import Trouble
+from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.pool.outage import Trouble
+from pyramid_dbpool.pool.stats import Holder
+from pyramid_dbpool.web import overload
 from tests.overload.views import asks, attempts, fill
 from tests.webapp import PARTS, Row, WebApp, app, database
 
@@ -129,7 +124,7 @@ def test_a_pool_that_lets_nobody_wait_says_what_an_outage_is(
         for _ in range(3):
             web.get(status=503)
         assert web.pool.trouble is not None
-    said = [r.getMessage() for r in caplog.records if r.name == "pyramid_dbpool.outages"]
+    said = [r.getMessage() for r in caplog.records if r.name == "pyramid_dbpool.pool.outages"]
     assert len(said) == 1 and "unreachable" in said[0]
 
 

@@ -6,7 +6,7 @@ from pyramid.request import Request
 from sqlalchemy import Engine, select
 
 from pyramid_dbpool import warm
-from pyramid_dbpool.labels import holder_label
+from pyramid_dbpool.pool.labels import holder_label
 
 attempts: list[int | None] = []
 

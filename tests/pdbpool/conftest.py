@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_dbpool.scripts.pdbpool import main
+from pyramid_dbpool.cli.pdbpool import main
 from tests.pdbpool.said import Run, Said
 
 

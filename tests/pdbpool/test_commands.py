@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_dbpool.scripts.pdbpool import main
+from pyramid_dbpool.cli.pdbpool import main
 from pyramid_dbpool.settings import SETTINGS, reference
 from tests.pdbpool.said import Run
 
@@ -95,7 +95,7 @@ def test_check_takes_another_section_and_variables(run: Run, ini: Callable[..., 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `pdbpool settings | head -1`."""
-    command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.scripts.pdbpool settings | true"
+    command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.cli.pdbpool settings | true"
     path = os.pathsep.join(p for p in sys.path if p)
     ran = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],

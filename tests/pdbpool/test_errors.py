@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pyramid_dbpool.cli import pdbpool
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.scripts import pdbpool
 from tests.pdbpool.said import Run, one_line
 from tests.servers.ports import deaf_port
 

@@ -16,14 +16,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
-from pyramid_dbpool import (
-    DatabaseUnavailable,
-    PoolTimeout,
-    unit_of_work,
-)
+from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.outcomes import Outcome
-from pyramid_dbpool.retry import may_try_again
+from pyramid_dbpool.engines.stored import Outcome
+from pyramid_dbpool.web.retry import may_try_again
 from tests.retry.views import (
     ENDS_SESSION,
     LOSES_RACE,

@@ -10,8 +10,9 @@ from pyramid.response import Response
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, overload
-from pyramid_dbpool.liveness import has_ended
+from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline
+from pyramid_dbpool.drivers.sockets import has_ended
+from pyramid_dbpool.web import overload
 from tests.makers import wait_for
 from tests.retry.views import (
     ENDS_SESSION,

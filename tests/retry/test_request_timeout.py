@@ -9,8 +9,8 @@ import pytest
 from pyramid.request import Request
 from pyramid_retry import RetryableException
 
-from pyramid_dbpool import retry
-from pyramid_dbpool.limits import current_deadline
+from pyramid_dbpool.pool.deadlines import current_deadline
+from pyramid_dbpool.web import retry
 from tests.webapp import PARTS, app
 
 

@@ -10,10 +10,7 @@ from pyramid.request import Request
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import OperationalError
 
-from pyramid_dbpool import (
-    get_engine,
-    unit_of_work,
-)
+from pyramid_dbpool import get_engine, unit_of_work
 from tests.retry.views import (
     LOSES_RACE,
     MARIADB_RACE,

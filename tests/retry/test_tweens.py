@@ -9,7 +9,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy.exc import OperationalError
 
-from pyramid_dbpool import retry
+from pyramid_dbpool.web import retry
 from tests.retry.views import at_first, lose_connection, ours_committed
 from tests.webapp import PARTS, app
 

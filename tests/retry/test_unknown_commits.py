@@ -10,10 +10,7 @@ from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from pyramid_dbpool import (
-    CommitUnknown,
-    get_engine,
-)
+from pyramid_dbpool import CommitUnknown, get_engine
 from tests.retry.views import (
     ENDS_SESSION,
     UNKNOWN,

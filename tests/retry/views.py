@@ -8,9 +8,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import Connection, Engine, text
 
-from pyramid_dbpool import (
-    unit_of_work,
-)
+from pyramid_dbpool import unit_of_work
 from tests.webapp import Row
 
 NewDatabase = Callable[[str], str]

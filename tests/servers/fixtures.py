@@ -279,7 +279,7 @@ def sqlite_url(new_database: NewDatabase) -> str:
 def no_leaks() -> Iterator[None]:
     """Check after each test that no pool of this process has a connection checked out."""
     yield
-    engines = sys.modules.get("pyramid_dbpool.engines")
+    engines = sys.modules.get("pyramid_dbpool.engines.registry")
     leaks = []
     for name, engine in engines.live_engines() if engines else ():
         checked_out = getattr(engine.pool, "checkedout", int)()

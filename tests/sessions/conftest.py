@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 
-from pyramid_dbpool import (
-    dispose_engine,
-    get_engine,
-)
+from pyramid_dbpool import dispose_engine, get_engine
 from tests.webapp import database
 
 

@@ -8,10 +8,7 @@ import transaction
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from pyramid_dbpool import (
-    SessionInUse,
-    unit_of_work,
-)
+from pyramid_dbpool import SessionInUse, unit_of_work
 from tests.sessions.work import Broken
 from tests.webapp import Row
 

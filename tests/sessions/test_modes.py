@@ -8,11 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import (
-    dispose_engine,
-    get_engine,
-    unit_of_work,
-)
+from pyramid_dbpool import dispose_engine, get_engine, unit_of_work
 from tests.webapp import Row, database
 
 

@@ -7,11 +7,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import (
-    dispose_engine,
-    get_engine,
-    session_factory,
-)
+from pyramid_dbpool import dispose_engine, get_engine, session_factory
 from tests.webapp import Row
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from pyramid_dbpool import consume, get_engine, startup
-from pyramid_dbpool.engines import process_engine
-from pyramid_dbpool.startup import EXIT_STATUS, check_at_start, noting_sigterm
+from pyramid_dbpool import consume, get_engine
+from pyramid_dbpool.engines import startup
+from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.engines.startup import EXIT_STATUS, check_at_start
+from pyramid_dbpool.stopping import noting_sigterm
 from tests.webapp import PARTS, app
 
 

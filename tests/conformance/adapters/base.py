@@ -116,7 +116,7 @@ class PoolUnderTest(Protocol):
         """Call `listener` with every connection that is opened from now on."""
 
     def snapshot(self) -> Any:
-        """Return `pyramid_dbpool.stats.PoolSnapshot`: what only our own pool offers."""
+        """Return `pyramid_dbpool.pool.stats.PoolSnapshot`: what only our own pool offers."""
 
     def books(self) -> Callable[[], tuple[int, int]]:
         """Return a function that tells idle and in use of the pool of this moment."""

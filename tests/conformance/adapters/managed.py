@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pyramid_dbpool.limits import deadline
-from pyramid_dbpool.pool import ManagedPool
-from pyramid_dbpool.stats import PoolSnapshot
+from pyramid_dbpool.pool.deadlines import deadline
+from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.stats import PoolSnapshot
 
 from ..stub import StubServer
 from .base import Feature, Options, PoolUnderTest

@@ -1,0 +1,199 @@
+"""Why a connection could not be opened: what the drivers' errors say of it; no pool knowledge.
+
+A driver is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name of the dialect).
+"""
+
+import enum
+import functools
+import re
+import sqlite3
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from . import postgres_messages
+from .transactions import driver_error, error_number, sqlite_code, sqlstate
+
+__all__ = ["ConnectFailure", "classify_connect_failure", "connect_failure"]
+
+
+class ConnectFailure(enum.Enum):
+    """Why a connection could not be opened, and so what helps."""
+
+    SATURATED = "saturated"
+    """The server has no room: wait for a connection to be closed."""
+    UNREACHABLE = "unreachable"
+    """The server is away, starting or stopping: wait for it."""
+    CONFIGURATION = "configuration"
+    """Password, role, database, file or address are wrong: only a person can help."""
+
+
+SATURATED, UNREACHABLE, CONFIGURATION = ConnectFailure
+
+# PostgreSQL's codes (errcodes.txt), whole or their beginning; pg8000 keeps them at connect.
+SQLSTATES: Mapping[str, ConnectFailure] = {
+    "53300": SATURATED,  # too many connections
+    "08": UNREACHABLE,  # connection exception
+    "57P": UNREACHABLE,  # starting, stopping, terminated by an administrator
+    "28": CONFIGURATION,  # invalid authorization specification
+    "3D": CONFIGURATION,  # invalid catalog name
+    "22023": CONFIGURATION,  # invalid parameter value
+    "42501": CONFIGURATION,  # insufficient privilege
+    "42704": CONFIGURATION,  # undefined parameter
+    "55000": CONFIGURATION,  # the database allows no connections
+}
+
+# The catalogues' texts, and those that no catalogue translates: what libpq's client side and
+# PgBouncer say, and what stands in the server's messages untranslated.
+POSTGRES_TEXTS: Mapping[ConnectFailure, tuple[str, ...]] = {
+    SATURATED: (
+        *postgres_messages.SATURATED,
+        "no more connections allowed",
+        "query_wait_timeout",
+        "max clients reached",
+    ),
+    UNREACHABLE: postgres_messages.UNREACHABLE,
+    CONFIGURATION: (
+        *postgres_messages.CONFIGURATION,
+        "pg_hba.conf",
+        "fe_sendauth",
+        "SASL authentication failed",
+        "no such database: ",
+        "no such user: ",
+        "unsupported startup parameter",
+        "invalid connection option",
+        "invalid integer value",
+        "invalid port number",
+        "invalid sslmode value",
+        "does not support SSL, but SSL was required",
+        "certificate verify failed",
+        "unrecognized configuration parameter",
+        "invalid value for parameter",
+        "cannot connect to invalid database",
+    ),
+}
+
+# MySQL's and MariaDB's server and client error numbers.
+MYSQL_NUMBERS: Mapping[int, ConnectFailure] = {
+    **dict.fromkeys((1040, 1203, 1226), SATURATED),
+    **dict.fromkeys((1053, 2002, 2003, 2005, 2006, 2013, 2055), UNREACHABLE),
+    **dict.fromkeys((1044, 1045, 1049, 1115, 1129, 1130, 1193, 1231, 1251), CONFIGURATION),
+    **dict.fromkeys((1698, 1820, 1862, 2019, 2054, 2059, 2061, 3118, 4151), CONFIGURATION),
+}
+
+SQLITE_CODES: Mapping[int, ConnectFailure] = {
+    sqlite3.SQLITE_BUSY: SATURATED,
+    sqlite3.SQLITE_LOCKED: SATURATED,
+    sqlite3.SQLITE_AUTH: CONFIGURATION,
+    sqlite3.SQLITE_CANTOPEN: CONFIGURATION,
+    sqlite3.SQLITE_CORRUPT: CONFIGURATION,
+    sqlite3.SQLITE_NOTADB: CONFIGURATION,
+    sqlite3.SQLITE_PERM: CONFIGURATION,
+    sqlite3.SQLITE_READONLY: CONFIGURATION,
+}
+
+# A server on Windows or an old cluster writes its own encoding; psycopg2 then raises
+# UnicodeDecodeError in the place of its own error.
+SERVER_ENCODINGS = ("utf-8", "cp1252", "cp1250", "cp1251", "koi8-r", "euc-jp", "euc-kr", "gbk")
+
+
+def classify_connect_failure(dialect: Dialect, error: BaseException) -> ConnectFailure:
+    """Tell why a connection could not be opened.
+
+    `error` is the driver's own error, or SQLAlchemy's around it. What no table knows counts as
+    `UNREACHABLE`, for that is what passes by itself; a program's error (a wrong keyword in
+    `connect_args`) counts as `CONFIGURATION`.
+    """
+    error = driver_error(error)
+    return _classify_by_driver(dialect, error) or _classify_by_type(dialect, error)
+
+
+def connect_failure(dialect: Dialect, error: DBAPIError) -> ConnectFailure | None:
+    """Classify an error of a session if it is a failed connect, else return None.
+
+    SQLAlchemy tells the two apart only by the missing statement, which errors at COMMIT share:
+    those come from a server that is there, so with its number or SQLSTATE.
+    """
+    orig = driver_error(error)
+    if error.statement is not None:
+        return None
+    if failure := _classify_by_driver(dialect, orig):
+        return failure
+    answered = sqlstate(orig) or error_number(orig) or sqlite_code(orig)
+    return None if answered else _classify_by_type(dialect, orig)
+
+
+def _classify_postgres(error: BaseException) -> ConnectFailure | None:
+    state = sqlstate(error) or ""
+    for length in (5, 3, 2):
+        if failure := SQLSTATES.get(state[:length]):
+            return failure
+    for text in _texts(error):
+        flat = " ".join(text.split())
+        for failure, pattern in _postgres_patterns().items():
+            if pattern.search(flat):
+                return failure
+    return None
+
+
+def _texts(error: BaseException) -> Iterator[str]:
+    yield str(error)
+    raw = getattr(getattr(error, "pgconn", None), "error_message", None)
+    if isinstance(error, UnicodeDecodeError):
+        raw = error.object
+    if isinstance(raw, bytes):
+        for encoding in SERVER_ENCODINGS:
+            yield raw.decode(encoding, errors="replace")
+
+
+@functools.cache
+def _postgres_patterns() -> Mapping[ConnectFailure, re.Pattern[str]]:
+    # In this order: of several addresses one may be full or starting while another refuses.
+    return {
+        failure: re.compile("|".join(map(_as_pattern, texts)))
+        for failure, texts in POSTGRES_TEXTS.items()
+    }
+
+
+def _as_pattern(text: str) -> str:
+    # Quotation marks are left out: a server whose encoding has none writes others.
+    parts = (part.strip(" \"'«»") for part in text.split("%s"))
+    return ".{1,80}?".join(re.escape(part) for part in parts if part)
+
+
+def _classify_mysql(error: BaseException) -> ConnectFailure | None:
+    if isinstance(error, RuntimeError):
+        return CONFIGURATION  # PyMySQL misses the package `cryptography` for this password
+    number = getattr(error, "errno", None) or error_number(error)
+    return MYSQL_NUMBERS.get(number) if isinstance(number, int) else None
+
+
+def _classify_sqlite(error: BaseException) -> ConnectFailure | None:
+    code = sqlite_code(error)
+    return None if code is None else SQLITE_CODES.get(code)
+
+
+CONNECT_CLASSIFIERS: Mapping[str, Callable[[BaseException], ConnectFailure | None]] = {
+    "postgresql": _classify_postgres,
+    "mysql": _classify_mysql,
+    "mariadb": _classify_mysql,
+    "sqlite": _classify_sqlite,
+}
+
+
+def _classify_by_driver(dialect: Dialect, error: BaseException) -> ConnectFailure | None:
+    classify = CONNECT_CLASSIFIERS.get(dialect.name)
+    return None if classify is None else classify(error)
+
+
+def _classify_by_type(dialect: Dialect, error: BaseException) -> ConnectFailure:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CONFIGURATION
+    if isinstance(error, (UnicodeDecodeError, OSError)):
+        return UNREACHABLE
+    module = dialect.loaded_dbapi
+    wrong = (module.ProgrammingError, module.NotSupportedError, ArgumentError)
+    program = (AttributeError, ImportError, LookupError, TypeError, ValueError)
+    return CONFIGURATION if isinstance(error, wrong + program) else UNREACHABLE

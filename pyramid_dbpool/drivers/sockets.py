@@ -1,0 +1,171 @@
+"""Is this connection alive?  A look at its socket, and a ping that cannot hang.
+
+A connection that the server closed or reset makes its socket readable at once,
+so a poll that waits for nothing finds it for microseconds.  *Silent* means alive
+as far as this machine knows; *speaking* means that a ping has to tell; *ended*
+means dead for certain.  Nothing here knows about pools.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+_RDHUP = getattr(select, "POLLRDHUP", 0)
+_EVENTS = select.POLLIN | select.POLLPRI | _RDHUP
+_ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL | _RDHUP
+
+
+class _PollFD(ctypes.Structure):
+    """C's `struct pollfd`, see poll(2)."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+def _find_poll() -> Any:
+    # `PyDLL` keeps the interpreter's lock during the call.  Python's own poll gives
+    # it away for a call that never waits, and then stands in line for it: with many
+    # threads that costs a thousand times what the look costs.
+    try:
+        return ctypes.PyDLL(None).poll
+    except (AttributeError, OSError):
+        return None
+
+
+_poll = _find_poll()
+
+
+def _looking(seen: _PollFD) -> Callable[[], object]:
+    """Return what looks at a socket, without a wait, and puts what there is to see into `seen`."""
+    if _poll is None:
+        return functools.partial(_ask_python, seen)
+    return functools.partial(_poll, ctypes.byref(seen), 1, 0)
+
+
+def _ask_python(seen: _PollFD) -> bool:
+    # gevent's own poll goes through its hub, at fifty times the cost; ours never waits.
+    monkey = sys.modules.get("gevent.monkey")
+    poller = (monkey.get_original("select", "poll") if monkey else select.poll)()
+    poller.register(seen.fd, _EVENTS)
+    found = poller.poll(0)
+    seen.revents = found[0][1] if found else 0
+    return bool(found)
+
+
+class Look:
+    """A look at one socket that never waits.
+
+    `glance(0, 1)` is the quick one: empty while the socket is silent.  `speaks()`
+    says the same without giving the interpreter's lock away, and lets `ended` tell more.
+    """
+
+    __slots__ = ("_epoll", "_seen", "glance", "speaks")
+
+    def __init__(self, fd: int) -> None:
+        self._seen = seen = _PollFD(fd, _EVENTS, 0)
+        self.speaks = _looking(seen)
+        self.glance: Callable[[int, int], object] = lambda *_: self.speaks()
+        # gevent takes `epoll` out of the module; elsewhere it asks the kernel about
+        # one socket in half the time of a poll.
+        epoll = getattr(select, "epoll", None)
+        self._epoll = None if epoll is None else epoll()
+        if self._epoll is not None:
+            self._epoll.register(fd, _EVENTS)
+            self.glance = self._epoll.poll
+
+    def close(self) -> None:
+        """Let the descriptor go; looks after this one see nothing but silence."""
+        self.glance = lambda *_: ()
+        if self._epoll is not None:
+            self._epoll.close()
+
+    def ended(self) -> bool:
+        """Tell whether the last look saw that the other side is gone for certain."""
+        return bool(self._seen.revents & _ENDED)
+
+
+def socket_of(connection: Any) -> int | None:
+    """Return the file descriptor of a driver's connection; None if the driver shows none.
+
+    psycopg, psycopg2 and mysqlclient have `fileno()`; PyMySQL and the pure
+    mysql-connector-python keep a socket inside; the latter's C extension does not.
+    """
+    sock = connection
+    if not hasattr(sock, "fileno"):
+        inner = getattr(connection, "_sock", None) or getattr(connection, "_socket", None)
+        sock = getattr(inner, "sock", inner)
+    fileno = getattr(sock, "fileno", None)
+    if fileno is None:
+        return None
+    try:
+        fd = fileno()
+    except Exception:
+        return None
+    return fd if isinstance(fd, int) and fd >= 0 else None
+
+
+def has_ended(connection: Any) -> bool:
+    """Look, for a microsecond, whether the other side of a driver's connection is gone.
+
+    False too where it cannot be seen: without a socket, or over a network that drops silently.
+    """
+    fd = socket_of(connection)
+    if fd is None:
+        return False
+    seen = _PollFD(fd, _EVENTS, 0)
+    _looking(seen)()
+    return bool(seen.revents & _ENDED)
+
+
+def closed_by(connection: Any) -> Callable[[], object] | None:
+    """Return what tells, without I/O, whether the driver has closed a connection.
+
+    psycopg and psycopg2 have `closed`; PyMySQL and mysqlclient have `open`.  None for
+    a driver that has neither.
+    """
+    if isinstance(getattr(connection, "closed", None), int):
+        return functools.partial(getattr, connection, "closed")
+    if isinstance(getattr(connection, "open", None), int):
+        return lambda: not connection.open
+    return None
+
+
+def shut(fd: int) -> None:
+    """End a socket's traffic, so that whoever waits on it returns with an error at once."""
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+def guard_silence(fd: int, *, idle: int = 5, interval: int = 3, limit: int = 12) -> bool:
+    """Make the kernel give a TCP connection up after `limit` seconds without an answer.
+
+    Without it a statement on a network that drops silently hangs for the kernel's
+    own fifteen minutes.  Sets keepalive for the silent phases (tcp(7)) and
+    TCP_USER_TIMEOUT (RFC 5482) for data that nobody acknowledges.
+
+    :param idle: seconds of silence before the first probe.
+    :param interval: seconds between probes.
+    :param limit: seconds without an answer after which the connection is given up.
+    :return: whether this is a TCP socket that could be guarded.
+    """
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return False
+    try:
+        with socket.socket(fileno=os.dup(fd)) as ours:
+            if ours.family not in (socket.AF_INET, socket.AF_INET6):
+                return False
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(1, limit // interval))
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit * 1000)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""Builds the engine of a pool, with all that listens to it."""
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy import exc as sa_exc
+
+from ..errors import SettingsError
+from ..pool.managed import ManagedPool
+from ..settings import PoolSettings, scrub
+from . import commits, connecting, forks, modes, stored
+
+__all__ = ["build_engine"]
+
+_ON = ("1", "true", "yes", "on")
+
+
+def build_engine(pool: PoolSettings) -> Engine:
+    """Make an engine for a pool; it connects at its first use.
+
+    :raises SettingsError: SQLAlchemy refuses a setting.
+    """
+    options = {**pool.engine_options, **pool.managed_arguments}
+    if pool.managed:
+        options.setdefault("poolclass", ManagedPool)
+    try:
+        engine = create_engine(pool.url, **options)
+    except (sa_exc.ArgumentError, TypeError) as error:
+        keys = ", ".join(sorted(pool.source(option) for option in pool.engine_options))
+        said = scrub(str(error), pool.url)
+        raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {said}") from error
+    forks.protect(engine)
+    if pool.options["read_only"]:
+        modes.make_read_only(engine)
+    commits.guard(engine)
+    if isinstance(engine.pool, ManagedPool):
+        engine.pool.url_key = pool.source("url")
+    else:
+        connecting.explain_failures(engine, pool)
+    stored.note_outcomes(
+        engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]
+    )
+    connecting.prepare(engine, pool)
+    return engine
+
+
+def _is_autocommit(pool: PoolSettings) -> bool:
+    level = pool.engine_options.get("isolation_level")
+    autocommit = pool.driver_arguments.get("autocommit") or 0
+    return level == "AUTOCOMMIT" or str(autocommit).lower() in _ON

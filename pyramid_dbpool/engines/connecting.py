@@ -1,0 +1,74 @@
+"""What an engine adds to each opening of a connection, and says of one that fails."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine, ExceptionContext, event
+
+from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
+from ..drivers.error_text import driver_text
+from ..errors import DatabaseUnavailable
+from ..pool.messages import unavailable_text
+from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
+from . import identity
+
+__all__ = ["explain_failures", "prepare"]
+
+
+def prepare(engine: Engine, pool: PoolSettings) -> None:
+    """Have each connection of `engine` named, and its opening bounded."""
+    arguments = pool.driver_arguments
+    if engine.dialect.driver in NAMED_DRIVERS:
+        if pool.options["application_name"] != "" and FALLBACK_NAME not in arguments:
+            event.listen(engine, "do_connect", _name_connection(pool))
+    elif engine.dialect.driver == "pymysql":
+        _bound_login(engine, pool, arguments)
+
+
+def _name_connection(pool: PoolSettings) -> Callable[..., None]:
+    """Return what tells PostgreSQL whose connection is opened."""
+
+    def tell(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
+        # Each time: the arguments are the same dict for all connections, in a child too.
+        arguments[FALLBACK_NAME] = identity.application_name(pool.options["application_name"])
+
+    return tell
+
+
+def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any]) -> None:
+    """Let the login take no longer than the connect.
+
+    PyMySQL's `connect_timeout` is over when the server has accepted: one that then says
+    nothing would keep the opening, and its slot, for as long as the kernel keeps the socket.
+    """
+    if "read_timeout" in arguments:
+        return
+
+    def bound(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
+        arguments["read_timeout"] = pool.options["connect_timeout"]
+
+    def lift(dbapi_connection: Any, _record: Any) -> None:
+        # It has no public way. A statement may take as long as it likes.
+        dbapi_connection._read_timeout = None
+
+    event.listen(engine, "do_connect", bound)
+    event.listen(engine, "connect", lift)
+
+
+def explain_failures(engine: Engine, pool: PoolSettings) -> None:
+    """Say what a failed opening means, for a pool that does not do so itself."""
+
+    def explain(context: ExceptionContext) -> BaseException | None:
+        error = context.sqlalchemy_exception
+        if context.connection is not None or context.is_pre_ping or error is None:
+            return None
+        kind = classify_connect_failure(context.dialect, error)
+        if kind is ConnectFailure.CONFIGURATION:
+            cause, url_key = context.original_exception, pool.source("url")
+            text = unavailable_text(pool.name, kind, 0.0, cause, url_key)
+        else:
+            said = driver_text(context.original_exception)
+            text = f"pool {pool.name!r}: no connection ({said})"
+        return DatabaseUnavailable.saying(text, context.original_exception, pool.name)
+
+    event.listen(engine, "handle_error", explain, retval=True)

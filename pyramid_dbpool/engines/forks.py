@@ -1,0 +1,158 @@
+"""Keep every connection in the process that opened it.
+
+A forked child shares its parent's sockets. One byte that the child sends, a
+ROLLBACK by the garbage collector included, breaks the parent's conversation
+with its server. So a child gets empty pools, and whatever it inherited is
+replaced by a stand-in that talks to nobody.
+
+`inheritance` tells that there was a fork: before the child runs anything else, or,
+where Python's hooks do not run (uWSGI's default), at its next checkout,
+statement or commit.
+"""
+
+import os
+import socket
+import weakref
+from typing import Any, NoReturn
+
+from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy.pool import (
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+    SingletonThreadPool,
+    StaticPool,
+)
+
+from ..drivers.sockets import socket_of
+from ..errors import ForkedConnectionError
+from ..pool import inheritance
+from ..pool.managed import ManagedPool
+
+__all__ = ["protect"]
+
+# A key of ConnectionPoolEntry.record_info.
+_INHERITED = "pyramid_dbpool.inherited"
+
+
+def protect(engine: Engine) -> None:
+    """Make `engine` safe to use on both sides of a fork."""
+    in_memory = engine.dialect.name == "sqlite" and isinstance(
+        engine.pool, SingletonThreadPool | StaticPool
+    )
+    # A child has a copy of a database in memory; an empty pool would lose it.
+    if not in_memory:
+        inheritance.watch(_Guard(engine))
+
+
+class _ParentsConnection:
+    """Stands in for a parent's DBAPI connection: refuses work, sends nothing."""
+
+    def __init__(self, opened_in: int) -> None:
+        self._opened_in = opened_in
+
+    def refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `ForkedConnectionError`."""
+        raise ForkedConnectionError(
+            f"This connection was opened in process {self._opened_in}, before a fork; process"
+            f" {os.getpid()} cannot use it. Close the session and take a new one in the child."
+        )
+
+    cursor = commit = execute = refuse
+
+    def nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Let a session of the parent be rolled back and closed in peace."""
+
+    rollback = close = nothing
+
+
+class _Guard:
+    """Watches over the connections of one engine; lives as long as its listeners."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+        self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
+        self._owner = os.getpid()
+        event.listen(engine, "connect", self._opened)
+        event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
+        event.listen(engine, "commit", self._before_commit)
+        event.listen(engine, "rollback", _notice_fork)
+        # When a child ends, or disposes of the engine, before it has used it.
+        event.listen(engine, "close", _notice_fork)
+        if not isinstance(engine.pool, ManagedPool):
+            event.listen(engine, "checkout", self._after_checkout)
+
+    def abandon(self) -> None:
+        """Take the engine away from the parent's connections."""
+        engine = self._engine()
+        stand_in = _ParentsConnection(self._owner)
+        self._owner = os.getpid()
+        for record in list(self._records):
+            _disown(record, stand_in)
+        self._records.clear()
+        if engine is not None and not isinstance(engine.pool, ManagedPool):
+            engine.dispose(close=False)
+
+    def _opened(self, _dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+        self._records.add(record)
+
+    def _after_checkout(
+        self, _dbapi: object, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
+        notes = record.record_info
+        inherited = isinstance(record.dbapi_connection, _ParentsConnection)
+        # The second, where another thread has just left the parent.
+        if not inheritance.here[0] or inherited:
+            inheritance.leave_parent()
+            if notes is not None:
+                notes[_INHERITED] = True
+            raise exc.DisconnectionError("The pool was inherited through a fork.")
+        if notes and notes.pop(_INHERITED, False):
+            # SQLAlchemy has connected anew, in the pool that was inherited: there
+            # the connection would stay open for ever.
+            proxy.detach()
+
+    def _before_statement(
+        self, connection: Connection, _cursor: Any, statement: Any, parameters: Any, *_: Any
+    ) -> tuple[Any, Any]:
+        self._before_commit(connection)
+        return statement, parameters
+
+    def _before_commit(self, _connection: Connection) -> None:
+        if not inheritance.here[0]:
+            parents = _ParentsConnection(self._owner)
+            inheritance.leave_parent()
+            parents.refuse()
+
+
+def _notice_fork(*_args: object) -> None:
+    if not inheritance.here[0]:
+        inheritance.leave_parent()
+
+
+def _disown(record: Any, stand_in: _ParentsConnection) -> None:
+    """Put `stand_in` wherever the parent's connection could be reached from this process."""
+    if record.dbapi_connection is None:
+        return
+    inheritance.inherit(record.dbapi_connection)
+    _cut(record.dbapi_connection)
+    record.dbapi_connection = stand_in
+    # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
+    # session holds, and what would run SQL when it is given back.
+    record.finalize_callback.clear()
+    proxy = record.fairy_ref and record.fairy_ref()
+    if proxy is not None:
+        proxy.dbapi_connection = stand_in
+
+
+def _cut(dbapi_connection: Any) -> None:
+    """Put a dead socket under the number of the inherited one, in this process.
+
+    A cursor that is still open has the real connection; read, closed or only
+    freed here, it would take the parent's answers, or wait for them for ever.
+    """
+    inherited = socket_of(dbapi_connection)
+    if inherited is not None:
+        dead, other = socket.socketpair()
+        other.close()
+        os.dup2(dead.fileno(), inherited, inheritable=False)
+        dead.close()

@@ -1,0 +1,221 @@
+"""One background thread per process that calls functions when they are due.
+
+It knows no pool.  It starts when something is to be done, sleeps until the
+next thing is due, ends when nothing is, and never keeps a process alive.
+In uWSGI's master it does not start: its workers would hang.
+Under gevent's patched `threading` it is a greenlet.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from .inheritance import is_uwsgi_master
+
+log = logging.getLogger(__name__)
+
+# A thread that has nothing to do waits this long (seconds) for more before it
+# ends: a busy line asks for a look every few milliseconds.
+LINGER = 1.0
+# How long a fork waits (seconds) for a task that is just being run.
+STOP_WAIT = 1.0
+
+
+class Task:
+    """A call to come; `cancel` forgets it."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], object] | None) -> None:
+        self.run = run
+
+    def cancel(self) -> None:
+        """Make sure that the call is not started any more."""
+        self.run = None
+
+
+class Housekeeper:
+    """Call functions at their time, in one thread that lives only while it has work.
+
+    Any thread may call `call_at`, the garbage collector in the middle of another
+    call too; so it takes no lock: new tasks go through a deque (its append is
+    atomic), and the thread alone touches its heap.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._inbox: deque[tuple[float, int, Task]] = deque()
+        self._heap: list[tuple[float, int, Task]] = []
+        self._serial = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._paused = False
+        # Held while the thread sleeps; released to wake it.
+        self._wake = threading.Lock()
+        # Held only by the thread: when it means to wake up by itself.
+        self._until = 0.0
+        # Held while a thread is being started, so that there is never more than one.
+        self._starting = threading.Lock()
+
+    def __repr__(self) -> str:
+        alive = self._thread is not None
+        return f"<Housekeeper alive={alive} tasks={len(self._heap) + len(self._inbox)}>"
+
+    def call_at(self, due: float, run: Callable[[], object]) -> Task:
+        """Call `run` at `due`, on the monotonic clock; pass a `WeakCall` to keep nothing alive."""
+        task = Task(run)
+        self._inbox.append((due, next(self._serial), task))
+        if self._thread is None:
+            self._start()
+        elif due < self._until:
+            self._rouse()
+        return task
+
+    def call_off(self, task: Task) -> None:
+        """Forget a task; if it was the only one, the thread ends soon."""
+        task.cancel()
+        self._rouse()
+
+    def _rouse(self) -> None:
+        with suppress(RuntimeError):  # awake already
+            self._wake.release()
+
+    def _start(self) -> None:
+        # Not blocking: the collector may run this inside itself, and whoever is
+        # starting the thread will find our task in the inbox.
+        if self._paused or is_uwsgi_master() or not self._starting.acquire(blocking=False):
+            return
+        try:
+            if self._thread is None:
+                self._wake = threading.Lock()
+                thread = threading.Thread(target=self._loop, name="dbpool-housekeeper")
+                thread.daemon = True
+                self._thread = thread
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is shutting down
+                    self._thread = None
+                except BaseException:
+                    if not thread.is_alive():
+                        self._thread = None
+                    raise
+        finally:
+            self._starting.release()
+
+    def _loop(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # Killed, as a greenlet may be: the next task starts another thread.
+            if self._thread is threading.current_thread():
+                self._thread = None
+
+    def _serve(self) -> None:
+        idle_since: float | None = None
+        while not self._paused:
+            while self._inbox:
+                heapq.heappush(self._heap, self._inbox.popleft())
+            now = self._clock()
+            if self._heap and self._heap[0][0] <= now:
+                _run(heapq.heappop(self._heap)[2])
+                idle_since = None
+                continue
+            self._forget_cancelled()
+            if self._heap:
+                self._until, idle_since = self._heap[0][0], None
+            else:
+                idle_since = now if idle_since is None else idle_since
+                self._until = idle_since + LINGER
+                if now >= self._until and self._end():
+                    return
+            self._wake.acquire(blocking=False)
+            # Whoever comes after this sees the new `_until`; who came before is in the inbox.
+            if not self._inbox and not self._paused:
+                self._wake.acquire(timeout=max(0.0, min(self._until - now, 3600.0)))
+
+    def _forget_cancelled(self) -> None:
+        while self._heap and self._heap[0][2].run is None:
+            heapq.heappop(self._heap)
+
+    def _end(self) -> bool:
+        """Resign, unless a task came in while nobody could tell that we would."""
+        me, self._thread = self._thread, None
+        if not self._inbox:
+            return True
+        with self._starting:
+            if self._thread is not None:
+                return True
+            self._thread = me
+        return False
+
+    def pause(self) -> None:
+        """Stop the thread and wait for it, as before a fork; tasks are kept."""
+        self._paused = True
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._rouse()
+            thread.join(STOP_WAIT)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        if (self._heap or self._inbox) and self._thread is None:
+            self._start()
+
+
+def _run(task: Task) -> None:
+    run, task.run = task.run, None
+    if run is not None:
+        try:
+            run()
+        except BaseException:
+            # One pool's trouble must not end the upkeep of the others.
+            log.exception("A background task failed")
+
+
+class WeakCall:
+    """Call a method if its object still lives; keeps nothing alive."""
+
+    __slots__ = ("_method",)
+
+    def __init__(self, method: Callable[[], object]) -> None:
+        self._method = weakref.WeakMethod(method)
+
+    def __call__(self) -> None:
+        """Call the method, if there is one left."""
+        method = self._method()
+        if method is not None:
+            method()
+
+
+# By process id: a child that was forked without Python's hooks gets one of its own too.
+_keepers: dict[int, Housekeeper] = {}
+
+
+def housekeeper() -> Housekeeper:
+    """Return this process's housekeeper; a forked child gets one of its own."""
+    pid = os.getpid()
+    # `setdefault`: of two that came at once, one would be missed by `pause`.
+    return _keepers.get(pid) or _keepers.setdefault(pid, Housekeeper())
+
+
+def _before_fork() -> None:
+    # Python 3.12 and later warn when a process forks while it has threads.
+    housekeeper().pause()
+
+
+def _after_fork_in_parent() -> None:
+    housekeeper().resume()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_keepers.clear
+)

@@ -1,0 +1,278 @@
+"""What `config.include("pyramid_dbpool")` registers with Pyramid."""
+
+import logging
+import sys
+from functools import cache
+
+from pyramid.config import Configurator
+from pyramid.events import ApplicationCreated, NewRequest
+from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import IExecutionPolicy, ITweens
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.router import default_execution_policy
+from pyramid.tweens import EXCVIEW, INGRESS
+from sqlalchemy.orm import Session, sessionmaker
+
+from ..engines.identity import name_app
+from ..engines.registry import EngineHook, process_engine
+from ..engines.startup import check_at_start
+from ..errors import SettingsError
+from ..settings import AppSettings, PoolSettings, load_app
+from ..stopping import noting_sigterm
+from .overload import add_overload_view
+from .readiness import READINESS, PoolReadiness, Readiness
+from .retry import REQUEST_TIMEOUT, TWEEN
+from .sessions import RequestSessions, SessionMaker, request_sessionmaker
+from .streaming import environ_key
+
+__all__ = [
+    "PyramidSettingsError",
+    "add_engine_hook",
+    "add_pool",
+    "add_readiness",
+    "add_release",
+    "add_retry",
+    "answer_overload",
+    "check_when_created",
+    "close_sessions_with_request",
+    "load",
+    "refuse_taken_names",
+    "warn_without_retry",
+]
+
+log = logging.getLogger(__name__)
+
+# After everything that an app registers, so that what it includes later counts.
+_LAST = 1_000_000
+
+
+class PyramidSettingsError(SettingsError, ConfigurationError):  # type: ignore[misc]  # Pyramid says no types
+    """A setting is wrong, found while Pyramid was configured."""
+
+
+def load(config: Configurator) -> AppSettings:
+    """Read the app's settings and check all of them.
+
+    :raises PyramidSettingsError: a setting is unknown or wrong.
+    """
+    name_app(config.root_package.__name__)
+    try:
+        app = load_app(config.get_settings())
+    except SettingsError as error:
+        raise PyramidSettingsError(str(error)) from error
+    refuse_taken_names(app)
+    for pool in app.pools.values():
+        if pool.capacity is not None and pool.capacity < 2:
+            log.warning(
+                "pool %r has room for %d connection only (%s + %s): a handler that holds one and"
+                " asks for a second waits for itself until the timeout. Allow at least 2.",
+                pool.name,
+                pool.capacity,
+                pool.source("pool_size"),
+                pool.source("max_overflow"),
+            )
+    return app
+
+
+def refuse_taken_names(app: AppSettings) -> None:
+    """Refuse a name for the sessions that Pyramid's requests have for something else.
+
+    :raises PyramidSettingsError: so it is.
+    """
+    for pool in app.pools.values():
+        attribute = _attribute_name(app, pool)
+        if hasattr(Request, attribute):
+            raise PyramidSettingsError(
+                f"dbpool.request_attr = {app.request_attr!r}: a Pyramid request has an attribute"
+                f" {attribute!r} already; choose another name, for example 'db'."
+            )
+
+
+def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
+    """Register the engine, the session factory and the request attribute of `pool`."""
+    suffix = "" if pool.name == "default" else f".{pool.name}"
+    attribute = _RequestAttribute(pool.name)
+
+    def register() -> None:
+        made = process_engine(config.get_settings(), pool.name)
+        config.registry[app.registry_key + suffix] = made.engine
+        config.registry["dbsession_factory" + suffix] = sessionmaker(
+            made.engine, class_=made.settings.options["session_class"]
+        )
+        attribute.maker = request_sessionmaker(made)
+
+    config.action(("pyramid_dbpool", pool.name), register)
+    config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+
+
+def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "default") -> None:
+    """Call `hook(engine)` when the configuration is committed, before the first connect.
+
+    The directive ``config.add_dbpool_engine_hook``: the place for
+    ``event.listen(engine, ...)``, ``do_connect`` handlers and the like. A hook
+    runs once for each engine.
+
+    :param hook: a callable or its dotted name.
+    :param name: the pool.
+    """
+    resolved: EngineHook = config.maybe_dotted(hook)
+
+    def run() -> None:
+        process_engine(config.get_settings(), name).run_hook(resolved)
+
+    config.action(None, run)
+
+
+def add_release(config: Configurator, app: AppSettings) -> None:
+    """Register `request.release_db()`."""
+    known = tuple(app.pools)
+
+    def release_db(request: Request, name: str | None = None) -> None:
+        """Give the request's connections back, before something slow that needs none.
+
+        The sessions can be used again; what they have loaded is loaded anew then. A
+        session that a test supplied is left alone.
+
+        :param name: the pool; every pool if not given.
+        :raises SessionInUse: a session has uncommitted changes, which would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        :raises ValueError: there is no such pool.
+        """
+        if name is not None and name not in known:
+            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
+        RequestSessions.of(request).release(name)
+
+    config.add_request_method(release_db)
+
+
+def close_sessions_with_request(event: NewRequest) -> None:
+    """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
+    RequestSessions.of(event.request).join_begun()
+
+
+def add_retry(config: Configurator, app: AppSettings) -> None:
+    """Let requests be tried again where that is right, and bound their waits."""
+    config.registry[REQUEST_TIMEOUT] = app.request_timeout
+    _add_outer_tween(config, TWEEN)
+
+
+def _add_outer_tween(config: Configurator, factory: str) -> None:
+    # Of its own and late, so that it is over the tweens that an app adds after it.
+    last = Configurator(registry=config.registry, autocommit=True)
+
+    def register() -> None:
+        last.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
+        _warn_of_a_missing_tween(config.registry, factory)
+
+    config.action(None, register, order=_LAST)
+
+
+def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:
+    # Pyramid then leaves out, without a word, what is not listed.
+    explicit = [name for name, _tween in registry.getUtility(ITweens).explicit]
+    if explicit and factory not in explicit:
+        log.warning(
+            "pyramid.tweens does not list %s, so it has no effect: put it before"
+            " pyramid_tm.tm_tween_factory.",
+            factory,
+        )
+
+
+def add_readiness(config: Configurator, app: AppSettings) -> None:
+    """Answer on the readiness path, if there is one."""
+    if app.readiness_route is None:
+        return
+    readiness = config.registry[READINESS] = Readiness(app.readiness_route)
+
+    def register() -> None:
+        settings = config.get_settings()
+        readiness.pools = [PoolReadiness(process_engine(settings, name)) for name in app.pools]
+
+    config.action(None, register, order=_LAST)
+    # After the other one, and so over it.
+    _add_outer_tween(config, "pyramid_dbpool.web.readiness.readiness_tween_factory")
+
+
+def check_when_created(config: Configurator, app: AppSettings) -> None:
+    """Have `dbpool.startup_check` done when the app is there, but not for a script."""
+
+    def check(_event: ApplicationCreated) -> None:
+        checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
+        if checked and not started_by_script():
+            with noting_sigterm() as stop:
+                for pool in checked:
+                    check_at_start(process_engine(config.get_settings(), pool.name), stop.wait)
+
+    config.add_subscriber(check, ApplicationCreated)
+
+
+def answer_overload(config: Configurator, app: AppSettings) -> None:
+    """Answer 503 where a pool refuses, unless the app has a view for that."""
+
+    def register() -> None:
+        settings = config.get_settings()
+        engines = {name: process_engine(settings, name) for name in app.pools}
+        add_overload_view(config.registry, engines)
+
+    config.action(None, register)
+
+
+def warn_without_retry(config: Configurator) -> None:
+    """Warn, once in a process, if no execution policy would try a request again."""
+
+    def warn(_event: ApplicationCreated) -> None:
+        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
+        if policy is default_execution_policy:
+            _say_that_retry_is_missing()
+
+    # Not an action: where the configuration commits by itself, that is over before whoever
+    # comes next includes pyramid_retry.
+    config.add_subscriber(warn, ApplicationCreated)
+
+
+@cache
+def _say_that_retry_is_missing() -> None:
+    # Cached: an app that is made in every test says it once.
+    log.warning(
+        "pyramid_retry is not included: a request that loses a race against another transaction"
+        " fails, although a second attempt would succeed. Add"
+        ' config.include("pyramid_retry").'
+    )
+
+
+class _RequestAttribute:
+    """Computes `request.db`."""
+
+    maker: SessionMaker
+
+    def __init__(self, pool_name: str) -> None:
+        self._environ_key = environ_key(pool_name)
+
+    def __call__(self, request: Request) -> Session:
+        # A test's own session is handed out untouched: not joined, not
+        # closed, so that the test sees the work and rolls it back.
+        supplied: Session | None = request.environ.get(self._environ_key)
+        if supplied is not None:
+            return supplied
+        return RequestSessions.of(request).get(self.maker)
+
+
+def _attribute_name(app: AppSettings, pool: PoolSettings) -> str:
+    return app.request_attr + ("" if pool.name == "default" else f"_{pool.name}")
+
+
+def started_by_script() -> bool:
+    """Tell whether one of Pyramid's scripts, or `bootstrap()`, makes the app just now.
+
+    A script that only looks at the app, as proutes does, must work while the database is away.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if (module, function) == ("pyramid.paster", "bootstrap"):
+            return True
+        if module.startswith("pyramid.scripts.") and module != "pyramid.scripts.pserve":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

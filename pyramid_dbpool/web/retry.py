@@ -1,0 +1,162 @@
+"""The outermost tween: which requests may be tried again, and how long one may wait.
+
+It also answers what a pool refuses to a tween or a security policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+from pyramid.interfaces import ITweens
+from pyramid.request import Request
+from pyramid.response import Response
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm.exc import StaleDataError
+from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
+
+from ..drivers.error_text import driver_text
+from ..drivers.transactions import is_known_rollback, is_missed_disconnect
+from ..engines.stored import IDEMPOTENT, Outcome, current_outcome, is_aftermath, observed
+from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
+from ..pool.deadlines import setting_limit
+
+try:
+    from pyramid_retry import IRetryableError, is_last_attempt
+except ImportError:
+
+    class IRetryableError(Interface):  # type: ignore[no-redef, misc]  # zope says no types
+        """Nobody looks for it."""
+
+    def is_last_attempt(request: Request) -> bool:
+        """Nobody tries again."""
+        return True
+
+
+__all__ = ["REQUEST_TIMEOUT", "TWEEN", "may_try_again", "retry_tween_factory"]
+
+log = logging.getLogger(__name__)
+
+TWEEN = f"{__name__}.retry_tween_factory"
+# How the names of our tweens begin.
+_OURS = __name__.partition(".")[0] + "."
+
+# The registry's key of the setting, in seconds.
+REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
+# The WSGI environ's key of the deadline: all attempts share the environ.
+_UNTIL = "pyramid_dbpool.until"
+
+Handler = Callable[[Request], Response]
+
+
+def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
+    """Return the tween that lets requests be tried again; over all others.
+
+    There it sees what a commit raised: as the error itself, or, if an exception view has
+    answered, as `request.exception`, where pyramid_retry looks too.
+    """
+    timeout: float | None = registry.get(REQUEST_TIMEOUT)
+    _warn_of_tweens_above(registry.queryUtility(ITweens))
+
+    def tween(request: Request) -> Response:
+        if current_outcome() is not None:
+            # A subrequest is a part of its request, which is tried again as a whole.
+            return handler(request)
+        if request.environ.get("retry.attempt"):
+            # What the attempt before has read is at its end.
+            request.make_body_seekable()
+        judge = partial(_judge, request)
+        with observed(judge) as outcome, _limit(request, timeout):
+            try:
+                response = handler(request)
+            except Exception as error:
+                judge(outcome, error)
+                if not isinstance(error, DatabaseUnavailable | sa_exc.TimeoutError):
+                    raise
+                # Raised over Pyramid's own tween that asks the exception views.
+                return request.invoke_exception_view(reraise=True)
+            answered = getattr(request, "exception", None)
+            if answered is not None:
+                judge(outcome, answered)
+            return response
+
+    return tween
+
+
+def _warn_of_tweens_above(tweens: Any) -> None:
+    # An explicit order is what somebody wanted.
+    if tweens is None or tweens.explicit:
+        return
+    names = [name for name, _factory in tweens.implicit()]
+    above = [name for name in names[: names.index(TWEEN)] if not name.startswith(_OURS)]
+    if above:
+        log.warning(
+            "%s: added after a config.commit(), and so over the tween that lets requests be tried"
+            " again. It does not see what they commit, which a second attempt would do twice."
+            " Include pyramid_dbpool after that commit().",
+            ", ".join(above),
+        )
+
+
+def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | None:
+    """Tell whether a request that ended in `error` may run again; None: others may say."""
+    if not isinstance(error, sa_exc.SQLAlchemyError):
+        return None
+    if outcome.prepared:
+        return False
+    if isinstance(error, CommitUnknown):
+        return method in IDEMPOTENT
+    if is_aftermath(error):
+        return outcome.transient and outcome.nothing_stored
+    # A line that is too long gets longer by retries; an outage was waited for already.
+    if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:
+        return False
+    return True if _is_transient(error) else None
+
+
+def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
+    if isinstance(error, sa_exc.DBAPIError):
+        return _is_lost(error) or is_known_rollback(error)
+    return isinstance(error, StaleDataError)
+
+
+def _is_lost(error: sa_exc.DBAPIError) -> bool:
+    return error.connection_invalidated or is_missed_disconnect(error)
+
+
+def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | None:
+    verdict = may_try_again(request.method, outcome, error)
+    if verdict:
+        outcome.transient = True
+        alsoProvides(error, IRetryableError)
+        return _unavailable(error) if is_last_attempt(request) else None
+    if verdict is False and IRetryableError in directlyProvidedBy(error):
+        # zope.sqlalchemy knows the error, but not what else the request has stored.
+        noLongerProvides(error, IRetryableError)
+    return None
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable | None:
+    """Say 503 in the place of an error 500, if the connection was lost and nobody tries again."""
+    if isinstance(error, CommitUnknown) or not (
+        isinstance(error, sa_exc.DBAPIError) and _is_lost(error)
+    ):
+        return None
+    refused = DatabaseUnavailable(None, None, error.orig or error, connection_invalidated=True)
+    said = driver_text(error)
+    refused.args = (f"the connection was lost, and nothing of this attempt is stored ({said})",)
+    # SQLAlchemy's link would be a second line, about operational errors in general.
+    refused.code = ""
+    return refused
+
+
+def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:
+    if timeout is None:
+        return nullcontext()
+    until = request.environ.setdefault(_UNTIL, time.monotonic() + timeout)
+    cited = f"dbpool.request_timeout = {timeout:g} s"
+    return setting_limit(max(0.0, until - time.monotonic()), cited)

@@ -1,0 +1,205 @@
+"""One message's work in the database, tried again while that can help."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Engine, select
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
+
+from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
+from ..drivers.error_text import driver_text
+from ..drivers.transactions import is_known_rollback, is_missed_disconnect
+from ..engines.modes import Modes
+from ..engines.stored import Outcome, is_aftermath, observed
+from ..errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
+from ..sessions.units import unit_of_work
+from ..stopping import Stop, stoppable
+from .sources import MessageName
+
+__all__ = ["Unit", "chain"]
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+
+FIRST_PAUSE = 0.1  # seconds; doubled at each failure
+LONGEST_PAUSE = 5.0
+LOG_EVERY = 30.0  # seconds between two log lines about the same outage
+
+SAID_BY_DATABASE = (
+    sa_exc.DBAPIError,
+    sa_exc.PendingRollbackError,
+    sa_exc.TimeoutError,
+    StaleDataError,
+    TransactionFailed,
+)
+WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class Unit(Generic[M]):
+    """One message's work in the database, and what to do when that fails."""
+
+    handle: Callable[[M, Session], object]
+    session: Session
+    modes: Modes
+    stop: Stop
+    max_tries: int
+    repeatable: bool
+
+    def run(self, message: M, named: MessageName[M]) -> bool:
+        """Handle the message; return False if it was time to stop before the database was back.
+
+        :raises Exception: the error of the last try.
+        """
+        # Else a stop would wait as long as a caller may for a connection.
+        with stoppable(self.stop.is_set):
+            return self._run(message, named)
+
+    def _run(self, message: M, named: MessageName[M]) -> bool:
+        tries, modes = 0, asdict(self.modes)
+        while True:
+            tries += 1
+            try:
+                with (
+                    observed(self._note) as outcome,
+                    unit_of_work(self.session, **modes) as session,
+                ):
+                    self.handle(message, session)
+                return True
+            except Exception as error:
+                remedy = self._remedy(error, outcome)
+                if remedy is None:
+                    raise
+                # At a stop the last try is none: the next worker has all of them.
+                stopped = self.stop.is_set() and remedy != self._others_are_past
+                if tries >= self.max_tries and not stopped:
+                    raise
+                waits = " (waiting for the database)" if remedy == self._database_is_back else ""
+                log.warning(
+                    "%s: try %d of %d%s: %s",
+                    named,
+                    tries,
+                    self.max_tries,
+                    waits,
+                    _reason(database_error(error)),
+                )
+                if stopped or not remedy(tries):
+                    log.warning("%s: neither handled nor acknowledged, to stop", named)
+                    return False
+
+    def _remedy(self, error: Exception, outcome: Outcome) -> Callable[[int], bool] | None:
+        """Return what has to be waited for before another try; None if none is allowed."""
+        if not (self.repeatable or outcome.nothing_stored):
+            return None
+        said = database_error(error)
+        if is_aftermath(said):
+            return self._others_are_past if outcome.transient else None
+        return self._remedy_of(said)
+
+    def _note(self, outcome: Outcome, error: Exception) -> None:
+        # The handler may swallow it, and meet an error that does not say what it was.
+        outcome.transient = outcome.transient or self._remedy_of(error) is not None
+
+    def _remedy_of(self, said: Exception) -> Callable[[int], bool] | None:
+        if isinstance(said, CommitUnknown):
+            return self._database_is_back if self.repeatable else None
+        if isinstance(said, sa_exc.TimeoutError):
+            return self._pause_is_over
+        if isinstance(said, StaleDataError):
+            return self._others_are_past
+        if isinstance(said, sa_exc.DBAPIError) and is_known_rollback(said):
+            return self._others_are_past
+        return self._database_is_back if self._is_away(said) else None
+
+    def _others_are_past(self, tries: int) -> bool:
+        # The others' transactions are short; the message in hand is finished even at a stop.
+        time.sleep(_pause(tries) / 4)
+        return True
+
+    def _pause_is_over(self, tries: int) -> bool:
+        return not self.stop.wait(_pause(tries))
+
+    def _database_is_back(self, tries: int) -> bool:
+        """Wait until the database can be used again; return False if the stop comes first."""
+        said = time.monotonic()
+        # From `tries` on: a message that itself brings the server down finds it back at once.
+        number = tries
+        while not self.stop.wait(_pause(number)):
+            number += 1
+            error = self._probe()
+            if error is None:
+                log.info("the database is back")
+                return True
+            if time.monotonic() - said >= LOG_EVERY:
+                said = time.monotonic()
+                log.warning("waiting: the database is still away: %s", _reason(error))
+        return False
+
+    def _probe(self) -> Exception | None:
+        """Return why the database cannot be used, None if it can.
+
+        :raises Exception: what waiting does not help against.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.scalar(select(1))
+        except Exception as error:
+            if self._is_away(error) or isinstance(error, sa_exc.TimeoutError):
+                return error
+            raise
+        return None
+
+    def refusal(self, error: Exception) -> DatabaseUnavailable | None:
+        """Return how the database refuses all connections, which no message can help."""
+        said = database_error(error)
+        if not isinstance(said, DatabaseUnavailable):
+            return None
+        failure = classify_connect_failure(self._engine.dialect, said)
+        return said if failure is ConnectFailure.CONFIGURATION else None
+
+    def _is_away(self, error: Exception) -> bool:
+        if isinstance(error, DatabaseUnavailable):
+            return self.refusal(error) is None
+        if not isinstance(error, sa_exc.DBAPIError):
+            return False
+        if error.connection_invalidated or is_missed_disconnect(error):
+            return True
+        return connect_failure(self._engine.dialect, error) in WORTH_WAITING
+
+    @property
+    def _engine(self) -> Engine:
+        return self.session.get_bind().engine
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the last one first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__context__ if each.__cause__ is None else each.__cause__
+
+
+def database_error(error: Exception) -> Exception:
+    """Return what the database said, where a handler has made an error of its own of it."""
+    # Else an outage has every message rejected by an app that wraps its database's errors.
+    return next((each for each in chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
+
+
+def _pause(number: int) -> float:
+    # At random, so that a hundred workers do not all come back in the same instant.
+    longest = min(FIRST_PAUSE * 2 ** min(number - 1, 10), LONGEST_PAUSE)
+    return random.uniform(longest / 2, longest)
+
+
+def _reason(error: Exception) -> str:
+    shown = getattr(error, "orig", None) or error
+    return f"{type(shown).__name__}: {driver_text(shown)}"
