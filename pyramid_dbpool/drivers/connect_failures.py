@@ -1,22 +1,28 @@
-"""Why a connection could not be opened: what the drivers' errors say of it; no pool knowledge.
+"""Why a connection could not be opened: what the drivers' errors say of it.
 
-A driver is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name of the dialect).
+A database is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name of the dialect).
 """
 
 import enum
 import functools
+import json
 import re
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from . import postgres_messages
-from .transactions import driver_error, error_number, sqlite_code, sqlstate
+from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 
-__all__ = ["ConnectFailure", "classify_connect_failure", "connect_failure"]
+__all__ = [
+    "ConnectFailure",
+    "classify_connect_failure",
+    "connect_failure",
+    "translated_messages",
+]
 
 
 class ConnectFailure(enum.Enum):
@@ -45,18 +51,16 @@ SQLSTATES: Mapping[str, ConnectFailure] = {
     "55000": CONFIGURATION,  # the database allows no connections
 }
 
-# The catalogues' texts, and those that no catalogue translates: what libpq's client side and
-# PgBouncer say, and what stands in the server's messages untranslated.
+# What no catalogue translates: what libpq's client side and PgBouncer say, and what stands in
+# the server's messages untranslated.
 POSTGRES_TEXTS: Mapping[ConnectFailure, tuple[str, ...]] = {
     SATURATED: (
-        *postgres_messages.SATURATED,
         "no more connections allowed",
         "query_wait_timeout",
         "max clients reached",
     ),
-    UNREACHABLE: postgres_messages.UNREACHABLE,
+    UNREACHABLE: (),
     CONFIGURATION: (
-        *postgres_messages.CONFIGURATION,
         "pg_hba.conf",
         "fe_sendauth",
         "SASL authentication failed",
@@ -150,11 +154,23 @@ def _texts(error: BaseException) -> Iterator[str]:
 
 @functools.cache
 def _postgres_patterns() -> Mapping[ConnectFailure, re.Pattern[str]]:
+    translated = translated_messages()
     # In this order: of several addresses one may be full or starting while another refuses.
     return {
-        failure: re.compile("|".join(map(_as_pattern, texts)))
+        failure: re.compile("|".join(map(_as_pattern, (*translated[failure], *texts))))
         for failure, texts in POSTGRES_TEXTS.items()
     }
+
+
+def translated_messages() -> Mapping[ConnectFailure, tuple[str, ...]]:
+    """Read what a PostgreSQL server says when it refuses a connection, in all of its languages.
+
+    libpq drops the SQLSTATE of a failed connect, so the text, in the server's language, is all
+    that a driver has. tools/postgres_messages.py writes the file.
+    """
+    file = resources.files(__package__).joinpath("postgres_messages.json")
+    texts = json.loads(file.read_text(encoding="utf-8"))
+    return {failure: tuple(texts[failure.value]) for failure in ConnectFailure}
 
 
 def _as_pattern(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Builds the engine of a pool, with all that listens to it."""
+"""Build the engine of a pool, with all that listens to it."""
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import exc as sa_exc
@@ -6,7 +6,9 @@ from sqlalchemy import exc as sa_exc
 from ..errors import SettingsError
 from ..pool.managed import ManagedPool
 from ..settings import PoolSettings, scrub
-from . import commits, connecting, forks, modes, stored
+from . import connecting, forks, stored
+from .refused_commits import refuse_false_commits
+from .transaction_modes import make_read_only
 
 __all__ = ["build_engine"]
 
@@ -29,8 +31,8 @@ def build_engine(pool: PoolSettings) -> Engine:
         raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {said}") from error
     forks.protect(engine)
     if pool.options["read_only"]:
-        modes.make_read_only(engine)
-    commits.guard(engine)
+        make_read_only(engine)
+    refuse_false_commits(engine)
     if isinstance(engine.pool, ManagedPool):
         engine.pool.url_key = pool.source("url")
     else:

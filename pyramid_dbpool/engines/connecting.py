@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import Engine, ExceptionContext, event
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text
 from ..errors import DatabaseUnavailable
 from ..pool.messages import unavailable_text
 from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
-from . import identity
+from .application_name import application_name
 
 __all__ = ["explain_failures", "prepare"]
 
@@ -30,7 +30,7 @@ def _name_connection(pool: PoolSettings) -> Callable[..., None]:
 
     def tell(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
         # Each time: the arguments are the same dict for all connections, in a child too.
-        arguments[FALLBACK_NAME] = identity.application_name(pool.options["application_name"])
+        arguments[FALLBACK_NAME] = application_name(pool.options["application_name"])
 
     return tell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..drivers.connect_failures import ConnectFailure
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text
 from .stats import Holder
 
 # How many holders an error names.

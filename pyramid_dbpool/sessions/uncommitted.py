@@ -1,16 +1,13 @@
-"""What a session has written and not committed, and what becomes of it."""
+"""What a session has written and not committed: a rollback would lose it."""
 
-import logging
 from typing import Any
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 
-from ..drivers.error_text import driver_text
 from ..drivers.statements import changes_nothing, first_word
-from ..engines.swallowed import has_failed
+from ..engines.refused_commits import has_failed
 from ..errors import SessionInUse, TransactionFailed
 
 __all__ = [
@@ -18,10 +15,7 @@ __all__ = [
     "has_uncommitted_changes",
     "note_writes",
     "refuse_to_lose_changes",
-    "roll_back",
 ]
-
-log = logging.getLogger(__name__)
 
 # A key of Session.info: whether its transaction has written.
 WROTE = "pyramid_dbpool.wrote"
@@ -122,20 +116,3 @@ def _has_written(session: Session) -> bool:
         return bool(connection.info.get(_CHANGED))
     # Only a transaction that has written or locked something has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
-
-
-def roll_back(session: Session) -> None:
-    """Roll back, and give the connection back; the objects stay, and are loaded anew.
-
-    SQLAlchemy lets go of the connection also where that fails, which is logged.
-    """
-    try:
-        session.rollback()
-    except Exception as error:
-        # A connection that is gone has been told of already, by what failed before.
-        gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        log.warning(
-            "The rollback of a session failed; its connection is closed: %s",
-            driver_text(error),
-            exc_info=not gone,
-        )

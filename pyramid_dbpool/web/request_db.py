@@ -1,4 +1,4 @@
-"""The sessions of a request: made when asked for, always given back.
+"""`request.db`, and the sessions behind it: made when asked for, always given back.
 
 One `RequestSessions` a request owns them. A session joins `request.tm` while
 pyramid_tm has its transaction open; before and after that it belongs to
@@ -9,6 +9,7 @@ nobody would give its connection back.
 
 import contextlib
 import logging
+import weakref
 from typing import Any, TypeAlias
 
 import transaction
@@ -17,22 +18,21 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from transaction.interfaces import NoTransaction
 
-from ..engines.identity import take_role
+from ..engines.application_name import take_role
 from ..engines.registry import ProcessEngine
 from ..errors import PoolError, RequestOver, SessionInUse
-from ..pool.labels import current_label, name_holder
+from ..pool.labels import Label, current_label, name_holder
+from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import join
-from ..sessions.losses import (
+from ..sessions.uncommitted import (
     WROTE,
     has_uncommitted_changes,
     note_writes,
     refuse_to_lose_changes,
-    roll_back,
 )
-from ..sessions.units import close_session
-from .request_names import request_label, request_name
+from .requests import request_name, supplied_session
 
-__all__ = ["RequestSessions", "request_sessionmaker"]
+__all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,23 @@ _POOL = "pyramid_dbpool.pool"
 _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
+
+
+class RequestAttribute:
+    """Computes `request.db`."""
+
+    maker: SessionMaker
+
+    def __init__(self, pool_name: str) -> None:
+        self._pool_name = pool_name
+
+    def __call__(self, request: Request) -> Session:
+        """Return the request's session; a test's own is handed out untouched.
+
+        It is neither joined nor closed, so that the test sees the work and rolls it back.
+        """
+        supplied = supplied_session(request, self._pool_name)
+        return RequestSessions.of(request).get(self.maker) if supplied is None else supplied
 
 
 class RequestSessions:
@@ -249,6 +266,13 @@ def _warn_of_lost_changes(request: Request) -> None:
         " unit_of_work.",
         request_name(request),
     )
+
+
+def request_label(request: Request) -> Label:
+    """Return a label that names a request for as long as it lives."""
+    # Weakly: the last label of a connection stays with it while it is idle.
+    weakly = weakref.ref(request)
+    return Label(lambda: "" if (alive := weakly()) is None else request_name(alive))
 
 
 def _is_served(request: Request) -> bool:
