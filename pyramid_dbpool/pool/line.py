@@ -5,7 +5,7 @@ it with its own lock held and passes the time in; only `take` needs none, for it
 atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
 put into `Waiter.granted` just before its `wake`.
 
-The promises (`tests/test_line_model.py` proves them):
+The promises (`tests/pool/test_line_model.py` proves them):
 
 - waiters are served in the order in which they came, and `take` and `reserve`
   refuse a newcomer while anybody waits;

@@ -23,7 +23,7 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # HikariCP's maxLifetime; its 2.5 % of jitter is too little after a mass reconnection.
         "max_lifetime": 1800.0,
         "liveness": True,
-        # tests/test_pool_blackhole.py: silence longer than this may hide that the peer is gone.
+        # tests/pool/test_blackhole.py: silence longer than this may hide that the peer is gone.
         "ping_after": 30.0,
         # A loopback or a data centre answers in milliseconds; a second try would not help.
         "ping_timeout": 2.0,
