@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from ..secrets import mask_text
 from .setting import Setting
@@ -183,7 +184,7 @@ def _class(setting: Setting, value: Any) -> type:
     base = setting.base or object
     if not isinstance(found, type) or not issubclass(found, base):
         raise ValueError(f"it is not a class derived from {base.__name__}")
-    if getattr(found, "_is_asyncio", False) is True:
+    if issubclass(found, AsyncAdaptedQueuePool):
         raise ValueError("it is for asyncio engines")
     return found
 
