@@ -196,5 +196,5 @@ def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
 @atexit.register
 def _close_all() -> None:
     for made in reversed(_engines.all()):
-        # Not the engine's dispose(): it makes a new pool, and says so in the log.
+        # The pool's: the engine's dispose() makes a new pool, and says so in the log.
         made.engine.pool.dispose()

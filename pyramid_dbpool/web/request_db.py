@@ -20,15 +20,16 @@ from transaction.interfaces import NoTransaction
 
 from ..engines.application_name import take_role
 from ..engines.registry import ProcessEngine
-from ..errors import PoolError, RequestOver, SessionInUse
+from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
 from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import join
 from ..sessions.uncommitted import (
     WROTE,
+    has_failed,
     has_uncommitted_changes,
+    has_written,
     note_writes,
-    refuse_to_lose_changes,
 )
 from .requests import request_name, supplied_session
 
@@ -117,9 +118,9 @@ class RequestSessions:
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
-                refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
+                _refuse_to_lose_changes(session, request_name(self._request))
         for session in sessions:
-            # Not close(): a change to an object that it has detached would be lost unseen.
+            # close() would detach objects, and a change to one be lost unseen.
             roll_back(session)
 
     def join_begun(self) -> None:
@@ -257,6 +258,33 @@ def _refuse_commit_by_hand(session: Session) -> None:
             "This session has joined request.tm, which commits it with everything else at the end"
             " of the request: do not call commit() on it."
         )
+
+
+def _refuse_to_lose_changes(session: Session, request: str) -> None:
+    """Raise if ending the transaction of `session` would lose what somebody counts on."""
+    if session.in_nested_transaction():
+        raise SessionInUse(
+            f"{request} cannot give its connection back inside of begin_nested(): call"
+            " release_db() outside of it."
+        )
+    if has_uncommitted_changes(session):
+        raise _changes_would_be_lost(request)
+    if has_failed(session):
+        raise TransactionFailed(
+            f"{request} cannot give its connection back: a statement of its transaction failed"
+            " and its error was swallowed. Let the error propagate, or run the statement that may"
+            " fail inside session.begin_nested()."
+        )
+    if session.info[_WRITES] and has_written(session):
+        raise _changes_would_be_lost(request)
+
+
+def _changes_would_be_lost(request: str) -> SessionInUse:
+    return SessionInUse(
+        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
+        " locks), which would be lost. Call release_db() before the first change; outside of"
+        " pyramid_tm's transaction you may also commit() first."
+    )
 
 
 def _warn_of_lost_changes(request: Request) -> None:
