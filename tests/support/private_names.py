@@ -33,12 +33,11 @@ PRIVATE_CLASSES = frozenset({"_ConnectionFairy", "_ConnectionRecord"})
 BY_NAME = frozenset({"delattr", "getattr", "hasattr", "setattr"})
 
 
-def listed(path: Path) -> tuple[str, ...]:
-    """Return the `RELIED_ON` of a module; empty if it has none."""
-    for node in _parsed(path).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RELIED_ON":
-            return tuple(ast.literal_eval(node.value))
-    return ()
+def listed(path: Path) -> set[str]:
+    """Return the `RELIED_ON` of a module of the package; empty if it has none."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    name = ".".join(parts).removesuffix(".__init__")
+    return set(getattr(importlib.import_module(name), "RELIED_ON", ()))
 
 
 def used(path: Path) -> set[str]:

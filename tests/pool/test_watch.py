@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import stream
-from pyramid_dbpool.pool import holds
+from pyramid_dbpool.pool import watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.holding import warnings
@@ -24,9 +24,9 @@ class Clock:
     """A clock that the test sets."""
 
     def __init__(self, pool: ManagedPool) -> None:
-        self._real = pool._service.holds._clock
+        self._real = pool._core.watch._clock
         self.ahead = 0.0
-        pool._service.holds._clock = self
+        pool._core.watch._clock = self
 
     def __call__(self) -> float:
         return self._real() + self.ahead
@@ -40,11 +40,11 @@ def test_a_long_hold_is_warned_of_once(
     with holder_label("the import"):
         lease = watched.connect()
     clock.ahead = 59.0
-    watched._service.holds.look()
+    watched._core.watch.look()
     assert warnings(caplog) == []
     clock.ahead = 61.5
-    watched._service.holds.look()
-    watched._service.holds.look()
+    watched._core.watch.look()
+    watched._core.watch.look()
     (text,) = warnings(caplog)
     assert text.startswith("pool 'jobs': the import has held a connection for 61.5 s, now in ")
     assert "now in test_a_long_hold_is_warned_of_once (" in text
@@ -61,10 +61,10 @@ def test_the_next_long_hold_of_a_connection_is_another_one(
     for _ in range(2):
         lease = watched.connect()
         clock.ahead = 61.0
-        watched._service.holds.look()
+        watched._core.watch.look()
         lease.close()
         clock.ahead = 0.0
-        watched._service.holds.look()
+        watched._core.watch.look()
     assert len(warnings(caplog)) == 2
 
 
@@ -78,38 +78,36 @@ def test_the_housekeeper_comes_by_itself(maker: Maker, caplog: pytest.LogCapture
     assert len(warnings(caplog)) == 1
 
 
-def test_no_thread_if_it_is_off(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_if_it_is_off(maker: Maker) -> None:
     """A pool without the setting leaves the housekeeper alone."""
-    called: list[bool] = []
-    monkeypatch.setattr(holds, "housekeeper", lambda: called.append(True))
     pool = ManagedPool(maker, 1, 0)
     pool.connect().close()
-    assert pool._service.holds._task is None
-    assert not called
+    assert pool._core.watch._task is None
+    assert not pool._core.watch._watching
 
 
 def test_the_watch_ends_with_the_last_connection(watched: ManagedPool) -> None:
     """And begins again with the next one."""
     watched.connect().close()
-    task = watched._service.holds._task
+    task = watched._core.watch._task
     assert task is not None
-    assert watched._service.holds._watching
+    assert watched._core.watch._watching
     watched.dispose()
-    assert not watched._service.holds._watching
+    assert not watched._core.watch._watching
     assert task.run is None
     watched.connect().close()
-    assert watched._service.holds._watching
+    assert watched._core.watch._watching
     watched.connect().invalidate()
-    watched._service.holds.look()
-    assert not watched._service.holds._watching
+    watched._core.watch.look()
+    assert not watched._core.watch._watching
 
 
 def test_openings_do_not_put_the_look_off(watched: ManagedPool) -> None:
     """A pool that opens connections all the time would never be looked at."""
     first = watched.connect()
-    task = watched._service.holds._task
+    task = watched._core.watch._task
     second = watched.connect()
-    assert watched._service.holds._task is task
+    assert watched._core.watch._task is task
     first.close()
     second.close()
 
@@ -117,9 +115,9 @@ def test_openings_do_not_put_the_look_off(watched: ManagedPool) -> None:
 def test_one_look_at_a_time_is_to_come(watched: ManagedPool) -> None:
     """Two that begin to watch in the same moment leave one task, not two for ever."""
     watched.connect().close()
-    task = watched._service.holds._task
+    task = watched._core.watch._task
     assert task is not None
-    watched._service.holds._look_at(1e9)
+    watched._core.watch._look_at(1e9)
     assert task.run is None
 
 
@@ -129,13 +127,13 @@ def test_a_pool_that_is_over_is_not_watched(maker: Maker) -> None:
     pool.dispose()
     pool.recreate()
     lease = pool.connect()
-    assert not pool._service.holds._watching
+    assert not pool._core.watch._watching
     lease.close()
 
 
 def test_a_watch_that_is_called_off_as_it_begins_leaves_no_task(watched: ManagedPool) -> None:
     """The housekeeper would wait for it with nothing to do."""
-    watch = watched._service.holds
+    watch = watched._core.watch
     watch._look_at(1e9)
     assert watch._task is None
 
@@ -150,7 +148,7 @@ def test_a_leak_is_told_from_a_slow_view(
     thread.start()
     thread.join()
     clock.ahead = 61.0
-    watched._service.holds.look()
+    watched._core.watch.look()
     (text,) = warnings(caplog)
     assert "its thread cannot be found: it may have ended" in text
     leases.pop().close()
@@ -170,8 +168,8 @@ def test_what_is_given_back_in_time_is_not_warned_of(
         lease = watched.connect()
         return {}
 
-    monkeypatch.setattr(holds, "places", meanwhile)
-    watched._service.holds.look()
+    monkeypatch.setattr(watch, "places", meanwhile)
+    watched._core.watch.look()
     assert warnings(caplog) == []
     lease.close()
 
@@ -210,7 +208,7 @@ def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
         watched.connect().close()
     assert warnings(caplog) == []
     clock.ahead = 61.0
-    watched._service.holds.look()
+    watched._core.watch.look()
     (text,) = warnings(caplog)
     assert "GET route 'leaks' (over) has held a connection for 61.0 s, now in test_nobody" in text
     assert "perhaps with other work. (dbpool.jobs.hold_warning" in text

@@ -8,7 +8,7 @@ from typing import Any
 import greenlet
 import pytest
 
-from pyramid_dbpool.pool import holders
+from pyramid_dbpool.pool import leases
 from tests.support.makers import Maker
 from tests.support.programs import run_program
 
@@ -52,7 +52,7 @@ def test_what_is_no_suspended_greenlet_has_no_place() -> None:
     """One that has ended, or runs in another thread, and what merely stands at its address."""
     ended = greenlet.greenlet(lambda: None)
     ended.switch()
-    assert holders.places({id(ended), id(Maker), 1}) == {}
+    assert leases.places({id(ended), id(Maker), 1}) == {}
 
 
 def test_threads_are_found_without_a_walk_over_all_objects(
@@ -60,7 +60,7 @@ def test_threads_are_found_without_a_walk_over_all_objects(
 ) -> None:
     """That takes tens of milliseconds."""
     monkeypatch.delattr(gc, "get_objects")
-    (place,) = holders.places({threading.get_ident()}).values()
+    (place,) = leases.places({threading.get_ident()}).values()
     assert place.startswith("now in test_threads_are_found_without_a_walk")
 
 
@@ -68,6 +68,6 @@ def test_a_place_names_a_few_functions() -> None:
     """The innermost of the app's, which are enough to find it."""
 
     def deep(levels: int) -> str:
-        return deep(levels - 1) if levels else holders.place(sys._getframe())
+        return deep(levels - 1) if levels else leases.place(sys._getframe())
 
     assert deep(10).count("deep (") == 4

@@ -1,4 +1,4 @@
-"""Who holds a connection: the name, and the place in the code where he is now."""
+"""Who holds a pool's connections: the names, and the place in the code where each is now."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
+from .line import LEASED, Entry, Line
 from .stats import Holder
 
 # How many of the app's functions a place names, the innermost first.
 NAMED_FRAMES = 4
+# How many holders a text names.
+NAMED_HOLDERS = 5
 # What stands between the app and its server, and between the app and its database.
 _NOT_THE_APPS = frozenset(
     {"billiard", "celery", "gevent", "greenlet", "gunicorn", "kombu", "paste", "waitress"}
@@ -36,6 +39,20 @@ class Lease(NamedTuple):
     held_seconds: float
 
 
+def leases(line: Line[Any], now: float) -> list[Lease]:
+    """List what is checked out, under the pool's lock; `named` without it."""
+    return [
+        Lease(each.label, each.holder, now - each.leased_at)
+        for each in line.members
+        if is_with_a_holder(each)
+    ]
+
+
+def is_with_a_holder(entry: Entry) -> bool:
+    """Tell whether a connection is checked out; one that was just opened has no holder yet."""
+    return entry.state is LEASED and entry.holder != 0
+
+
 def named(leases: Iterable[Lease]) -> tuple[Holder, ...]:
     """Name the holders; calls what the app has written, so never with the pool's lock held."""
     threads = {each.ident: each.name for each in threading.enumerate()}
@@ -56,6 +73,13 @@ def label_text(label: object | None) -> str:
 def _thread_text(ident: int, threads: dict[int | None, str]) -> str:
     name = threads.get(ident)
     return f"thread {ident}" if name is None else f"thread {name!r}"
+
+
+def holders_text(holders: Iterable[Holder]) -> str:
+    """Return a sentence that names the longest holders and their ages."""
+    longest = sorted(holders, key=lambda each: -each.held_seconds)[:NAMED_HOLDERS]
+    listed = ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
+    return f" Longest holders: {listed}." if listed else ""
 
 
 def places(idents: Collection[int]) -> dict[int, str]:
