@@ -30,11 +30,11 @@ def test_every_way_to_use_a_private_name_is_seen(tmp_path: Path) -> None:
         "class Pool(QueuePool):\n"
         "    def _do_get(self): return self.dbapi_connection\n"
         "class Further(Pool):\n"
-        "    def recreate(self): self._pool = None\n"
+        "    def recreate(self): self._pool = self._pre_ping\n"
         "def look(record, pool):\n"
         "    return record.fairy_ref, getattr(pool, '_recycle', -1)\n"
         "def look_at_ours(pool):\n"
-        "    return pool.__class__, pool._process\n"
+        "    return pool.__class__, pool._transaction\n"
     )
-    names = {"_ConnectionRecord", "_do_get", "_pool", "_recycle", "fairy_ref"}
+    names = {"_ConnectionRecord", "_do_get", "_pool", "_pre_ping", "_recycle", "fairy_ref"}
     assert used(module) == names

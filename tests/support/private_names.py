@@ -44,14 +44,17 @@ def used(path: Path) -> set[str]:
     """Return SQLAlchemy's private names that a module mentions, overrides or imports.
 
     A name that a class of the package gives as well, without refining one of SQLAlchemy's, is
-    the package's own.
+    the package's own, but for what a class that does refine one has on `self`.
     """
     tree = _parsed(path)
     refining = _closure({**_bases(), **_bases_in(tree)})
-    overridden = {
-        name for node in _classes(tree) if node.name in refining for name in _defined(node)
+    inherited = {
+        name
+        for node in _classes(tree)
+        if node.name in refining
+        for name in (*_defined(node), *_of_self(node))
     }
-    found = set(_mentioned(tree)) - _ours() | overridden
+    found = set(_mentioned(tree)) - _ours() | inherited
     return found & _private() | set(_imported(tree))
 
 
@@ -127,10 +130,15 @@ def _defined(node: ast.ClassDef) -> Iterator[str]:
                 yield from [slots] if isinstance(slots, str) else slots
             case ast.Assign():
                 yield from (each.id for each in inner.targets if isinstance(each, ast.Name))
+    yield from _of_self(node, ast.Store)
+
+
+def _of_self(node: ast.ClassDef, context: type[ast.expr_context] = ast.Load) -> Iterator[str]:
     for part in ast.walk(node):
         match part:
-            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
-                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ctx):
+                if isinstance(ctx, context):
+                    yield name
 
 
 def _mentioned(tree: ast.Module) -> Iterator[str]:
