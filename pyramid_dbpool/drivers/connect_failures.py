@@ -6,11 +6,11 @@ A database is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name o
 import enum
 import functools
 import json
+import pkgutil
 import re
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from importlib import resources
 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -18,10 +18,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 
 __all__ = [
+    "TRANSLATED_MESSAGES",
     "ConnectFailure",
     "classify_connect_failure",
     "connect_failure",
-    "translated_messages",
 ]
 
 
@@ -50,6 +50,19 @@ SQLSTATES: Mapping[str, ConnectFailure] = {
     "42704": CONFIGURATION,  # undefined parameter
     "55000": CONFIGURATION,  # the database allows no connections
 }
+
+
+def _read_translated() -> Mapping[ConnectFailure, tuple[str, ...]]:
+    found = pkgutil.get_data(__package__, "postgres_messages.json")
+    texts = json.loads(found or b"{}")
+    return {failure: tuple(texts[failure.value]) for failure in ConnectFailure}
+
+
+# What a PostgreSQL server says when it refuses a connection, in all of its languages: libpq drops
+# the SQLSTATE of a failed connect, so the text is all that a driver has. Read now: when a connect
+# fails, the process may have no descriptor left for a file, or may see another root directory.
+# tools/postgres_messages.py writes the file.
+TRANSLATED_MESSAGES = _read_translated()
 
 # What no catalogue translates: what libpq's client side and PgBouncer say, and what stands in
 # the server's messages untranslated.
@@ -154,23 +167,11 @@ def _texts(error: BaseException) -> Iterator[str]:
 
 @functools.cache
 def _postgres_patterns() -> Mapping[ConnectFailure, re.Pattern[str]]:
-    translated = translated_messages()
     # In this order: of several addresses one may be full or starting while another refuses.
     return {
-        failure: re.compile("|".join(map(_as_pattern, (*translated[failure], *texts))))
+        failure: re.compile("|".join(map(_as_pattern, (*TRANSLATED_MESSAGES[failure], *texts))))
         for failure, texts in POSTGRES_TEXTS.items()
     }
-
-
-def translated_messages() -> Mapping[ConnectFailure, tuple[str, ...]]:
-    """Read what a PostgreSQL server says when it refuses a connection, in all of its languages.
-
-    libpq drops the SQLSTATE of a failed connect, so the text, in the server's language, is all
-    that a driver has. tools/postgres_messages.py writes the file.
-    """
-    file = resources.files(__package__).joinpath("postgres_messages.json")
-    texts = json.loads(file.read_text(encoding="utf-8"))
-    return {failure: tuple(texts[failure.value]) for failure in ConnectFailure}
 
 
 def _as_pattern(text: str) -> str:

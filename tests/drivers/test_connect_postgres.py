@@ -15,9 +15,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool.drivers.connect_failures import (
+    TRANSLATED_MESSAGES,
     ConnectFailure,
     classify_connect_failure,
-    translated_messages,
 )
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.failed_connects import (
@@ -159,9 +159,7 @@ def message_of(url: str) -> str:
 
 
 MESSAGES = [
-    (failure, message)
-    for failure, messages in translated_messages().items()
-    for message in messages
+    (failure, message) for failure, messages in TRANSLATED_MESSAGES.items() for message in messages
 ]
 
 
