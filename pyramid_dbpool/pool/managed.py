@@ -46,7 +46,7 @@ _get_ident = threading.get_ident
 
 _here = inheritance.here
 
-# SQLAlchemy's private names that this module uses or overrides (tests/test_private_names.py).
+# SQLAlchemy's private names that this module uses or overrides (tests/pool/test_private_names.py).
 RELIED_ON = frozenset(
     {
         "_ConnectionFairy",
