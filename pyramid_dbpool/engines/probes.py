@@ -8,7 +8,8 @@ from sqlalchemy import create_engine, select
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.error_text import one_line, said_by
-from ..settings import PoolSettings, scrub
+from ..secrets import scrub
+from ..settings import PoolSettings
 from . import connecting
 from .registry import EngineHook, ProcessEngine
 
