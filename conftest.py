@@ -4,7 +4,12 @@ import signal
 
 import hypothesis
 
-pytest_plugins = ["pytester", "tests.makers", "tests.holding", "tests.servers.fixtures"]
+pytest_plugins = [
+    "pytester",
+    "tests.support.makers",
+    "tests.support.holding",
+    "tests.support.servers.fixtures",
+]
 
 # Started in the background, as by `make test &`, pytest ignores Ctrl-C, and so
 # would the programs that the tests start and interrupt.

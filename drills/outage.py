@@ -10,7 +10,7 @@ from drills.load import Answer, Clients, Request, send
 from drills.report import Figure, at_least, at_most, plain
 from drills.restart import statuses
 from drills.stack import Stack, stack
-from tests.servers.proxy import Newcomers
+from tests.support.servers.proxy import Newcomers
 
 CLIENTS, THINK = 8, 0.4  # seconds: 20 requests a second
 HOLD = 0.002  # seconds for which each holds a connection

@@ -16,8 +16,8 @@ from drills.processes import PATIENCE, Process
 from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import PrivatePostgres
-from tests.servers.ports import kept_port
-from tests.servers.proxy import FaultProxy
+from tests.support.servers.ports import kept_port
+from tests.support.servers.proxy import FaultProxy
 
 # No machine crashes in a drill: without these a start takes as long as its disk likes.
 SERVER = {"fsync": "off", "full_page_writes": "off"}

@@ -16,7 +16,7 @@ from example_app import main
 from example_app.broker import Inbox, connect
 from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
-from tests.servers.ports import kept_port
+from tests.support.servers.ports import kept_port
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from simple_websocket import ConnectionClosed
 from webtest import TestApp
 
 from example_app.broker import Inbox, ack, connect, publish
-from tests.servers.fixtures import NewProxy
-from tests.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
+from tests.support.servers.fixtures import NewProxy
+from tests.support.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 
 @pytest.fixture

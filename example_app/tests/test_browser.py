@@ -15,7 +15,7 @@ from processes import BOTH, PATIENCE, StartProgram
 
 from example_app.models import Note
 from pyramid_dbpool import unit_of_work
-from tests.servers import report
+from tests.support.servers import report
 
 SECOND = 1000  # milliseconds
 expect.set_options(timeout=PATIENCE * SECOND)

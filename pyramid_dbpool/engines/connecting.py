@@ -8,7 +8,7 @@ from sqlalchemy import Engine, ExceptionContext, event
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.error_text import driver_text
 from ..errors import DatabaseUnavailable
-from ..pool.messages import unavailable_text
+from ..pool.refusals import unavailable_text
 from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
 from . import identity
 

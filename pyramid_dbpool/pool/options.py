@@ -23,7 +23,7 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # HikariCP's maxLifetime; its 2.5 % of jitter is too little after a mass reconnection.
         "max_lifetime": 1800.0,
         "liveness": True,
-        # tests/test_pool_blackhole.py: silence longer than this may hide that the peer is gone.
+        # tests/pool/test_blackhole.py: silence longer than this may hide that the peer is gone.
         "ping_after": 30.0,
         # A loopback or a data centre answers in milliseconds; a second try would not help.
         "ping_timeout": 2.0,
@@ -87,3 +87,14 @@ def plugin_defaults(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any
     defaults["max_waiting"] = per_connection * (pool_size + max_overflow) if bounded else None
     defaults["min_idle"] = min(defaults["min_idle"], pool_size) if pool_size else 1
     return defaults
+
+
+def pool_text(pool_name: str | None) -> str:
+    """Return what errors and the log call a pool."""
+    return "the pool" if pool_name is None else f"pool {pool_name!r}"
+
+
+def ini_key(pool_name: str | None, keyword: str, prefix: str = "sqlalchemy.") -> str:
+    """Return the full ini key of a pool's setting."""
+    named = pool_name is not None and pool_name != "default"
+    return f"{prefix}{pool_name}.{keyword}" if named else prefix + keyword

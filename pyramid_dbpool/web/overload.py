@@ -97,8 +97,8 @@ def estimate(made: ProcessEngine, error: Exception) -> int | None:
         if failure is ConnectFailure.CONFIGURATION:
             return None
     if isinstance(pool, ManagedPool):
-        trouble = pool.trouble
-        lasted = None if trouble is None else time.monotonic() - trouble.since
+        outage = pool.outage
+        lasted = None if outage is None else time.monotonic() - outage.since
         return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
     timeout = made.settings.pool_timeout
     return SHORTEST if away or timeout is None else _bounded(timeout)

@@ -106,9 +106,9 @@ class PoolReadiness:
         pool = self._made.engine.pool
         if not isinstance(pool, ManagedPool):
             return None
-        trouble = pool.trouble
-        away = trouble is not None and trouble.kind is ConnectFailure.UNREACHABLE
-        if trouble is not None and away and now < trouble.known_until:
+        outage = pool.outage
+        away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
+        if outage is not None and away and now < outage.known_until:
             return False
         contacts = pool.contacts
         moved, self._contacts = contacts > self._contacts, contacts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 from .adapters.base import Feature
 from .lab import Lab

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pyramid_dbpool import dispose_engine, get_engine
-from tests.webapp import database
+from tests.support.webapp import database
 
 
 @pytest.fixture

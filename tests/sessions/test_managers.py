@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pyramid_dbpool import SessionInUse, unit_of_work
 from tests.sessions.work import Broken
-from tests.webapp import Row
+from tests.support.webapp import Row
 
 
 def test_a_manager_with_hooks_or_doom_is_refused(settings: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import dispose_engine, get_engine, unit_of_work
-from tests.webapp import Row, database
+from tests.support.webapp import Row, database
 
 
 def test_modes_hold_for_one_transaction(settings: dict[str, Any]) -> None:

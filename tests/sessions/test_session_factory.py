@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import dispose_engine, get_engine, session_factory
-from tests.webapp import Row
+from tests.support.webapp import Row
 
 
 def test_a_session_works_again_after_close(settings: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pyramid_dbpool import (
 )
 from pyramid_dbpool.sessions.units import close_session
 from tests.sessions.work import DIES_AT_COMMIT, Broken, terminate
-from tests.webapp import Row
+from tests.support.webapp import Row
 
 
 def test_success_commits_and_closes(settings: dict[str, Any], count: Callable[[], int]) -> None:

@@ -1,0 +1,1 @@
+"""README.rst and docs/ do what they say."""

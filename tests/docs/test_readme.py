@@ -1,0 +1,264 @@
+"""The code of README.rst and docs/ runs; their settings tables are what the declaration says."""
+
+import configparser
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import transaction
+from docutils.core import publish_doctree
+from docutils.nodes import entry, literal_block, reference, row, system_message, table
+from pyramid.config import Configurator
+from sqlalchemy import text
+from webtest import TestApp
+
+from pyramid_dbpool import (
+    CommitUnknown,
+    PoolTimeout,
+    dispose_engine,
+    get_engine,
+    session_factory,
+    unit_of_work,
+)
+from pyramid_dbpool.settings import reference as settings_table
+from pyramid_dbpool.settings.reference import COMMON
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.rst"
+DOCS = sorted(ROOT.glob("docs/*.rst"))
+OTHERS = [ROOT / "CHANGES.rst", *ROOT.glob("*/README.rst")]
+TABLE = re.compile(r"(?<=settings begin \(make docs\)\n).*(?=\.\. settings end)", re.DOTALL)
+
+
+def read(path: Path) -> Any:
+    """Return a text as docutils reads it."""
+    return publish_doctree(
+        path.read_text(), source_path=str(path), settings_overrides={"report_level": 5}
+    )
+
+
+def name_of(path: Path) -> str:
+    """Name a text in a test's id."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Any]:
+    """The README, then docs/, whose code goes on where the README's ends."""
+    return [read(path) for path in (README, *DOCS)]
+
+
+def blocks(documents: list[Any], language: str) -> list[str]:
+    found = [block for document in documents for block in document.findall(literal_block)]
+    return [str(block.astext()) for block in found if language in block["classes"]]
+
+
+@pytest.fixture
+def settings(documents: list[Any], psycopg_url: str) -> Iterator[dict[str, str]]:
+    """What the ini blocks say, on databases that exist."""
+    parser = configparser.ConfigParser()
+    for block in blocks(documents, "ini"):
+        parser.read_string(block if block.startswith("[") else f"[app:main]\n{block}")
+    made = dict(parser["app:main"])
+    del made["use"]
+    for key in [key for key in made if key.endswith("url")]:
+        assert made[key].startswith("postgresql+psycopg://")
+        made[key] = psycopg_url
+    yield made
+    for name in ("default", "replica"):
+        assert get_engine(made, name).pool.checkedout() == 0  # type: ignore[attr-defined]
+        dispose_engine(made, name)
+
+
+@pytest.fixture
+def code(
+    documents: list[Any],
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> dict[str, Any]:
+    """What the Python blocks define, run one after the other as one module."""
+    module = ModuleType("notes")
+    # Pyramid looks up the module that it is called from, and so does the ini file.
+    monkeypatch.setitem(sys.modules, "notes", module)
+    names = vars(module)
+    names["log"] = logging.getLogger("notes")
+    for block in blocks(documents, "python"):
+        exec(compile(block, str(README), "exec"), names)
+    ini = tmp_path / "notes.ini"
+    lines = [f"{key} = {value.replace('%', '%%')}" for key, value in settings.items()]
+    ini.write_text("\n".join(["[app:main]", "use = call:notes:main", *lines]))
+    names["create_tables"](str(ini))
+    return names
+
+
+@pytest.fixture
+def psycopg2_callback() -> Iterator[None]:
+    """Take a wait callback back: it is the process's."""
+    extensions = pytest.importorskip("psycopg2.extensions")
+    yield
+    extensions.set_wait_callback(None)
+
+
+@pytest.mark.parametrize("path", [README, *DOCS, *OTHERS], ids=name_of)
+def test_a_text_is_valid(path: Path) -> None:
+    """docutils has nothing to say about it, and what it links to is there."""
+    document = read(path)
+    assert [message.astext() for message in document.findall(system_message)] == []
+    links = [link["refuri"] for link in document.findall(reference) if "refuri" in link]
+    assert [link for link in links if not (path.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", [README, *DOCS], ids=name_of)
+def test_no_row_of_a_table_is_cut(path: Path) -> None:
+    """Only list-tables: a simple one makes a row of each line of a first cell that is wrapped."""
+    assert re.findall(r"^=+ +=+", path.read_text(), re.MULTILINE) == []
+    rows = [found for each in read(path).findall(table) for found in each.findall(row)]
+    assert all(next(found.findall(entry)).astext() for found in rows)
+
+
+@pytest.mark.parametrize(
+    "path, table",
+    [(README, settings_table(COMMON)), (ROOT / "docs/settings.rst", settings_table())],
+    ids=["README", "docs"],
+)
+def test_a_settings_table_is_the_declaration(path: Path, table: str) -> None:
+    """`make docs` writes it."""
+    (found,) = TABLE.findall(path.read_text())
+    assert found.strip() == table.strip()
+
+
+def test_the_app_serves(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """Its views write, read and stream."""
+    client = TestApp(code["main"]({}, **settings))
+    assert client.post_json("/notes", {"text": "first"}).json == {"id": 1}
+    assert client.get("/notes").json == ["first"]
+
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.add_route("export", "/export")
+    config.add_view(code["export"], route_name="export")
+    assert TestApp(config.make_wsgi_app()).get("/export").text == "1,first\n"
+
+
+def test_the_app_says_whether_it_is_ready(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """On the path of the ini block."""
+    client = TestApp(code["main"]({}, **settings))
+    client.get("/notes")
+    assert client.get("/ready").text.startswith("default: ready\n")
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (PoolTimeout("full"), 503, "busy"),
+        (CommitUnknown(None), 500, "It may or may not be stored: look before you send it again."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_app_answers_by_itself(
+    code: dict[str, Any], settings: dict[str, str], error: Exception, status: int, said: str
+) -> None:
+    """Its own view takes the place of the 503, and of the server's 500."""
+
+    def refused(request: Any) -> None:
+        raise error
+
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.include(code["include_answers"])
+    config.add_route("refused", "/")
+    config.add_view(refused, route_name="refused", request_method="POST")
+    assert TestApp(config.make_wsgi_app()).post("/", status=status).json == {"error": said}
+
+
+def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """The loop by hand, the unit of work, and consume."""
+    code["process_work_queue"](settings, [{"id": 1, "text": "by hand"}], session_factory)
+    assert code["count_notes"](settings) == 1
+
+    acknowledged: list[Any] = []
+    broker = SimpleNamespace(ack=acknowledged.append, reject=pytest.fail)
+    code["run_worker"](settings, iter([{"id": 2, "text": "consumed"}]), broker)
+    assert [message["id"] for message in acknowledged] == [2]
+    assert code["count_notes"](settings) == code["count_notes_quickly"](settings) == 2
+    code["clean"](settings)
+    assert code["count_notes"](settings) == 2
+
+
+def test_a_test_supplies_its_session(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """As the cookiecutter's tests do."""
+    client = TestApp(code["main"]({}, **settings))
+    manager = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    session = code["session_of_a_test"](client.app, manager)
+    environ = {"app.dbsession": session, "tm.active": True, "tm.manager": manager}
+    client.post_json("/notes", {"text": "in a test"}, extra_environ=environ)
+    assert client.get("/notes", extra_environ=environ).json == ["in a test"]
+    manager.abort()
+    assert client.get("/notes").json == []
+    assert code["engine_of_a_test"](settings) is get_engine(settings)
+
+
+def test_a_view_parts_with_its_connection(
+    code: dict[str, Any], settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for another service, none is checked out; its change is stored."""
+    pool: Any = get_engine(settings).pool
+    held: list[int] = []
+
+    def slow_service(text: str) -> str:
+        held.append(pool.checkedout())
+        return text.upper()
+
+    monkeypatch.setitem(code, "slow_service", slow_service)
+    config = Configurator(settings=settings)
+    config.include(code["includeme"])
+    config.add_route("translate", "/{id}")
+    config.add_view(code["translate"], route_name="translate", renderer="json")
+    client = TestApp(code["main"]({}, **settings))
+    client.post_json("/notes", {"text": "hello"})
+    TestApp(config.make_wsgi_app()).post("/1")
+    assert (held, client.get("/notes").json) == ([0], ["HELLO"])
+
+
+def test_a_private_server_is_for_tests(code: dict[str, Any], tmp_path: Path) -> None:
+    """It is there inside the block."""
+    with code["settings_of_a_test"](tmp_path) as made:
+        with unit_of_work(made) as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        dispose_engine(made)
+
+
+def test_psycopg2_lets_greenlets_run(
+    code: dict[str, Any], settings: dict[str, str], psycopg2_callback: None
+) -> None:
+    """Once the app has set its wait callback."""
+    code["let_greenlets_run"]()
+    made = {
+        "sqlalchemy.url": settings["sqlalchemy.url"].replace("+psycopg:", "+psycopg2:"),
+    }
+    assert code["count_notes"](made) == 0
+    dispose_engine(made)
+
+
+def test_the_pool_can_be_taken_alone(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """With SQLAlchemy's defaults, and with the plugin's."""
+    for make in (code["plain_engine"], code["managed_engine"]):
+        engine = make(settings["sqlalchemy.url"])
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        engine.dispose()
+
+
+def test_the_second_pool_is_read_only(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """As the ini block says."""
+    with session_factory(settings, "replica") as session:
+        session.add(code["Note"](text="refused"))
+        with pytest.raises(Exception, match="read-only"):
+            session.flush()

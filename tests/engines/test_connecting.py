@@ -1,0 +1,65 @@
+"""An opening is over in time, whatever the server does, and a statement may take longer."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from tests.support.servers.fixtures import MARIADB, need_mysqlclient
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """Give the port of a server that accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql+psycopg2"])
+def test_a_postgresql_that_says_nothing_is_given_up(driver: str, mute: int) -> None:
+    """libpq's limit covers the login."""
+    give_up(driver, mute)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", MARIADB)
+def test_a_mariadb_that_says_nothing_is_given_up(driver: str, mute: int) -> None:
+    """PyMySQL's own limit ends where the server accepts."""
+    if driver == "mysql+mysqldb":
+        need_mysqlclient()
+    give_up(driver, mute)
+
+
+def give_up(driver: str, port: int) -> None:
+    """Check that the opening fails by itself, before the caller's time is over."""
+    settings = {
+        "sqlalchemy.url": f"{driver}://web:x@127.0.0.1:{port}/h",
+        "dbpool.connect_timeout": "2",
+        "dbpool.outage_grace": "0",
+        "sqlalchemy.pool_timeout": "30",
+    }
+    with pytest.raises(DatabaseUnavailable):
+        get_engine(settings).connect()
+    dispose_engine(settings)
+
+
+@pytest.mark.slow
+def test_a_statement_may_take_longer_than_a_login(pymysql_url: str) -> None:
+    """The limit is lifted when the connection is open."""
+    settings = {"sqlalchemy.url": pymysql_url, "dbpool.connect_timeout": "2"}
+    with get_engine(settings).connect() as connection:
+        assert connection.scalar(text("SELECT SLEEP(2.3)")) == 0
+    dispose_engine(settings)
+
+
+def test_a_limit_of_the_users_own_stands(pymysql_url: str) -> None:
+    """`read_timeout` in the URL bounds the statements too, as PyMySQL has it."""
+    settings = {"sqlalchemy.url": f"{pymysql_url}?read_timeout=7"}
+    with get_engine(settings).connect() as connection:
+        driver_connection = connection.connection.dbapi_connection
+        assert driver_connection is not None
+        assert driver_connection._read_timeout == 7
+    dispose_engine(settings)

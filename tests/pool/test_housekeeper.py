@@ -1,0 +1,192 @@
+"""The background thread: it comes when due, ends when done, and survives its tasks."""
+
+import gc
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pyramid_dbpool.pool import housekeeper as module
+from pyramid_dbpool.pool.housekeeper import Housekeeper, WeakCall, housekeeper
+from tests.support.makers import PATIENCE, wait_for
+
+SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))
+
+
+@contextmanager
+def held_up(keeper: Housekeeper) -> Iterator[float]:
+    """Keep the thread busy, so that whatever is due inside the block waits for its end."""
+    busy, over = threading.Event(), threading.Event()
+    keeper.call_at(time.monotonic(), lambda: busy.set() or over.wait(PATIENCE))
+    assert busy.wait(PATIENCE)
+    yield time.monotonic()
+    over.set()
+
+
+def test_calls_come_in_order_of_their_time() -> None:
+    """Not in that in which they were asked for."""
+    keeper, calls = Housekeeper(), list[str]()
+    with held_up(keeper) as now:
+        keeper.call_at(now + 0.002, lambda: calls.append("second"))
+        keeper.call_at(now + 0.001, lambda: calls.append("first"))
+    wait_for(lambda: len(calls) == 2)
+    assert calls == ["first", "second"]
+
+
+def test_a_call_with_an_earlier_time_wakes_the_thread() -> None:
+    """It would sleep until the one that it knows."""
+    keeper, done = Housekeeper(), threading.Event()
+    far = keeper.call_at(time.monotonic() + 3600, lambda: None)
+    wait_for(lambda: keeper._until > time.monotonic() + 3000)
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(PATIENCE)
+    keeper.call_off(far)
+
+
+def test_no_thread_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs before the first task, and nothing after the last one."""
+    monkeypatch.setattr(module, "LINGER", 0.01)
+    keeper = Housekeeper()
+    assert keeper._thread is None
+    done = threading.Event()
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(PATIENCE)
+    wait_for(lambda: keeper._thread is None)
+    done.clear()
+    keeper.call_at(time.monotonic(), done.set)
+    assert done.wait(PATIENCE), "it starts again"
+
+
+def test_cancelled_task_does_not_run() -> None:
+    """Nor does it keep the thread alive."""
+    keeper, calls = Housekeeper(), list[str]()
+    with held_up(keeper) as now:
+        task = keeper.call_at(now + 0.001, lambda: calls.append("cancelled"))
+        keeper.call_at(now + 0.002, lambda: calls.append("kept"))
+        task.cancel()
+    wait_for(lambda: calls)
+    assert calls == ["kept"]
+
+
+def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """One pool's trouble is logged, and does not end the upkeep of the others."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic(), lambda: 1 / 0)
+    keeper.call_at(time.monotonic() + 0.01, done.set)
+    assert done.wait(PATIENCE)
+    assert "A background task failed" in caplog.text
+
+
+def test_task_that_ends_its_thread_leaves_the_others_alone() -> None:
+    """SystemExit and GreenletExit are no Exceptions."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic(), sys.exit)
+    keeper.call_at(time.monotonic() + 0.01, done.set)
+    assert done.wait(PATIENCE)
+
+
+def test_task_keeps_nothing_alive() -> None:
+    """An object that only a task knows can be collected; its task is a no-op."""
+
+    class Owner:
+        calls = 0
+
+        def work(self) -> None:
+            Owner.calls += 1
+
+    owner = Owner()
+    call = WeakCall(owner.work)
+    call()
+    del owner
+    gc.collect()
+    call()
+    assert Owner.calls == 1
+
+
+def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
+    """A fork must not meet a thread of ours; afterwards the work goes on."""
+    keeper, done = Housekeeper(), threading.Event()
+    keeper.call_at(time.monotonic() + 0.1, done.set)
+    thread = keeper._thread
+    assert thread is not None
+    keeper.pause()
+    assert not thread.is_alive()
+    keeper.resume()
+    assert done.wait(PATIENCE)
+
+
+def test_threads_that_come_at_once_get_the_same_housekeeper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second one would go on while the process forks."""
+    monkeypatch.setattr(module, "_keepers", {})
+    inner = list[Housekeeper]()
+
+    class Slow(Housekeeper):
+        """Another thread is quicker."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            if not inner:
+                inner.append(self)
+                inner.append(housekeeper())
+
+    monkeypatch.setattr(module, "Housekeeper", Slow)
+    assert housekeeper() is inner[1]
+
+
+def test_child_has_a_housekeeper_of_its_own() -> None:
+    """Threads do not survive a fork; the child's first task starts a new one."""
+    mine = housekeeper()
+    task = mine.call_at(time.monotonic() + 60, lambda: None)
+    child = os.fork()
+    if child == 0:
+        done = threading.Event()
+        own = housekeeper()
+        own.call_at(time.monotonic(), done.set)
+        os._exit(0 if own is not mine and done.wait(PATIENCE) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    wait_for(lambda: mine._thread is not None)
+    mine.call_off(task)
+
+
+@pytest.mark.slow
+def test_no_task_is_lost_or_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that add and cancel at random, while the housekeeper ends and starts."""
+    monkeypatch.setattr(module, "LINGER", 0.0005)
+    keeper = Housekeeper()
+    wanted, ran = [0] * 8, [0] * 8
+    until = time.monotonic() + SECONDS
+
+    def add(me: int) -> None:
+        rng = random.Random(me)
+        pause = threading.Event()
+
+        def count() -> None:
+            ran[me] += 1
+
+        while time.monotonic() < until:
+            task = keeper.call_at(time.monotonic() + rng.random() * 0.002, count)
+            if rng.random() < 0.2:
+                before, run = ran[me], task.run
+                task.cancel()
+                wanted[me] += run is None or ran[me] != before
+            else:
+                wanted[me] += 1
+            if rng.random() < 0.2:
+                pause.wait(rng.random() * 0.003)
+
+    threads = [threading.Thread(target=add, args=(me,)) for me in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    wait_for(lambda: not keeper._heap and not keeper._inbox)
+    wait_for(lambda: all(abs(a - b) <= a * 0.05 for a, b in zip(wanted, ran, strict=True)))
+    # A cancellation in the very moment of the call may count either way; nothing else may.
+    assert sum(ran) > 0

@@ -1,0 +1,84 @@
+"""A caller who is interrupted, wherever it may be, takes no connection and no slot with him."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pyramid_dbpool.errors import PoolTimeout
+from pyramid_dbpool.pool import upkeep
+from pyramid_dbpool.pool.managed import ManagedPool
+from tests.support.makers import Maker
+
+
+def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot serves the next one whose time is over, at the latest."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    pool._do_get()  # and nobody takes it on
+    with pytest.raises(PoolTimeout):
+        pool.connect()
+    monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
+    pool.connect().close()
+    assert pool.snapshot().unreceived == 1
+
+
+INTERRUPTED = """
+import gc, signal, sys, threading, time
+from pyramid_dbpool.pool import upkeep
+from pyramid_dbpool.pool.managed import ManagedPool
+from tests.support.makers import Connection
+
+sys.unraisablehook = lambda unraisable: None  # some interrupts strike in a destructor
+upkeep.UNRECEIVED_AFTER = 0.1  # only this thread checks out: no lease is on its way for so long
+pool = ManagedPool(Connection, 2, 1, timeout=0.3, use_lifo=True)
+until, done = time.monotonic() + float(sys.argv[1]), threading.Event()
+armed, caught = False, 0
+
+def strike(number, frame):
+    # Armed inside the pool's calls only, and once for each: what catches the
+    # interrupt is not to be struck by the next one.
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+def interrupt():
+    while not done.wait(0.0007):
+        signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, strike)
+thread = threading.Thread(target=interrupt)
+thread.start()
+while caught < 100 or time.monotonic() < until:
+    try:
+        while caught < 100 or time.monotonic() < until:
+            armed = True
+            pool.connect().close()
+            armed = False
+    except KeyboardInterrupt:
+        caught += 1
+done.set()
+thread.join()
+gc.collect()
+upkeep.UNRECEIVED_AFTER = 0.0
+for _ in range(2):
+    pool._core.upkeep.reclaim()
+leases = [pool.connect() for _ in range(3)]
+assert pool.checkedout() == 3, pool.status()
+print("whole after", caught, pool.snapshot().unreceived)
+"""
+
+
+@pytest.mark.slow
+def test_interrupts_lose_nothing() -> None:
+    """Ctrl-C anywhere in a checkout or a return leaves every slot usable."""
+    seconds = os.environ.get("DBPOOL_STRESS_SECONDS", "2")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, seconds],
+        capture_output=True,
+        text=True,
+        timeout=60 + float(seconds),
+        check=False,
+    )
+    assert "whole after" in done.stdout, done.stdout + done.stderr[-4000:]

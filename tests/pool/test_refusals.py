@@ -1,0 +1,130 @@
+"""Why a caller gets no connection: counted, and told without the pool's lock."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import psycopg
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from pyramid_dbpool import (
+    DatabaseUnavailable,
+    PoolLineFull,
+    PoolTimeout,
+    deadline,
+    dispose_engine,
+    get_engine,
+)
+from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.pool.labels import holder_label
+from pyramid_dbpool.pool.managed import ManagedPool
+from tests.conformance.adapters.queue import make_engine
+from tests.conformance.stub import StubServer
+from tests.conformance.stub_driver import StubConnection
+from tests.support.makers import PATIENCE, Maker, wait_for
+
+
+def test_a_full_pool_and_a_full_line_are_counted(maker: Maker) -> None:
+    """Each by its own name."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    with closing(pool.connect()), pytest.raises(PoolTimeout):
+        pool.connect()
+    assert pool.snapshot().refused == {"timeout": 1}
+    strict = ManagedPool(maker, 1, 0, max_waiting=0)
+    with closing(strict.connect()), pytest.raises(PoolLineFull):
+        strict.connect()
+    assert strict.snapshot().refused == {"line_full": 1}
+
+
+def test_callers_who_meet_an_outage_are_counted(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those who waited too; the log's last line has their number."""
+    maker.error = ConnectionRefusedError("nobody listens")
+    pool = ManagedPool(maker, 1, 0, timeout=5.0, background=True, outage_grace=0.0)
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            pool.connect()
+    assert pool.snapshot().refused == {"outage": 3}
+    maker.error = None
+    wait_for(lambda: pool.outage is None)
+    wait_for(lambda: "3 callers got no connection meanwhile" in caplog.text)
+    pool.dispose()
+
+
+@pytest.mark.parametrize("max_waiting", [None, 0])
+def test_holders_are_named_without_the_lock(maker: Maker, max_waiting: int | None) -> None:
+    """A label may be an object of the app's, whose text is made by its own code."""
+    free: list[bool] = []
+
+    class Label:
+        def __str__(self) -> str:
+            taken = threading.Event()
+            threading.Thread(target=lambda: (pool.checkedout(), taken.set())).start()
+            free.append(taken.wait(PATIENCE))
+            return "GET /"
+
+    pool = ManagedPool(maker, 1, 0, timeout=0.02, max_waiting=max_waiting)
+    refused = pytest.raises(PoolTimeout, match="Longest holders: GET / for ")
+    with holder_label(Label()), closing(pool.connect()), refused:
+        pool.connect()
+    assert free == [True]
+
+
+def test_what_is_being_tried_is_not_open() -> None:
+    """A server that is full is asked again and again, also when the time is over."""
+    over = threading.Event()
+
+    class Full(StubServer):
+        def connect(self) -> StubConnection:
+            if self.attempts == 2:
+                over.wait(PATIENCE)
+            return super().connect()
+
+    server = Full(limit=1)
+    pool = make_engine(server, ManagedPool, pool_size=2, max_overflow=0, background=True).pool
+    refused = pytest.raises(PoolTimeout, match="this pool has 1 open")
+    with closing(pool.connect()), refused, deadline(1):
+        pool.connect()
+    over.set()
+    pool.dispose()
+
+
+def test_a_server_that_admits_no_more_is_said_so(
+    new_postgres: Callable[..., PrivatePostgres],
+) -> None:
+    """Neither the pool is too small nor the server away; the server's words are the cause."""
+    server = new_postgres({"max_connections": 2, "superuser_reserved_connections": 0})
+    settings = {"sqlalchemy.url": server.url("psycopg"), "sqlalchemy.pool_timeout": "30"}
+    others = create_engine(server.url("psycopg"), poolclass=NullPool)
+    engine = get_engine(settings)
+    refused = pytest.raises(PoolTimeout)
+    with others.connect(), engine.connect(), refused as caught, deadline(1):
+        engine.connect()
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+    assert "because the server admits no more (" in str(caught.value)
+    assert "this pool has 1 open. Longest holders: " in str(caught.value)
+    dispose_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('ВАЖНО:  база данных "nowhere" не существует', DatabaseUnavailable),
+        ("ВАЖНО:  извините, уже слишком много клиентов", PoolTimeout),
+    ],
+)
+def test_a_refusal_that_psycopg2_cannot_decode_is_told_as_one(
+    said: str, error: type[Exception]
+) -> None:
+    """A server on Windows writes its own encoding; the driver's error is of no use to anybody."""
+
+    def refuse() -> None:
+        f"connection to server failed: {said}".encode("cp1251").decode()
+
+    settings = {"sqlalchemy.url": "postgresql+psycopg2://", "sqlalchemy.creator": refuse}
+    settings["sqlalchemy.pool_timeout"] = "0.2"
+    with pytest.raises(error, match="connection to server failed: \N{REPLACEMENT CHARACTER}"):
+        get_engine(settings).connect()
+    dispose_engine(settings)

@@ -1,0 +1,300 @@
+"""The fixtures that give tests their servers and databases; `conftest.py` loads them."""
+
+import importlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import make_url
+
+from pyramid_dbpool import dispose_engine
+from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
+from pyramid_dbpool.embedded.cluster import Cluster
+from tests.support.servers import report
+from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
+from tests.support.servers.pgbouncer import PgBouncer
+from tests.support.servers.ports import kept_port
+from tests.support.servers.postgres import FAST, Postgres
+from tests.support.servers.process import ServerMissing
+from tests.support.servers.proxy import FaultProxy
+from tests.support.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
+
+POSTGRES = ("postgresql+psycopg", "postgresql+psycopg2")
+MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
+BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
+
+OFFERED, PRIVATE = "offered by the environment", "private"
+
+_numbers = itertools.count(1)
+
+
+class DatabaseServer(Protocol):
+    """A server that keeps databases."""
+
+    def execute(self, sql: str) -> None:
+        """Run a statement as the administrator."""
+
+    def url(self, driver: str, database: str) -> str:
+        """Give the SQLAlchemy URL of a database."""
+
+
+NewDatabase = Callable[[str], str]
+NewProxy = Callable[[str], FaultProxy]
+
+
+@pytest.fixture(scope="session")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of this run's servers."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def postgres(server_folder: Path) -> Iterator[Postgres]:
+    """Give the run's PostgreSQL; without one nothing could be tested, so its lack is an error."""
+    offered = os.environ.get("TEST_POSTGRES_URL")
+    try:
+        server = Postgres.start(server_folder / "postgres", offered)
+    except ServerMissing as error:
+        pytest.fail(f"the tests need PostgreSQL: {error}", pytrace=False)
+    programs = server.private.programs if server.private else ""
+    report.used("PostgreSQL", server.version, f"{PRIVATE}, {programs}" if programs else OFFERED)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb(server_folder: Path) -> Iterator[MariaDB | OfferedMariaDB]:
+    """Give the run's MariaDB."""
+    offered = os.environ.get("TEST_MARIADB_URL")
+    if offered:
+        theirs = OfferedMariaDB(offered)
+        report.used("MariaDB", theirs.version, OFFERED)
+        yield theirs
+        return
+    try:
+        server = MariaDB(server_folder / "mariadb")
+    except ServerMissing as error:
+        report.skip_without("MariaDB", str(error))
+    server.start()
+    report.used("MariaDB", server.version, f"{PRIVATE}, {server.program}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(server_folder: Path) -> Iterator[RabbitMQ | OfferedRabbitMQ]:
+    """Give the run's RabbitMQ."""
+    offered = os.environ.get("TEST_RABBITMQ_URL")
+    if offered:
+        report.used("RabbitMQ", "of unknown version", OFFERED)
+        yield OfferedRabbitMQ(offered)
+        return
+    try:
+        server = RabbitMQ(server_folder / "rabbitmq")
+    except ServerMissing as error:
+        report.skip_without("RabbitMQ", str(error))
+    server.start()
+    report.used("RabbitMQ", server.version, f"{PRIVATE}, {server.program}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(server_folder: Path, postgres: Postgres) -> Iterator[PgBouncer]:
+    """Give a PgBouncer in transaction mode before the run's PostgreSQL."""
+    try:
+        server = PgBouncer(server_folder / "pgbouncer", postgres.url())
+    except ServerMissing as error:
+        report.skip_without("PgBouncer", str(error))
+    server.start()
+    report.used("PgBouncer", server.version, f"{PRIVATE}, {server.program}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def empty_cluster(server_folder: Path) -> Path:
+    """Give the folder of a cluster to copy, which is quicker than to make one."""
+    folder = server_folder / "empty"
+    Cluster(folder).make(password=None)
+    return folder
+
+
+@pytest.fixture
+def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., PrivatePostgres]]:
+    """Start PostgreSQL servers of the test's own, to stop, crash and restrict as it likes.
+
+    The keywords are PrivatePostgres's; `settings` are added to the fast ones.
+    """
+    servers: list[PrivatePostgres] = []
+    ports = ExitStack()
+
+    def start(settings: dict[str, object] | None = None, **options: Any) -> PrivatePostgres:
+        folder = tmp_path / f"postgres{len(servers)}"
+        if not {"password", "programs"} & options.keys():
+            shutil.copytree(empty_cluster, folder)
+        # Nobody else may take it while the server is stopped.
+        options.setdefault("port", ports.enter_context(kept_port()))
+        server = PrivatePostgres(folder, settings={**FAST, **(settings or {})}, **options)
+        servers.append(server)
+        try:
+            server.start()
+        except EmbeddedServerError as error:
+            # So says the one in the wheel.
+            if "SSL is not supported by this build" in str(error):
+                report.skip_without("PostgreSQL with TLS", f"{server.programs} has none")
+            raise
+        return server
+
+    yield start
+    for server in servers:
+        server.stop("immediate")
+    ports.close()
+
+
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewDatabase]:
+    """Make empty databases for the test: `new_database("mysql+pymysql")` gives a URL.
+
+    A backend is one of BACKENDS. The databases go after the test.
+    """
+    made: list[tuple[DatabaseServer, str]] = []
+
+    def make(backend: str) -> str:
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        if backend == "sqlite":
+            return f"sqlite:///{tmp_path / name}.db"
+        dialect, _, driver = backend.partition("+")
+        if driver == "mysqldb":
+            need_mysqlclient()
+        fixture = {"postgresql": "postgres", "mysql": "mariadb"}[dialect]
+        server: DatabaseServer = request.getfixturevalue(fixture)
+        server.execute(f"CREATE DATABASE {name}")
+        made.append((server, name))
+        return server.url(driver, name)
+
+    yield make
+    for server, name in made:
+        # MariaDB waits for the locks of those still connected; PostgreSQL would refuse.
+        force = " WITH (FORCE)" if isinstance(server, Postgres) else ""
+        server.execute(f"DROP DATABASE {name}{force}")
+
+
+def need_mysqlclient() -> None:
+    """Skip the test where the one driver that has no wheels could not be built."""
+    try:
+        importlib.import_module("MySQLdb")
+    except ImportError as error:
+        report.skip_without("mysqlclient", str(error))
+    report.used("mysqlclient", metadata.version("mysqlclient"), "compiled on this machine")
+
+
+@pytest.fixture
+def new_proxy() -> Iterator[NewProxy]:
+    """Stand proxies before servers: `new_proxy(url).url(url)` leads through one that can fail."""
+    proxies: list[FaultProxy] = []
+
+    def stand_before(url: str) -> FaultProxy:
+        port = make_url(url).port
+        assert port is not None, "a proxy needs a server with a port"
+        proxies.append(FaultProxy(port))
+        return proxies[-1]
+
+    yield stand_before
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def any_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
+    """Give the URL of an empty database, once for each backend and driver."""
+    return new_database(request.param)
+
+
+@pytest.fixture(params=POSTGRES)
+def postgres_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
+    """Give the URL of an empty PostgreSQL database, once for each driver."""
+    return new_database(request.param)
+
+
+@pytest.fixture(params=MARIADB)
+def mariadb_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
+    """Give the URL of an empty MariaDB database, once for each driver."""
+    return new_database(request.param)
+
+
+@pytest.fixture
+def psycopg_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty PostgreSQL database for psycopg."""
+    return new_database("postgresql+psycopg")
+
+
+@pytest.fixture
+def psycopg2_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty PostgreSQL database for psycopg2."""
+    return new_database("postgresql+psycopg2")
+
+
+@pytest.fixture
+def pymysql_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty MariaDB database for PyMySQL."""
+    return new_database("mysql+pymysql")
+
+
+@pytest.fixture
+def mysqlconnector_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty MariaDB database for mysql-connector-python."""
+    return new_database("mysql+mysqlconnector")
+
+
+@pytest.fixture
+def mysqlclient_url(new_database: NewDatabase) -> str:
+    """Give the URL of an empty MariaDB database for mysqlclient."""
+    return new_database("mysql+mysqldb")
+
+
+@pytest.fixture
+def bouncer_settings(pgbouncer: PgBouncer, psycopg_url: str) -> Iterator[dict[str, Any]]:
+    """Give the settings of a pool on an empty database behind PgBouncer."""
+    url = pgbouncer.url(database=make_url(psycopg_url).database or "")
+    settings = {"sqlalchemy.url": url, "sqlalchemy.connect_args": '{"prepare_threshold": null}'}
+    yield settings
+    dispose_engine(settings)
+
+
+@pytest.fixture
+def sqlite_url(new_database: NewDatabase) -> str:
+    """Give the URL of an SQLite file that does not exist yet."""
+    return new_database("sqlite")
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Check after each test that no pool of this process has a connection checked out."""
+    yield
+    engines = sys.modules.get("pyramid_dbpool.engines.registry")
+    leaks = []
+    for name, engine in engines.live_engines() if engines else ():
+        checked_out = getattr(engine.pool, "checkedout", int)()
+        if checked_out:
+            leaks.append(f"pool {name!r} at {make_url(engine.url)!r}: {checked_out}")
+        # The next test starts without connections; those that leaked would hide in it.
+        engine.dispose()
+    assert not leaks, f"connections still checked out after the test: {'; '.join(leaks)}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the servers that the run used, and the tests skipped for want of one."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    lines = list(report.summary(skipped))
+    if lines:
+        terminalreporter.section("Servers")
+        for line in lines:
+            terminalreporter.line(line, red="NOT AVAILABLE" in line)

@@ -1,0 +1,282 @@
+"""What a request is answered that gets no connection, and what the log says of it."""
+
+import dataclasses
+import pickle
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+from sqlalchemy import exc as sa_exc
+
+from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.pool.outage import Outage
+from pyramid_dbpool.pool.stats import Holder
+from pyramid_dbpool.web import overload
+from tests.support.webapp import PARTS, Row, WebApp, app, database
+from tests.web.overload.views import asks, attempts, fill
+
+
+def test_a_full_pool_is_503_and_not_tried_again(
+    full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With Retry-After, and a line that says what is short, the numbers and who holds it."""
+    web = full()
+    answer = web.get(status=503)
+    assert answer.headers["Retry-After"] == "1"
+    # The pool's own timeout is a minute: it was the request's that was over.
+    assert attempts == [0]
+    (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    for part in (
+        "GET route 'index'",
+        "Retry-After 1 s",
+        "pool 'default'",
+        "2 checked out",
+        "slow",
+        "s, when dbpool.request_timeout = 0.05 s was over (",
+        "or raise dbpool.request_timeout.",
+    ):
+        assert part in said
+    assert "\n" not in said
+
+
+def test_a_full_line_is_503_with_the_holders_in_the_log(
+    settings: dict[str, Any], full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused at once."""
+    settings |= {"dbpool.max_waiting": "0", "dbpool.min_idle": "2"}
+    full().get(status=503)
+    (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    assert "its 2 connections cannot be had at once, and dbpool.max_waiting = 0 lets" in said
+    assert "GET route 'slow' for" in said and "raise sqlalchemy.pool_size" in said
+
+
+def test_a_refused_write_is_not_warned_of_as_forgotten(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was not the app that forgot to commit."""
+
+    def writes(request: Request) -> str:
+        request.db.add(Row())
+        request.db.flush()
+        return ""
+
+    with app(away, "pyramid_dbpool", index=writes) as web:
+        web.get(status=503)
+    assert "uncommitted" not in caplog.text
+
+
+def test_a_flood_of_refusals_is_not_a_flood_of_lines(
+    full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next line counts those that were left out."""
+    web = full()
+    for _ in range(4):
+        web.get(status=503)
+    monkeypatch.setattr(overload, "LOG_EVERY", 0.0)
+    web.get(status=503)
+    said = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    assert len(said) == 2
+    assert "(3 more since the last such line)" in said[1]
+
+
+def test_an_outage_is_503(away: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Retry-After is not less than a second; the log has the server's words."""
+    with app(away, *PARTS, index=asks) as web:
+        assert web.get(status=503).headers["Retry-After"] == "1"
+        assert attempts == [0]
+    assert "unreachable" in caplog.text
+
+
+@pytest.mark.parametrize("poolclass", ["NullPool", "QueuePool"])
+def test_an_outage_is_503_with_sqlalchemys_pools_too(away: dict[str, Any], poolclass: str) -> None:
+    """They raise DatabaseUnavailable as ours does."""
+    for keyword in ("pool_size", "max_overflow", "pool_timeout"):
+        del away[f"sqlalchemy.{keyword}"]
+    del away["dbpool.outage_grace"]
+    away["sqlalchemy.poolclass"] = poolclass
+    with app(away, *PARTS, index=asks) as web:
+        assert web.get(status=503).headers["Retry-After"] == "1"
+        assert attempts == [0]
+        with pytest.raises(DatabaseUnavailable, match="pool 'default'"):
+            web.engine.connect()
+
+
+def test_a_full_pool_of_sqlalchemys_is_503(settings: dict[str, Any]) -> None:
+    """Its TimeoutError is none of ours."""
+    settings |= {"sqlalchemy.poolclass": "QueuePool", "sqlalchemy.pool_timeout": "1s"}
+    with app(settings, *PARTS, index=asks) as web, fill(web.engine):
+        assert web.get(status=503).headers["Retry-After"] == "1"
+
+
+def test_a_pool_that_lets_nobody_wait_says_what_an_outage_is(
+    away: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever opens for himself is refused as those are for whom it is done."""
+    away |= {"sqlalchemy.pool_timeout": "0", "dbpool.outage_grace": "10"}
+    with app(away, *PARTS, index=asks) as web:
+        for _ in range(3):
+            web.get(status=503)
+        assert web.pool.outage is not None
+    said = [r.getMessage() for r in caplog.records if r.name == "pyramid_dbpool.pool.outage"]
+    assert len(said) == 1 and "unreachable" in said[0]
+
+
+def test_a_programs_error_is_no_outage_where_nobody_waits(away: dict[str, Any]) -> None:
+    """It would hide what has to be mended."""
+
+    def broken() -> None:
+        raise LookupError("no such secret")
+
+    away |= {"sqlalchemy.pool_timeout": "0", "sqlalchemy.creator": broken}
+    with app(away) as web, pytest.raises(LookupError):
+        web.engine.connect()
+
+
+def test_a_wrong_configuration_is_said_where_nobody_waits(sqlite_url: str) -> None:
+    """And not taken for an outage."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    with app({"sqlalchemy.url": nowhere, "sqlalchemy.pool_timeout": "0"}) as web:
+        with pytest.raises(DatabaseUnavailable, match=r"check sqlalchemy\.url"):
+            web.engine.connect()
+        assert web.pool.outage is None
+
+
+@pytest.mark.parametrize("pool", [{}, {"sqlalchemy.poolclass": "NullPool"}])
+def test_a_wrong_configuration_names_the_setting_that_is_there(
+    sqlite_url: str, pool: dict[str, Any]
+) -> None:
+    """Where the URL stands under another key, in SQLAlchemy's own pools too."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    settings = {"dbpool.url_setting": "database_url", "database_url": nowhere, **pool}
+    # The second time from the pool that a dispose has made.
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match="check database_url"):
+            get_engine(settings).connect()
+        get_engine(settings).dispose()
+    dispose_engine(settings)
+
+
+def test_a_refusal_says_the_same_in_another_process(away: dict[str, Any]) -> None:
+    """Celery and multiprocessing hand errors on."""
+    with app(away, *PARTS) as web, pytest.raises(DatabaseUnavailable) as caught:
+        web.engine.connect()
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert str(copy) == str(caught.value) and "\n" not in str(copy)
+    assert (copy.pool_name, type(copy.orig)) == ("default", type(caught.value.orig))
+    full = PoolTimeout("full")
+    full.pool_name = "jobs"
+    copy = pickle.loads(pickle.dumps(full))
+    assert (type(copy), str(copy), copy.pool_name) == (PoolTimeout, "full", "jobs")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (sa_exc.TimeoutError(), ": TimeoutError"),
+        (sa_exc.TimeoutError("two\nlines", code="3o7r"), ": two lines"),
+        (DatabaseUnavailable.saying("away", OSError(), "another"), ": away"),
+    ],
+)
+def test_a_refusal_by_a_pool_that_is_not_the_apps_is_503(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    """An app may have engines of its own."""
+
+    def refused(request: Request) -> str:
+        raise error
+
+    with app(settings, *PARTS, index=refused) as web:
+        assert web.get(status=503).headers["Retry-After"] == "1"
+    (line,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    assert line.endswith(f"Retry-After 1 s{said}")
+
+
+def test_each_kind_of_refusal_has_its_own_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is not left out because a pool was full a moment ago."""
+    written = overload._FloodLog()
+    for kind in ("full", "away", "full"):
+        written.write(("default", kind), Request.blank("/"), "Retry-After 1 s", kind)
+    assert [r.getMessage()[-4:] for r in caplog.records] == ["full", "away"]
+
+
+@pytest.mark.parametrize("use_tweens", [False, True])
+def test_a_subrequest_is_refused_as_its_request_is(
+    full: Callable[..., WebApp], use_tweens: bool
+) -> None:
+    """With and without tweens of its own."""
+
+    def sub(request: Request) -> Response:
+        return request.invoke_subrequest(Request.blank("/"), use_tweens=use_tweens)
+
+    def include(config: Configurator) -> None:
+        config.add_route("sub", "/sub")
+        config.add_view(sub, route_name="sub")
+
+    full(include).get("/sub", status=503)
+
+
+def test_nobody_is_told_to_come_back_for_a_wrong_configuration(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a person who has to come."""
+    nowhere = sqlite_url.replace("test_", "no/such/folder/test_")
+    with app({"sqlalchemy.url": nowhere}, *PARTS, index=asks) as web:
+        answer = web.get(status=503)
+    assert "Retry-After" not in answer.headers
+    assert "no Retry-After" in caplog.text and "sqlalchemy.url" in caplog.text
+
+
+@pytest.mark.parametrize(("lasted", "seconds"), [(-1.0, 1), (29.5, 30), (300.0, 60)])
+@pytest.mark.parametrize("kind", [ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
+def test_retry_after_is_as_long_as_the_server_was_away_or_full(
+    settings: dict[str, Any],
+    kind: ConnectFailure,
+    lasted: float,
+    seconds: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But a second, and nobody knows more than a minute ahead."""
+    now = time.monotonic()
+    monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: now))
+    made = process_engine(settings)
+    trouble = Outage(kind, now - lasted, OSError("away"))
+    made.engine.pool._core.opener.openings.outage = trouble  # type: ignore[attr-defined]
+    for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
+        assert overload.estimate(made, error) == seconds
+    dispose_engine(settings)
+
+
+def test_a_pool_without_limit_has_an_estimate_too(settings: dict[str, Any]) -> None:
+    """Its callers can only be late because the server is slow."""
+    settings |= {"sqlalchemy.pool_size": "0", "sqlalchemy.max_overflow": "-1"}
+    assert overload.estimate(process_engine(settings), PoolTimeout("late")) == 1
+    dispose_engine(settings)
+
+
+def test_the_longer_the_line_the_later(settings: dict[str, Any]) -> None:
+    """The estimate: those who wait, at the pace of the holds, over the connections."""
+    with app(settings, *PARTS) as web, database(settings["sqlalchemy.url"]):
+        seen = web.pool.snapshot()
+        assert overload.estimate(process_engine(settings), PoolTimeout("")) == 1
+        hold = dataclasses.replace(seen.hold, count=10, sum_seconds=20.0)
+        busy = dataclasses.replace(seen, hold=hold, waiting=9, capacity=4)
+        assert overload._line_seconds(busy) == 2.0 * 10 / 4
+
+
+def test_a_connection_that_is_held_for_long_counts_for_the_estimate(
+    settings: dict[str, Any],
+) -> None:
+    """Those that are out now may be nothing like those that came back before."""
+    with app(settings, *PARTS) as web, database(settings["sqlalchemy.url"]):
+        seen = web.pool.snapshot()
+        hold = dataclasses.replace(seen.hold, count=10, sum_seconds=0.1)
+        holders = (Holder("GET route 'slow'", 30.0), Holder("GET route 'slower'", 50.0))
+        busy = dataclasses.replace(seen, hold=hold, waiting=0, capacity=2, holders=holders)
+        assert overload._line_seconds(busy) == 40.0 / 2

@@ -1,0 +1,1 @@
+"""`consume`, on every database."""

@@ -1,0 +1,257 @@
+"""Which messages `consume` tries again, and how often."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import delete, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
+
+from pyramid_dbpool import PoolTimeout, get_engine, unit_of_work, warm
+from tests.support.workers import IMPATIENT, Broken, Done, Worker, outside, store
+
+
+@pytest.fixture
+def pg_worker(postgres_url: str) -> Worker:
+    """Give a worker on PostgreSQL."""
+    return Worker(postgres_url)
+
+
+def test_a_serialization_failure_is_tried_again(pg_worker: Worker) -> None:
+    """Another transaction came between on the first try; the second one succeeds."""
+    pg_worker.run("a")
+    rename = text("UPDATE done SET message = message || :by")
+    tries = []
+
+    def handle(message: str, session: Session) -> None:
+        tries.append(session.scalar(text("SELECT message FROM done")))
+        if len(tries) == 1:
+            with outside(pg_worker.settings).begin() as connection:
+                connection.execute(rename, {"by": "-other"})
+        session.execute(rename, {"by": message})
+
+    pg_worker.run("b", handle, isolation_level="REPEATABLE READ")
+    assert tries == ["a", "a-other"]
+    assert (pg_worker.stored(), pg_worker.acked) == (["a-otherb"], ["a", "b"])
+
+
+def test_a_deadlock_is_tried_again(mariadb_url: str) -> None:
+    """MariaDB ends one of two transactions."""
+    worker = Worker(mariadb_url)
+    tries = []
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        session.flush()
+        tries.append(message)
+        if len(tries) < 3:
+            session.execute(text("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213"))
+
+    worker.run("a", handle)
+    assert (len(tries), worker.stored(), worker.acked) == (3, ["a"], ["a"])
+
+
+def test_a_locked_file_is_tried_again(sqlite_url: str) -> None:
+    """Another process writes to the SQLite file during the first try."""
+    worker = Worker(sqlite_url, **{"sqlalchemy.connect_args": '{"timeout": 0}'})
+    other = outside(worker.settings).connect()
+    other.exec_driver_sql("BEGIN EXCLUSIVE")
+    tries = []
+
+    def handle(message: str, session: Session) -> None:
+        tries.append(message)
+        if len(tries) == 2:
+            other.close()
+        store(message, session)
+
+    worker.run("a", handle)
+    assert (len(tries), worker.stored()) == (2, ["a"])
+
+
+@pytest.mark.parametrize("max_tries", [1, 3])
+def test_tries_are_bounded(pg_worker: Worker, max_tries: int) -> None:
+    """A conflict that never ends is an error in the end, once for its message."""
+    tries = []
+
+    def handle(message: str, session: Session) -> None:
+        tries.append(message)
+        if message == "a":
+            session.execute(
+                text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$")
+            )
+
+    pg_worker.run("ab", handle, max_tries=max_tries)
+    assert tries == ["a"] * max_tries + ["b"]
+    assert [message for message, _ in pg_worker.failed] == ["a"]
+
+
+def test_a_pool_without_a_free_connection_is_tried_again(postgres_url: str) -> None:
+    """Somebody else gives the only connection back during the second try."""
+    one = {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
+    worker = Worker(postgres_url, **one, **IMPATIENT)
+    engine = get_engine(worker.settings)
+    warm(engine)
+    taken = engine.connect()
+    tries = []
+
+    def handle(message: str, session: Session) -> None:
+        tries.append(message)
+        if len(tries) == 2:
+            taken.close()
+        store(message, session)
+        session.flush()
+
+    worker.run("a", handle)
+    assert (len(tries), worker.acked) == (2, ["a"])
+
+
+def hand_commit(session: Session, worker: Worker) -> None:
+    session.commit()
+
+
+def second_unit(session: Session, worker: Worker) -> None:
+    with unit_of_work(worker.settings) as other:
+        store("second", other)
+
+
+@pytest.mark.parametrize("stores", [hand_commit, second_unit])
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_message_is_not_tried_again_after_something_of_it_was_stored(
+    postgres_url: str, stores: Callable[[Session, Worker], None], idempotent: bool
+) -> None:
+    """Unless that does no harm."""
+    worker, numbers = Worker(postgres_url), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        store(message, session)
+        stores(session, worker)
+        if len(numbers) == 1:
+            session.connection()
+            worker.end_backends()
+            session.execute(text("SELECT 1"))
+
+    worker.run("a", handle, idempotent=idempotent)
+    assert (len(numbers), len(worker.failed)) == ((2, 0) if idempotent else (1, 1))
+
+
+def test_a_lost_rollback_is_no_unknown_commit(postgres_url: str) -> None:
+    """Neither has a statement; the message is tried again."""
+    worker, numbers = Worker(postgres_url), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        session.execute(text("SELECT 1"))
+        if len(numbers) == 1:
+            worker.end_backends()
+            session.rollback()
+        store(message, session)
+
+    worker.run("a", handle)
+    assert (worker.stored(), worker.acked, len(numbers)) == (["a"], ["a"], 2)
+
+
+def test_a_stop_on_the_last_try_hands_the_message_to_nobody(postgres_url: str) -> None:
+    """It comes again; on_error would drop it."""
+    worker, stop = Worker(postgres_url), threading.Event()
+
+    def handle(message: str, session: Session) -> None:
+        session.connection()
+        worker.end_backends()
+        stop.set()
+        session.execute(text("SELECT 1"))
+
+    worker.run("a", handle, stop=stop, max_tries=1)
+    assert (worker.acked, worker.failed) == ([], [])
+
+
+def test_a_row_that_another_one_changed_is_tried_again(pg_worker: Worker) -> None:
+    """The second try sees what the other one has left."""
+    pg_worker.run("a")
+    seen = []
+
+    def handle(message: str, session: Session) -> None:
+        row = session.scalar(select(Done))
+        seen.append(row)
+        if row is None:
+            store(message, session)
+            return
+        with outside(pg_worker.settings).begin() as connection:
+            connection.execute(delete(Done))
+        row.message = message
+
+    pg_worker.run("b", handle)
+    assert (len(seen), pg_worker.stored(), pg_worker.failed) == (2, ["b"], [])
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_an_error_that_the_handler_has_wrapped_is_tried_again(
+    pg_worker: Worker, explicit: bool
+) -> None:
+    """Else an outage has every message rejected by an app with errors of its own."""
+    numbers: list[int] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(1)
+        store(message, session)
+        session.flush()
+        try:
+            if len(numbers) == 1:
+                pg_worker.end_backends()
+            session.execute(text("SELECT 1"))
+        except DBAPIError as error:
+            if explicit:
+                raise Broken from error
+            raise Broken  # noqa: B904
+
+    pg_worker.run("a", handle)
+    assert (len(numbers), pg_worker.stored(), pg_worker.failed) == (2, ["a"], [])
+
+
+def test_an_error_that_is_its_own_cause_is_an_error(pg_worker: Worker) -> None:
+    """Whoever looks for what caused it comes to an end."""
+
+    def handle(message: str, session: Session) -> None:
+        error = Broken(message)
+        raise error from error
+
+    pg_worker.run("a", handle)
+    assert [message for message, _ in pg_worker.failed] == ["a"]
+
+
+def test_a_conflict_at_a_stop_is_tried_again(pg_worker: Worker) -> None:
+    """The others' transactions are short: the message in hand is finished."""
+    stop, numbers = threading.Event(), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        store(message, session)
+        stop.set()
+        if len(numbers) == 1:
+            raise StaleDataError
+
+    pg_worker.run("ab", handle, stop=stop)
+    assert (numbers, pg_worker.stored(), pg_worker.acked) == (["a", "a"], ["a"], ["a"])
+
+
+def test_a_stop_ends_the_pause_after_a_full_pool(pg_worker: Worker) -> None:
+    """The message is not begun again, and comes again."""
+    stop, numbers = Set(), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        raise PoolTimeout
+
+    pg_worker.run("a", handle, stop=stop)
+    assert (numbers, pg_worker.acked, pg_worker.failed) == (["a"], [], [])
+
+
+class Set(threading.Event):
+    """An event that is set while somebody waits for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Set it."""
+        self.set()
+        return True

@@ -1,0 +1,89 @@
+"""What `consume` does when a handler swallows the database's errors and goes on."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.orm import Session
+
+from pyramid_dbpool import TransactionFailed
+from tests.support.workers import Broken, Worker, store
+
+CONFLICT = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$"
+LOST = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+
+def store_nothing(message: str, session: Session) -> None:
+    """Believe that all is well."""
+
+
+def wrap(message: str, session: Session) -> None:
+    """Go on, and make an error of one's own of what comes of it."""
+    try:
+        store(message, session)
+        session.flush()
+    except Exception as error:
+        raise Broken from error
+
+
+def swallow_another(message: str, session: Session) -> None:
+    """Meet an error that only says that there was one before."""
+    with suppress(DBAPIError, PendingRollbackError):
+        session.execute(text("SELECT 1"))
+
+
+@pytest.fixture
+def pg_worker(postgres_url: str) -> Worker:
+    """Return a worker on PostgreSQL, with each driver."""
+    return Worker(postgres_url)
+
+
+@pytest.mark.parametrize("rest", [store_nothing, store, wrap, swallow_another])
+@pytest.mark.parametrize("statement", [CONFLICT, LOST])
+def test_an_error_that_may_pass_is_tried_again(
+    pg_worker: Worker, statement: str, rest: Callable[[str, Session], None]
+) -> None:
+    """Else a restart, or a conflict, has every message rejected whose handler logs errors."""
+    numbers: list[int] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(1)
+        store(message, session)
+        session.flush()
+        if len(numbers) == 1:
+            with suppress(DBAPIError):
+                session.execute(text(statement))
+            rest(message * 2, session)
+
+    pg_worker.run("a", handle)
+    assert (len(numbers), pg_worker.stored(), pg_worker.acked) == (2, ["a"], ["a"])
+
+
+def test_an_error_of_the_message_is_not_tried_again(pg_worker: Worker) -> None:
+    """It would come again, each time; the message is handed on."""
+    numbers: list[int] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(1)
+        with suppress(DBAPIError):
+            session.execute(text("SELECT 1 / 0"))
+
+    pg_worker.run("a", handle)
+    assert (len(numbers), pg_worker.acked) == (1, [])
+    assert isinstance(pg_worker.failed[0][1], TransactionFailed)
+
+
+def test_an_error_that_was_made_good_is_no_reason_to_try_again(pg_worker: Worker) -> None:
+    """What the handler's own later error says is what counts."""
+    numbers: list[int] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(1)
+        with suppress(DBAPIError), session.begin_nested():
+            session.execute(text(CONFLICT))
+        raise Broken
+
+    pg_worker.run("a", handle)
+    assert (len(numbers), [message for message, _ in pg_worker.failed]) == (1, ["a"])
