@@ -55,7 +55,7 @@ class Core:
     ) -> None:
         # The mode is decided here, and here only.
         opener_class = BackgroundOpener if options.background else CallersOpen
-        self.line = Line[PooledEntry](
+        line = Line[PooledEntry](
             size or None,
             None if overflow < 0 else size + overflow,
             lifo=lifo,
@@ -64,22 +64,9 @@ class Core:
             slots_to_waiters=opener_class.callers_open,
             max_waiting=options.max_waiting,
         )
-        self.stats, self.options, self.source = Stats(), options, source
-        # Reentrant only so that the door can tell whether this thread has it.
-        self.lock: Any = threading.RLock()
-        self.door = Door(self.lock._is_owned, let_in)
-        self.shared = shared = Shared(
-            lock=self.lock,
-            door=self.door,
-            line=self.line,
-            stats=self.stats,
-            options=options,
-            source=source,
-            clock=time.monotonic,
-            timer=housekeeper(),
-            size=size,
-            timeout=timeout,
-        )
+        shared = self.shared = _share(source, let_in, options, line, size=size, timeout=timeout)
+        self.line, self.stats, self.options = line, shared.stats, options
+        self.lock, self.door, self.source = shared.lock, shared.door, source
         examines = not opener_class.callers_open
         self.health = Health(shared, pre_ping=pre_ping, examines=examines, freed=self._replan)
         self.refusals = Refusals(shared)
@@ -235,3 +222,28 @@ class Core:
                 now=now,
             )
         return dataclasses.replace(numbers, holders=named(held))
+
+
+def _share(
+    source: Source,
+    let_in: Callable[[Any], object],
+    options: PoolOptions,
+    line: Line[PooledEntry],
+    *,
+    size: int,
+    timeout: float | None,
+) -> Shared:
+    # Reentrant only so that the door can tell whether this thread has it.
+    lock: Any = threading.RLock()
+    return Shared(
+        lock=lock,
+        door=Door(lock._is_owned, let_in),
+        line=line,
+        stats=Stats(),
+        options=options,
+        source=source,
+        clock=time.monotonic,
+        timer=housekeeper(),
+        size=size,
+        timeout=timeout,
+    )

@@ -123,9 +123,7 @@ def test_a_short_wait_is_not_looked_into(
     monkeypatch.setattr(checkout, "LONG_WAIT", 60.0)
     pool = ManagedPool(maker, 2, 0, timeout=30.0, hold_warning=60.0)
     first, given_back = pool.connect(), pool.connect()
-    helper = in_thread(
-        lambda: wait_for(lambda: pool.snapshot().waiting) or given_back.close()
-    )
+    helper = in_thread(lambda: wait_for(lambda: pool.snapshot().waiting) or given_back.close())
     pool.connect().close()
     helper.join()
     first.close()
