@@ -15,7 +15,8 @@ from sqlalchemy import create_engine, select
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.driver_errors import one_line, said_by
-from ..settings import PoolSettings, scrub
+from ..secrets import scrub
+from ..settings import PoolSettings
 from . import connecting
 from .registry import EngineHook, ProcessEngine
 
@@ -84,10 +85,10 @@ def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.s
     :param wait: waits for so many seconds; returns true to give up, because it is time to stop.
     :raises SystemExit: the database is required and cannot be used.
     """
-    mode: str = made.settings.options["startup_check"]
+    mode: str = made.settings.options.startup_check
     if mode == "off":
         return
-    patience = 0.0 if mode == "warn" else made.settings.options["startup_timeout"]
+    patience = 0.0 if mode == "warn" else made.settings.options.startup_timeout
     began = time.monotonic()
     error, stopped = _try_until(made, began + patience, wait)
     if error is None or stopped:
@@ -129,7 +130,7 @@ def _complaint(made: ProcessEngine, error: Exception, seconds: float) -> str:
     settings = made.settings
     waited = f" within {seconds:.0f} s" if seconds >= 1 else ""
     return (
-        f"{settings.source('startup_check')} = {settings.options['startup_check']}: pool"
+        f"{settings.source('startup_check')} = {settings.options.startup_check}: pool"
         f" {settings.name!r} cannot connect to {settings.masked_url}{waited}"
         f" ({reason(settings, error)})"
     )

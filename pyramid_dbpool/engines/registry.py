@@ -101,7 +101,7 @@ class _Engines:
                 _warn_of_a_second_engine(other.settings, pool)
                 break
         made = ProcessEngine(build_engine(pool), pool)
-        hook = pool.options["engine_hook"]
+        hook = pool.options.engine_hook
         if hook is not None:
             made.run_hook(hook)
         self._by_identity[pool.identity()] = made

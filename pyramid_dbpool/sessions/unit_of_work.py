@@ -44,7 +44,7 @@ def session_factory(settings: Mapping[str, Any], name: str = "default") -> Sessi
     :raises SettingsError: a setting is unknown or wrong.
     """
     made = process_engine(settings, name)
-    session: Session = made.settings.options["session_class"](bind=made.engine)
+    session = made.settings.options.session_class(bind=made.engine)
     return session
 
 

@@ -123,7 +123,7 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
         made = process_engine(config.get_settings(), pool.name)
         config.registry[app.registry_key + suffix] = made.engine
         config.registry["dbsession_factory" + suffix] = sessionmaker(
-            made.engine, class_=made.settings.options["session_class"]
+            made.engine, class_=made.settings.options.session_class
         )
         attribute.maker = request_sessionmaker(made)
 
@@ -190,7 +190,7 @@ def check_when_created(config: Configurator, app: AppSettings) -> None:
     """Have `dbpool.startup_check` done when the app is there, but not for a script."""
 
     def check(_event: ApplicationCreated) -> None:
-        checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
+        checked = [p for p in app.pools.values() if p.options.startup_check != "off"]
         if checked and not _started_by_script():
             with noting_sigterm() as stop:
                 for pool in checked:

@@ -100,7 +100,7 @@ def estimate(made: ProcessEngine, error: Exception) -> int | None:
         outage = pool.outage
         lasted = None if outage is None else time.monotonic() - outage.since
         return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
-    timeout: float | None = made.settings.engine_options.get("pool_timeout")
+    timeout = made.settings.pool_timeout
     return SHORTEST if away or timeout is None else _bounded(timeout)
 
 

@@ -73,7 +73,7 @@ class PoolReadiness:
 
     def __init__(self, made: ProcessEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = made.settings.name
-        self.read_only: bool = made.settings.options["read_only"]
+        self.read_only = made.settings.options.read_only
         self._made = made
         self._clock = clock
         self._start()

@@ -216,10 +216,10 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
 
     The listeners are on the maker: they cost 30 µs each on every session.
     """
-    writes = not made.settings.options["read_only"]
+    writes = not made.settings.options.read_only
     info = {_WRITES: writes, _POOL: made.settings.name}
     maker: SessionMaker = sessionmaker(
-        made.engine, class_=made.settings.options["session_class"], info=info
+        made.engine, class_=made.settings.options.session_class, info=info
     )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
@@ -229,7 +229,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     # What was sent in AUTOCOMMIT is stored.
-    if writes and made.settings.engine_options.get("isolation_level") != "AUTOCOMMIT":
+    if writes and made.settings.isolation_level != "AUTOCOMMIT":
         note_writes(maker)
     return maker
 
