@@ -1,0 +1,12 @@
+"""`ManagedPool`, a `QueuePool` with a fair line; knows SQLAlchemy, no ini file and no transaction.
+
+From the top: `managed` is SQLAlchemy's face and the only module here that touches its private
+names; `core` puts the parts together; `checkout` is one caller's way, `upkeep` and `watch` are
+what happens beside it; `opener` opens, `health` checks and closes, `refusals` makes the errors;
+`outage` is what is known of a server that is away; `shared` is what the parts have in common.
+`line` decides who gets what.
+
+For the floors above: `managed.ManagedPool`, `deadlines` (how long a caller waits), `labels`
+(what a holder is called), `inheritance` (what a forked child must not use), `options` (what
+can be set, with the plugin's defaults), `stats` (the numbers).
+"""

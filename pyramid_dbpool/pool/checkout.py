@@ -6,39 +6,69 @@ the line) is an attribute, so that it is given back wherever he is killed.
 
 from __future__ import annotations
 
+import math
 import threading
-import time
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 from ..stopping import current_stopped
 from .deadlines import cited_setting, current_deadline, is_callers
-from .entries import LEASED, NEW, SLOT, Grant, Refusal, Waiter
-from .health import PooledEntry
-
-if TYPE_CHECKING:
-    from .core import Service
+from .entry import PooledEntry
+from .health import Health
+from .line import LEASED, NEW, SLOT, Grant, Refusal, Waiter
+from .opener import BackgroundOpener, CallersOpen
+from .refusals import Refusals
+from .shared import Shared
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
 # Seconds between two looks whether a caller who may be stopped has been.
 _LOOK = 0.2
+# Whoever has waited for so many seconds is looked at: does he hold a connection already?
+# Not sooner, because a crowd that waits for milliseconds must not pay for it.
+LONG_WAIT = 0.1
+
+
+@dataclass(frozen=True)
+class Checkouts:
+    """What the checkouts of one pool need.
+
+    - `holds_already`: tells whether the caller, in this thread, holds a connection of this pool,
+      and warns of it.
+    - `reclaim`: takes back what nobody holds, for the caller whose time is over.
+    """
+
+    shared: Shared
+    health: Health
+    refusals: Refusals
+    opener: BackgroundOpener | CallersOpen
+    holds_already: Callable[[], bool]
+    reclaim: Callable[[], object]
 
 
 class Checkout:
-    """Check, wait or open for one caller; `run` once."""
+    """Check, wait or open for one caller; `run` once.
+
+    :param entry: what he has taken and must still be checked; None: nothing yet.
+    :param slot: whether he has a slot to open in.
+    :param again: whether he has had his turn, so that he waits at the head.
+    """
 
     __slots__ = (
         "_began",
+        "_clock",
+        "_counted",
         "_cut",
+        "_door",
         "_entry",
         "_gate",
         "_limit",
         "_line",
         "_lock",
+        "_parts",
         "_record",
         "_served",
-        "_service",
         "_slot",
         "_touched",
         "_waiter",
@@ -47,29 +77,31 @@ class Checkout:
 
     def __init__(
         self,
-        service: Service,
+        parts: Checkouts,
         entry: PooledEntry | None,
         began: float,
         *,
         slot: bool = False,
         again: bool = False,
     ) -> None:
-        self._service = service
-        self._line = service.line
-        self._lock = service.lock
+        shared = parts.shared
+        self._parts = parts
+        self._line, self._clock = shared.line, shared.clock
+        self._door, self._lock = shared.door, shared.lock
         self._began = began
         self._entry = entry
         self._slot = slot
         self._record: Any = None
         self._waiter: Waiter | None = None
         self._gate: Any = None
-        # Whether this caller has had its turn: then it waits at the head.
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
+        # Whether it is counted among those who wait beside what they hold.
+        self._counted = False
         # How long the caller has stood in the line; None: not at all.
         self.waited_seconds: float | None = None
-        timeout, until = service.timeout, current_deadline()
+        timeout, until = shared.timeout, current_deadline()
         limit = None if timeout is None else began + timeout
         self._limit = until if limit is None or (until is not None and until < limit) else limit
         # Whether the caller gave itself less time than the pool would have.
@@ -90,7 +122,7 @@ class Checkout:
                 if self.waited_seconds is not None and entry.passes(entry.leased_at):
                     return entry
                 self._touched = True
-                reason = self._service.connections.reason_against(entry, self._seconds_left())
+                reason = self._parts.health.reason_against(entry, self._seconds_left())
                 if reason is None:
                     return entry
                 self._discard(entry, reason)
@@ -99,13 +131,13 @@ class Checkout:
             raise
 
     def _seconds_left(self) -> float:
-        return _FOREVER if self._limit is None else self._limit - time.monotonic()
+        return _FOREVER if self._limit is None else self._limit - self._clock()
 
     def _obtain(self) -> None:
         """Take a place in the line, and wait for what comes."""
-        if self._service.timeout == 0 and self._reserve():
+        if self._parts.shared.timeout == 0 and self._reserve():
             return
-        began = time.monotonic()
+        began = self._clock()
         waiter = self._join(began)
         granted = waiter.granted
         if granted is None:
@@ -119,111 +151,118 @@ class Checkout:
 
     def _reserve(self) -> bool:
         """Take a slot for a caller who will wait for nobody: he opens for himself."""
-        with self._lock:
-            self._slot = self._service.opener.trouble is None and self._line.reserve()
+        with self._door, self._lock:
+            # Here, and not returned: interrupted in between, the slot would be lost.
+            self._slot = self._parts.opener.outage is None and self._line.reserve()
         return self._slot
 
     def _join(self, now: float) -> Waiter:
-        service, line = self._service, self._line
-        background = service.options.background
+        opener = self._parts.opener
         self._gate = gate = threading.Lock()
         gate.acquire()
-        self._waiter = waiter = Waiter(gate.release, self._began if self._served else now)
-        if background:
-            waiter.context = copy_context()
-        with self._lock:
-            if service.opener.trouble is not None and not line.idle:
-                service.refusals.check_admission_locked(now)
-            joined = True
-            if self._served:
-                line.rejoin(waiter, now)
-            else:
-                joined = line.join(waiter)
-            if joined and background and waiter.granted is None:
-                service.opener.asked_locked(now)
-        if not joined:
-            raise service.refusals.line_full()
-        if service.opener.openings.planned:
-            service.opener.openings.launch()
+        since = self._began if self._served else now
+        self._waiter = waiter = Waiter(gate.release, since, opener.context())
+        with self._door, self._lock:
+            admitted = opener.admit_locked(waiter, now, again=self._served)
+        if admitted is False:
+            raise self._parts.refusals.line_full()
+        if admitted is not True:
+            raise opener.refusal(admitted)
+        opener.launch()
         return waiter
 
     def _wait(self, waiter: Waiter, began: float) -> Grant:
-        seconds = _FOREVER if self._limit is None else min(self._limit - began, _FOREVER)
-        if not self._is_handed_over(seconds):
-            self._service.before_giving_up()
-        granted = waiter.granted
-        if granted is None:
-            # Too late, unless something has been handed over in this very moment.
-            with self._lock:
-                granted = self._line.leave(waiter)
-        ended = time.monotonic()
-        if granted is None:
-            raise self._service.refusals.timed_out(
-                ended - self._began, self._cut, cited_setting(self._limit)
-            )
-        self.waited_seconds = ended - self._began
+        until = math.inf if self._limit is None else self._limit
+        try:
+            if not self._is_handed_over(until, began):
+                self._parts.reclaim()
+            granted = waiter.granted
+            if granted is None:
+                # Too late, unless something has been handed over in this very moment.
+                with self._door, self._lock:
+                    granted = self._line.leave(waiter)
+            waited = self._clock() - self._began
+            if granted is None:
+                cited = cited_setting(self._limit)
+                raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
+        finally:
+            self._uncount()
+        self.waited_seconds = waited
         return granted
 
-    def _is_handed_over(self, seconds: float) -> bool:
-        """Wait so long for what is handed over; return whether it came."""
+    def _is_handed_over(self, until: float, began: float) -> bool:
+        """Wait for what is handed over; return whether it came."""
+        if self._gate_opens(min(until, began + LONG_WAIT)):
+            return True
+        if self._parts.holds_already():
+            self._count()
+        return self._gate_opens(until)
+
+    def _gate_opens(self, until: float) -> bool:
         stopped = current_stopped()
-        if stopped is None:
-            return seconds > 0 and bool(self._gate.acquire(timeout=seconds))
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            if self._gate.acquire(timeout=min(left, _LOOK)):
+        longest = _FOREVER if stopped is None else _LOOK
+        while (left := until - self._clock()) > 0:
+            if self._gate.acquire(timeout=min(left, longest)):
                 return True
-            if stopped():
+            if stopped is not None and stopped():
                 break
         return False
 
+    def _count(self) -> None:
+        """Note for the errors of others that this caller waits beside what he holds."""
+        with self._door, self._lock:
+            self._parts.shared.stats.waiting_holders += 1
+            self._counted = True
+
+    def _uncount(self) -> None:
+        if self._counted:
+            with self._door, self._lock:
+                self._parts.shared.stats.waiting_holders -= 1
+                self._counted = False
+
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""
-        self._touched = False
+        opener = self._parts.opener
         self._served = True
-        if self._service.options.background:
-            self._entry = None
-            self._service.connections.close_entry(entry, reason)
-            return
-        with self._lock:
-            self._slot = True
-            self._line.reopening(entry)
-            self._entry = None
-        self._record = entry.record
-        self._service.connections.close_record(entry.record, reason)
+        # Before it is so: by the entry's state `_give_back` sees whether it is.
+        self._record, self._slot = (entry.record, True) if opener.callers_open else (None, False)
+        opener.replace(entry, reason)
+        self._entry, self._touched = None, False
 
     def _open(self) -> PooledEntry:
         """Open in the slot in hand, here and now."""
-        began = time.monotonic()
+        began = self._clock()
         # In hand before it counts as a lease: by its state one sees whether it does.
         try:
-            self._entry = entry = self._service.connections.open_entry(self._record)
+            self._entry = entry = self._parts.health.open(self._record)
         except Exception as error:
-            if not self._service.options.background:
+            told = self._parts.opener.explain(error, began)
+            if told is error:
                 raise
-            raise self._service.explain_failure(error, began) from error
-        now = time.monotonic()
-        with self._lock:
+            raise told from error
+        now = self._clock()
+        with self._door, self._lock:
             self._line.opened(entry, now)
             self._slot = False
-            self._service.stats.connected(now - began)
+            self._parts.shared.stats.connected(now - began)
         return entry
 
     def _give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""
-        opened = self._entry
+        opened, passed_on = self._entry, False
         granted: Grant | None = opened
         if self._slot and (opened is None or opened.state is not LEASED):
             granted = SLOT
-        with self._lock:
+        with self._door, self._lock:
             if self._waiter is not None:
                 # Handed over, but perhaps not yet noted here.
                 granted = self._line.leave(self._waiter)
-            passed_on = not self._touched and self._line.give_back(granted, time.monotonic())
+            if granted is SLOT or not self._touched:
+                passed_on = self._line.give_back(granted, self._clock())
             self._entry = self._waiter = None
             self._slot = False
-        if isinstance(granted, PooledEntry) and not passed_on:
-            self._service.connections.close_entry(granted, "interrupted")
+        if isinstance(granted, PooledEntry) and granted.state is LEASED and not passed_on:
+            self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
-            opened.record.close()
-        self._service.replan()
+            self._parts.shared.source.close(opened.record)
+        self._parts.opener.replan()

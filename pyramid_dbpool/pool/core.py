@@ -1,8 +1,7 @@
-"""A pool's working parts, put together under one lock: all of it but SQLAlchemy's face.
+"""The parts of a pool, put together: all of it but SQLAlchemy's face.
 
-Data flows one way: `ManagedPool` asks its `Service`, a service asks its parts, and
-only `Connections` and `Refusals` look back, at SQLAlchemy's side of the pool, for
-its records and its dialect.
+Data flows one way: `ManagedPool` asks its `Core`, the core asks its parts, and what a part
+needs of SQLAlchemy's side it asks the `Source`.
 """
 
 from __future__ import annotations
@@ -11,33 +10,32 @@ import dataclasses
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
-from ..drivers.connect_failures import ConnectFailure
 from . import inheritance
-from .checkout import Checkout
-from .connections import Connections
-from .entries import LEASED
-from .health import Checks, PooledEntry
-from .holders import named
-from .holds import Holds
-from .housekeeper import WeakCall, housekeeper
+from .checkout import Checkout, Checkouts
+from .entry import PooledEntry
+from .health import Health
+from .housekeeper import housekeeper
 from .labels import current_label
-from .line import Line
-from .opener import Opener
+from .leases import is_with_a_holder, leases, named
+from .line import GONE, LEASED, Line
+from .opener import BackgroundOpener, CallersOpen
 from .options import PoolOptions
+from .outage import Outage
 from .refusals import Refusals
+from .shared import Door, Shared, Source
 from .stats import PoolSnapshot, Stats
 from .upkeep import Upkeep
-
-if TYPE_CHECKING:
-    from .managed import ManagedPool
+from .watch import LeaseWatch
 
 
-class Service:
+class Core:
     """Serve the callers of one pool in one process.
 
-    :param source: SQLAlchemy's side of the pool.
+    :param source: where connections come from.
+    :param let_in: takes a record back; called for those that waited at the door.
     :param size: how many connections to keep; 0: all.
     :param overflow: how many more there may be; below 0: no limit.
     :param timeout: how long a caller waits, in seconds; None: for ever.
@@ -45,7 +43,8 @@ class Service:
 
     def __init__(
         self,
-        source: ManagedPool,
+        source: Source,
+        let_in: Callable[[Any], object],
         options: PoolOptions,
         *,
         size: int,
@@ -54,190 +53,197 @@ class Service:
         lifo: bool,
         pre_ping: bool,
     ) -> None:
-        self.options, self.size, self.timeout = options, size, timeout
-        # Guards the line, the statistics, the husks and the opener's state.  Held for
-        # a few microseconds, never during I/O or a wait, but that for the housekeeper's
-        # thread to start.
-        # Reentrant, because the collector may return a connection inside any of them.
-        self.lock = threading.RLock()
-        self.stats = Stats()
-        self.line = Line[PooledEntry](
+        # The mode is decided here, and here only.
+        opener_class = BackgroundOpener if options.background else CallersOpen
+        line = Line[PooledEntry](
             size or None,
             None if overflow < 0 else size + overflow,
             lifo=lifo,
             linger=options.overflow_linger > 0,
             stamped=options.has_upkeep,
-            slots_to_waiters=not options.background,
+            slots_to_waiters=opener_class.callers_open,
             max_waiting=options.max_waiting,
-            freed_late=WeakCall(self._replan_soon),
         )
-        checks = Checks(options, pre_ping, self.stats, self.lock)
-        self.connections = Connections(self, source, checks)
-        self.refusals = Refusals(self, source)
-        self.opener = self._make_opener()
-        self.upkeep = Upkeep(self.connections, self.line, self.lock, options, time.monotonic)
-        self.holds = Holds(
-            self.line,
-            self.lock,
-            clock=time.monotonic,
-            limit=options.hold_warning,
-            pool_name=options.pool_name,
-        )
-
-    def _make_opener(self) -> Opener:
-        return Opener(
-            self.connections,
+        shared = self.shared = _share(source, let_in, options, line, size=size, timeout=timeout)
+        self.line, self.stats, self.options = line, shared.stats, options
+        self.lock, self.door, self.source = shared.lock, shared.door, source
+        examines = not opener_class.callers_open
+        self.health = Health(shared, pre_ping=pre_ping, examines=examines, freed=self._replan)
+        self.refusals = Refusals(shared)
+        self.opener = opener_class(shared, self.health, self.refusals)
+        self.upkeep, self.watch = Upkeep(shared, self.health), LeaseWatch(shared)
+        self._checkouts = Checkouts(
+            shared,
+            self.health,
             self.refusals,
-            self.line,
-            self.lock,
-            self.stats,
-            clock=time.monotonic,
-            min_idle=self.options.min_idle,
-            grace=self.options.outage_grace,
-            pool_name=self.options.pool_name,
+            self.opener,
+            holds_already=self.watch.holds_already,
+            reclaim=self.upkeep.reclaim,
         )
 
-    # Openings
-
-    def replan(self) -> None:
-        """Start openings, if a slot that became free is wanted."""
-        if self.options.background:
-            with self.lock:
-                self.opener.plan_locked(time.monotonic())
-            self.opener.openings.launch()
-
-    def _replan_soon(self) -> None:
-        # Not here: whoever does something with the line has not finished.
-        housekeeper().call_at(time.monotonic(), WeakCall(self.replan))
-
-    def explain_failure(self, error: Exception, began: float) -> BaseException:
-        """Note that a caller could not open for himself; return what he is told."""
-        now, kind = time.monotonic(), self.refusals.classify(error)
-        if kind is None:
-            return error
-        if kind is ConnectFailure.CONFIGURATION:
-            return self.refusals.refusal(error, kind)
-        with self.lock:
-            self.opener.in_trouble_locked(kind, error, began)
-        self.opener.outages.write()
-        return self.refusals.timed_out(now - began)
+    def _replan(self) -> None:
+        self.opener.replan()
 
     # Leases
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        if began >= self.holds.search_at:
-            self.holds.see_second(threading.get_ident(), current_label(), began)
-        checkout = Checkout(self, taken, began)
+        self.watch.begin()
+        checkout = Checkout(self._checkouts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
             if self.line.retired:
                 # Nobody would ever close it if it stayed: the engine has a new pool.
                 entry.expires_at = 0.0
-            with self.lock:
+            with self.door, self.lock:
                 self.stats.waited_for(checkout.waited_seconds)
+        return entry
+
+    def check_out_again(self, gone: PooledEntry) -> PooledEntry:
+        """Serve a caller whose connection was found to be gone, at the head of the line."""
+        gone.stop_looking()
+        with self.door, self.lock:
+            self.stats.closed["invalidated"] += 1
+            # Before the wait: in a pool of one it is the only slot there is.
+            self.line.lost(gone)
+        self.opener.replan()
+        entry = Checkout(self._checkouts, None, self.shared.clock(), again=True).run()
+        entry.label = current_label()
         return entry
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
-        with self.lock:
+        self.watch.begin()
+        with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.retired else self.options.min_idle
             missing = self.line.total < wanted and self.line.reserve()
-        return Checkout(self, None, time.monotonic(), slot=True).run() if missing else None
+        if not missing:
+            return None
+        return Checkout(self._checkouts, None, self.shared.clock(), slot=True).run()
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
-        """List what this thread was handed and SQLAlchemy does not know of yet."""
-        with self.lock:
+        """List what this thread was handed and never received: it was killed before."""
+        # What waits at the door has been received, and given back.
+        self.door.let_in()
+        with self.door, self.lock:
             return [
                 each
-                for each in list(self.line.members)
-                if each.state is LEASED and each.holder == thread and each.record.fairy_ref is None
+                for each in self.line.members
+                if each.state is LEASED
+                and each.holder == thread
+                and not self.source.is_received(each.record)
             ]
 
-    def before_giving_up(self) -> None:
-        """Take back what nobody holds: it may serve the caller whose time is over."""
-        with self.lock:
-            self.stats.strays += self.upkeep.reclaim_strays_locked(time.monotonic())
-
-    def take_back(self, entry: PooledEntry, now: float) -> bool:
+    def take_changed(self, entry: PooledEntry, now: float) -> bool:
         """Deal with a lease that comes back changed, or too late; true if it may go on."""
         record = entry.record
         if entry.pid != os.getpid():
             inheritance.inherit(entry)
         elif entry.state is not LEASED:
-            record.close()  # disowned: the pool was disposed of in the meantime
-        elif record.dbapi_connection is None:
+            self.source.close(record)  # disowned: the pool was disposed of in the meantime
+        elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)
-        elif record.starttime != entry.started:
-            self.connections.readmit(entry, now)
+        elif self.source.opened_at(record) != entry.opened_at:
+            self.health.replaced(entry)
             return True
         else:
-            with self.lock:
+            with self.door, self.lock:
                 self.stats.hold.observe(now - entry.leased_at)
-            self.connections.close_entry(entry, "disposed" if self.line.retired else "lifetime")
+            self.health.close(entry, "disposed" if self.line.retired else "lifetime")
         return False
 
     def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
-        """Count a lease whose connection its caller has invalidated; its record is a husk."""
+        """Count a lease whose connection its caller has invalidated; its record is empty."""
         entry.stop_looking()
-        with self.lock:
+        with self.door, self.lock:
             self.stats.hold.observe(now - entry.leased_at)
             self.stats.closed["invalidated"] += 1
-            self.connections.keep_husk_locked(entry.record)
+            self.health.keep_empty_locked(entry.record)
             self.line.lost(entry)
-        self.replan()
+        self.opener.replan()
 
     # Life
 
     def close_idle(self) -> None:
         """Close what is idle, and keep no minimum open until somebody asks again."""
-        with self.lock:
+        with self.door, self.lock:
             doomed = list(self.line.idle)
-            self.connections.husks.clear()
-            # Else each one that is closed would be replaced at once.
+            self.shared.empties.clear()
+            # Each one that is closed would be replaced at once.
             self.opener.rest_locked()
         for entry in doomed:
             # Held one at a time: what an interrupt leaves held is lost.
-            with self.lock:
+            with self.door, self.lock:
                 mine = self.line.hold(entry)
             if mine:
-                self.connections.close_held([(entry, "disposed")])
+                self.health.close_held([(entry, "disposed")])
         self.upkeep.cancel()
-        self.holds.cancel()
+        self.watch.cancel()
 
     def retire(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
-        with self.lock:
+        with self.door, self.lock:
             self.stats.disowned += self.line.leased
             # As QueuePool, a pool without helpers works for whoever goes on with it.
-            self.line.retire(keeps=not self.options.background)
-        self.replan()
+            self.line.retire(keeps=self.opener.callers_open)
+        self.opener.replan()
+
+    def disown_all(self) -> None:
+        """Forget, without a byte on its socket, what the parent process has."""
+        for entry in list(self.line.members):
+            # What is still checked out must not come back into the new line.
+            entry.state = GONE
+        inheritance.inherit(self.line, self.opener, *self.shared.empties)
 
     # Numbers
 
+    @property
+    def outage(self) -> Outage | None:
+        """What keeps openings from succeeding, as far as the pool knows."""
+        return self.opener.outage
+
     def checked_out(self) -> int:
         """Count the connections that a caller holds."""
-        with self.lock:
-            return sum(
-                each.state is LEASED and each.holder != 0 for each in list(self.line.members)
-            )
-
-    def overflow(self) -> int:
-        """Count the records beyond the size, as QueuePool does: negative while there are fewer."""
-        return self.line.total + len(self.connections.husks) - self.size
+        with self.door, self.lock:
+            return sum(map(is_with_a_holder, self.line.members))
 
     def snapshot(self) -> PoolSnapshot:
         """Return what was counted, and who holds what, as of now."""
-        with self.lock:
-            trouble = self.opener.trouble
-            leases = self.refusals.leases_locked()
+        with self.door, self.lock:
+            now, outage = self.shared.clock(), self.outage
+            held = leases(self.line, now)
             numbers = self.stats.frozen(
                 name=self.options.pool_name or "default",
-                size=self.size,
+                size=self.shared.size,
                 line=self.line,
-                outage_since=None if trouble is None else trouble.since,
-                now=time.monotonic(),
+                outage_since=None if outage is None else outage.since,
+                now=now,
             )
-        return dataclasses.replace(numbers, holders=named(leases))
+        return dataclasses.replace(numbers, holders=named(held))
+
+
+def _share(
+    source: Source,
+    let_in: Callable[[Any], object],
+    options: PoolOptions,
+    line: Line[PooledEntry],
+    *,
+    size: int,
+    timeout: float | None,
+) -> Shared:
+    # Reentrant only so that the door can tell whether this thread has it.
+    lock: Any = threading.RLock()
+    return Shared(
+        lock=lock,
+        door=Door(lock._is_owned, let_in),
+        line=line,
+        stats=Stats(),
+        options=options,
+        source=source,
+        clock=time.monotonic,
+        timer=housekeeper(),
+        size=size,
+        timeout=timeout,
+    )

@@ -1,156 +1,134 @@
-"""Whether a connection may be handed out: the pool's entries and their health."""
+"""The life of a pool's connections: opened, checked, suspected, closed.
+
+Does I/O, so never with the pool's lock held.
+"""
 
 from __future__ import annotations
 
-import math
-import os
+import functools
+import logging
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
-from .entries import Entry
-from .housekeeper import housekeeper
-from .options import PoolOptions
-from .stats import Stats
+from .entry import PooledEntry
+from .housekeeper import run_beside
+from .shared import Shared, Timer
 
-if TYPE_CHECKING:
-    from sqlalchemy.pool.base import _ConnectionRecord
+log = logging.getLogger(__name__)
 
 # Where a driver shows no socket, a connection returned so lately (seconds) is taken
 # to be alive without a ping: HikariCP's "alive bypass window".
 NO_SOCKET_BYPASS = 0.5
 
 
-class PooledEntry(Entry):
-    """A SQLAlchemy connection record in the line.
+class Health:
+    """Open, check and close the connections of one pool.
 
-    `check_at`: from when on a checkout needs more than a look at the socket.
+    :param pre_ping: SQLAlchemy's own: ping each connection that is handed out.
+    :param examines: whether suspects are pinged at once, in threads; else when they are
+        handed out.
+    :param freed: called, without the lock, when a slot has become free.
     """
 
-    __slots__ = (
-        "check_at",
-        "checked_at",
-        "closed",
-        "expires_at",
-        "glance",
-        "look",
-        "patience",
-        "pid",
-        "record",
-        "started",
-        "suspect",
-    )
-
-    def __init__(self, record: _ConnectionRecord, now: float) -> None:
-        super().__init__()
-        self.record = record
-        # SQLAlchemy may reconnect a record behind our back, for a checkout listener
-        # that raises DisconnectionError: then what is known here is out of date.
-        self.started: float = self.record.starttime
-        self.pid = os.getpid()
-        self.look: Look | None = None
-        # The quicker look, called with (0, 1) on every checkout while nobody waits.
-        self.glance: Callable[[int, int], object] | None = None
-        # Whether the driver has closed it on its side: then its socket tells nothing,
-        # and may be another file's by now.
-        self.closed: Callable[[], object] | None = None
-        self.suspect = False
-        self.expires_at = math.inf
-        self.check_at = math.inf
-        self.checked_at = now
-        # How long after a return (seconds) a look at the socket is enough.
-        self.patience = math.inf
-
-    def doubt(self) -> None:
-        """Have it looked at more closely before it is handed out again."""
-        self.suspect = True
-        self.detain()
-
-    def detain(self) -> None:
-        """Let its next checkout go the slow way, where second connections are noticed."""
-        self.check_at = 0.0
-
-    @property
-    def quiet_since(self) -> float:
-        """When it was last returned or pinged."""
-        return max(self.since, self.checked_at)
-
-    def passes(self, now: float) -> bool:
-        """Tell whether it may be handed out, for all that a look at it can see.
-
-        Keeps the interpreter's lock: whoever waits for that while he has a connection
-        keeps it from those in the line, which halves what 64 threads get done.
-        """
-        return (
-            now < self.check_at
-            and (self.closed is None or not self.closed())
-            and (self.look is None or not self.look.speaks())
-        )
-
-    def stop_looking(self) -> None:
-        """Let the descriptors for the looks go."""
-        if self.look is not None:
-            self.look.close()
-
-
-class Checks:
-    """Judge a pool's connections; does I/O, so never with the pool's lock held."""
-
     def __init__(
-        self,
-        options: PoolOptions,
-        pre_ping: bool,
-        stats: Stats,
-        lock: AbstractContextManager[object],
+        self, shared: Shared, *, pre_ping: bool, examines: bool, freed: Callable[[], object]
     ) -> None:
-        self._options = options
-        self._stats = stats
-        self._lock = lock
+        self._shared = shared
+        self._door, self._lock, self._line = shared.door, shared.lock, shared.line
+        self._stats, self._options, self._source = shared.stats, shared.options, shared.source
         self._pre_ping = pre_ping
-        self._eager = pre_ping or options.liveness
+        self._eager = pre_ping or shared.options.liveness
+        self._examines = examines
+        self._freed = freed
 
-    def admit(self, entry: PooledEntry, now: float, pool: Any) -> None:
+    # Opening
+
+    def open(self, empty: Any = None) -> PooledEntry:
+        """Open a connection, in an empty record if there is one.
+
+        :param empty: the record to open it in.
+        """
+        record = self._opened(empty)
+        now = self._shared.clock()
+        entry = record.dbpool_entry = PooledEntry(record, self._source.opened_at(record), now)
+        try:
+            self._prepare(entry, now)
+        except BaseException:
+            self._source.close(record)
+            raise
+        return entry
+
+    def _opened(self, empty: Any) -> Any:
+        if empty is None and self._shared.empties:
+            with self._door, self._lock:
+                empty = self._shared.empties.pop() if self._shared.empties else None
+        try:
+            return self._source.open(empty)
+        except BaseException:
+            if empty is not None:
+                with self._door, self._lock:
+                    self.keep_empty_locked(empty)
+            raise
+
+    def keep_empty_locked(self, record: Any) -> None:
+        """Keep a record whose connection is gone, as long as there is room for it."""
+        empties, keep = self._shared.empties, self._line.keep
+        if not keep or len(empties) + len(self._line.idle) < keep:
+            empties.append(record)
+
+    def replaced(self, entry: PooledEntry) -> None:
+        """Look at what the source has put in the place of an entry's connection."""
+        entry.stop_looking()
+        entry.look = entry.glance = entry.closed = None
+        entry.opened_at = self._source.opened_at(entry.record)
+        entry.suspect = False
+        self._prepare(entry, self._shared.clock())
+
+    def _prepare(self, entry: PooledEntry, now: float) -> None:
         """Prepare what the checks of a new connection will need."""
         options = self._options
         entry.expires_at = options.expiry(now, random.random())
-        recycles = pool._recycle > -1
-        if recycles and options.liveness:
+        recycle = self._source.recycle_seconds
+        if recycle is not None and options.liveness:
             # With 0 none would be young enough for the caller for whom it was opened.
-            entry.expires_at = min(entry.expires_at, now + max(pool._recycle, 1))
-        if self._pre_ping or (recycles and not options.liveness):
+            entry.expires_at = min(entry.expires_at, now + max(recycle, 1))
+        if self._pre_ping or (recycle is not None and not options.liveness):
             # To be asked each time: the server, or SQLAlchemy's own rule on its own clock.
             entry.patience = 0.0
-        elif options.liveness and getattr(pool._dialect, "name", "") != "sqlite":
-            entry.patience = options.ping_after
-            entry.closed = closed_by(entry.record.dbapi_connection)
-            fd = socket_of(entry.record.dbapi_connection)
-            if fd is None:
-                entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
-            else:
-                entry.look = Look(fd)
-                entry.glance = entry.look.glance
-                guard_silence(fd)
+        elif options.liveness and self._source.may_look:
+            self._prepare_look(entry)
         entry.check_at = min(entry.expires_at, now + entry.patience)
 
-    def unfit(self, entry: PooledEntry, pool: Any, now: float, seconds: float) -> str | None:
+    def _prepare_look(self, entry: PooledEntry) -> None:
+        connection = self._source.connection(entry.record)
+        entry.patience = self._options.ping_after
+        entry.closed = closed_by(connection)
+        fd = socket_of(connection)
+        if fd is None:
+            entry.patience = min(entry.patience, NO_SOCKET_BYPASS)
+        else:
+            entry.look = Look(fd)
+            entry.glance = entry.look.glance
+            guard_silence(fd)
+
+    # Checking
+
+    def reason_against(self, entry: PooledEntry, seconds: float) -> str | None:
         """Say why a connection must not be handed out; None if it may.
 
         :param seconds: how long a ping may take at most.
         """
-        record = entry.record
-        if (
-            record.dbapi_connection is None
-            or pool._invalidate_time > record.starttime
-            or record._soft_invalidate_time > record.starttime
-            or (
-                # With liveness it is in `expires_at`.
-                -1 < pool._recycle < time.time() - record.starttime and not self._options.liveness
-            )
-        ):
+        reason = self._unfit(entry, self._shared.clock(), seconds)
+        if reason == "dead":
+            self.suspect_others(entry)
+        return reason
+
+    def _unfit(self, entry: PooledEntry, now: float, seconds: float) -> str | None:
+        if self._source.is_outdated(entry.record):
             return "invalidated"
         if now >= entry.expires_at:
             return "lifetime"
@@ -161,40 +139,108 @@ class Checks:
         if look is not None and speaks and look.ended():
             return "dead"
         if self._eager and (speaks or entry.suspect or now - entry.since >= entry.patience):
-            return None if self.ping(entry, pool, seconds) else "dead"
+            return None if self.ping(entry, seconds) else "dead"
         entry.suspect = False
         return None
 
-    def ping(self, entry: PooledEntry, pool: Any, seconds: float) -> bool:
+    def ping(self, entry: PooledEntry, seconds: float) -> bool:
         """Ask the server, for so many seconds at most; true if it answers."""
-        record = entry.record
-        connection = record.dbapi_connection
+        liveness = self._options.liveness
         limit = min(self._options.ping_timeout, max(seconds, 0.05))
-        fd = socket_of(connection) if self._options.liveness else None
-        with self._lock:
+        fd = socket_of(self._source.connection(entry.record)) if liveness else None
+        with self._door, self._lock:
             self._stats.pings += 1
-            self._stats.fallback_pings += self._options.liveness and fd is None
+            self._stats.fallback_pings += liveness and fd is None
         try:
-            with limited(fd, limit) as was_cut:
-                alive = bool(pool._dialect._do_ping_w_event(connection))
+            with limited(fd, limit, self._shared.timer, self._shared.clock) as was_cut:
+                alive = self._source.ping(entry.record)
         except NotImplementedError:
             # A pool without a dialect has no ping: only a socket that is silent passes.
             alive = entry.look is None or not entry.look.speaks()
         except Exception:
-            if not self._options.liveness:
+            if not liveness:
                 raise
             alive = False
         if alive and not was_cut():
             entry.suspect = False
-            entry.checked_at = time.monotonic()
-            # It has just been pinged: SQLAlchemy's own pre-ping would be a second one.
-            record.fresh = True
+            entry.checked_at = self._shared.clock()
             return True
         return False
 
+    # Suspecting
+
+    def suspect_others(self, dead: PooledEntry | None) -> None:
+        """Have every connection that is as old as a dead one looked at before it is used."""
+        with self._door, self._lock:
+            self._stats.suspicions += 1
+            for each in self._line.members:
+                if each is not dead:
+                    each.doubt()
+            suspects = [each for each in list(self._line.idle) if each.suspect]
+        if self._examines:
+            for entry in suspects:
+                run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
+
+    def doubt_all(self) -> None:
+        """Have SQLAlchemy's own rules asked before any connection is used again."""
+        with self._door, self._lock:
+            for each in self._line.members:
+                each.doubt()
+
+    def examine(self, entry: PooledEntry) -> None:
+        """Ping a connection, unless it is in use; close it if it is dead."""
+        # Held only now, by whoever gives it back: callers need the others meanwhile, and
+        # what an interrupt leaves held is lost.
+        with self._door, self._lock:
+            if not self._line.hold(entry):
+                return
+        try:
+            alive = self.ping(entry, self._options.ping_timeout)
+        except Exception:
+            # Nobody waits for this one's error; held for ever, it would be a lost slot.
+            alive = False
+        with self._door, self._lock:
+            if alive and not self._line.retired:
+                self._line.unhold(entry, self._shared.clock())
+                return
+        self.close(entry, "disposed" if alive else "dead")
+        if not alive:
+            self.suspect_others(entry)
+
+    # Closing
+
+    def close(self, entry: PooledEntry, reason: str) -> None:
+        """Close a connection that is leased or held; its slot is free afterwards."""
+        try:
+            self.empty(entry, reason)
+        finally:
+            with self._door, self._lock:
+                self._line.lost(entry)
+            self._freed()
+
+    def empty(self, entry: PooledEntry, reason: str) -> None:
+        """Close what is behind an entry's record, and leave the slot as it is."""
+        with self._door, self._lock:
+            self._stats.closed[reason] += 1
+        entry.stop_looking()
+        if reason == "dead":
+            self._source.drop(entry.record)
+        else:
+            self._source.close(entry.record)
+
+    def close_held(self, doomed: Iterable[tuple[PooledEntry, str]]) -> None:
+        """Close several that are held; one that raises keeps none of the others open."""
+        for entry, reason in doomed:
+            try:
+                self.close(entry, reason)
+            except Exception:
+                log.exception("A connection could not be closed in order")
+
 
 @contextmanager
-def limited(fd: int | None, seconds: float) -> Iterator[Callable[[], bool]]:
+def limited(
+    fd: int | None, seconds: float, timer: Timer, clock: Callable[[], float]
+) -> Iterator[Callable[[], bool]]:
     """Shut the socket if the block takes longer than `seconds`; yields "was it shut?".
 
     This bounds any driver's call that waits on the network: no driver has a limit
@@ -213,7 +259,7 @@ def limited(fd: int | None, seconds: float) -> Iterator[Callable[[], bool]]:
                 state["shut"] = True
                 shut(fd)
 
-    task = housekeeper().call_at(time.monotonic() + seconds, cut)
+    task = timer.call_at(clock() + seconds, cut)
     try:
         yield lambda: state["shut"]
     finally:

@@ -1,4 +1,4 @@
-"""One background thread per process that calls functions when they are due.
+"""What runs in the background of a process: a thread that calls functions when they are due.
 
 It knows no pool.  It starts when something is to be done, sleeps until the
 next thing is due, ends when nothing is, and never keeps a process alive.
@@ -69,6 +69,11 @@ class Housekeeper:
         alive = self._thread is not None
         return f"<Housekeeper alive={alive} tasks={len(self._heap) + len(self._inbox)}>"
 
+    @property
+    def runs(self) -> bool:
+        """Whether anything is ever called: in uWSGI's master nothing is."""
+        return not is_uwsgi_master()
+
     def call_at(self, due: float, run: Callable[[], object]) -> Task:
         """Call `run` at `due`, on the monotonic clock; pass a `WeakCall` to keep nothing alive."""
         task = Task(run)
@@ -91,7 +96,7 @@ class Housekeeper:
     def _start(self) -> None:
         # Not blocking: the collector may run this inside itself, and whoever is
         # starting the thread will find our task in the inbox.
-        if self._paused or is_uwsgi_master() or not self._starting.acquire(blocking=False):
+        if self._paused or not self.runs or not self._starting.acquire(blocking=False):
             return
         try:
             if self._thread is None:
@@ -179,6 +184,25 @@ def _run(task: Task) -> None:
         except BaseException:
             # One pool's trouble must not end the upkeep of the others.
             log.exception("A background task failed")
+
+
+def start_thread(name: str, run: Callable[[], object]) -> None:
+    """Run something in a thread of its own; here and now where there must be none.
+
+    :raises RuntimeError: no thread can be started, as at interpreter shutdown.
+    """
+    if is_uwsgi_master():
+        run()
+    else:
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def run_beside(name: str, run: Callable[[], object]) -> None:
+    """Run something in a thread of its own; here and now where none can be started."""
+    try:
+        start_thread(name, run)
+    except RuntimeError:
+        run()
 
 
 class WeakCall:

@@ -13,28 +13,159 @@ The promises (`tests/pool/test_line_model.py` proves them):
 - an entry has one place at a time;
 - whatever becomes free goes to the first waiter at once: a connection always,
   a slot too where waiters open for themselves (`slots_to_waiters`).
-
-A return (`put`, `lost`) may come from the garbage collector in the middle of
-any other method, in the same thread: it is put off until that method is done.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import enum
+from bisect import bisect_left
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextvars import Context
 from math import inf
-from typing import cast
-
-from .entries import GONE, HELD, LEASED, SLOT, E, Entry, Grant, Refusal, Waiter
-from .idle import Idle
-from .reentry import whole
-from .slots import Slots
+from typing import Generic, TypeVar, cast
 
 # Seconds after the last waiter came during which a line counts as crowded.
 CROWDED_FOR = 1.0
 
 
-class Line(Slots[E]):
+class State(enum.Enum):
+    """Where an entry is."""
+
+    NEW = "new"
+    IDLE = "idle"
+    LEASED = "leased"
+    HELD = "held"
+    GONE = "gone"
+
+
+NEW, IDLE, LEASED, HELD, GONE = State
+
+
+class Entry:
+    """One open connection's place in the line; `since` is when it was last returned."""
+
+    __slots__ = ("holder", "label", "leased_at", "since", "state")
+
+    def __init__(self) -> None:
+        self.state = NEW
+        self.since = 0.0
+        self.leased_at = 0.0
+        self.label: object | None = None
+        self.holder = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.state.value}>"
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Slot:
+    """What a waiter is granted when it may open a connection itself."""
+
+    def __repr__(self) -> str:
+        return "<Slot>"
+
+
+class Refusal:
+    """What a waiter is granted when waiting on has become pointless."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"<Refusal {self.error!r}>"
+
+
+SLOT = Slot()
+Grant = Entry | Slot | Refusal
+
+
+class Waiter:
+    """One caller in the line; `wake` is called once, when `granted` has been set."""
+
+    __slots__ = ("context", "granted", "since", "wake")
+
+    def __init__(
+        self, wake: Callable[[], object], since: float, context: Context | None = None
+    ) -> None:
+        self.wake = wake
+        self.since = since
+        # In which a connection may be opened for it; the opening that uses it takes it away.
+        self.context = context
+        self.granted: Grant | None = None
+
+    def __repr__(self) -> str:
+        return f"<Waiter since={self.since} granted={self.granted!r}>"
+
+
+class Idle(deque[E]):
+    """Idle connections, the one that was returned first at the left.
+
+    :param lifo: hand out the connection that was returned last, not first.
+    :param stamped: remember how long how many have been idle, for housekeeping.
+    """
+
+    def __init__(self, *, lifo: bool, stamped: bool) -> None:
+        super().__init__()
+        self.lifo = lifo
+        # With FIFO each connection is used in turn, so its own `since` says nothing
+        # about how many are surplus.  Times kept as a stack do: the n-th from the
+        # bottom is the time since when at least n connections have been idle.
+        self.stamps: deque[float] | None = deque() if stamped and not lifo else None
+        self.take = self.pop if lifo else self.popleft
+
+    def add(self, entry: E, now: float) -> None:
+        """Put a connection that was just returned in its place."""
+        if self.stamps is not None:
+            self._trim(self.stamps)
+            self.stamps.append(now)
+        # The place last, and no call before it: `take` may take it at once.
+        entry.since = now
+        # Nobody's: were its last holder killed in another checkout just when the next
+        # one takes it, it would be taken back from that one.
+        entry.holder = 0
+        entry.state = IDLE
+        self.append(entry)
+
+    def take_out(self, entry: E) -> bool:
+        """Take this very connection; False if a caller was quicker."""
+        if self.stamps is not None:
+            self._trim(self.stamps)
+        try:
+            self.remove(entry)
+        except ValueError:
+            return False
+        if self.stamps and len(self.stamps) > len(self):
+            self.stamps.popleft()
+        return True
+
+    def put_back(self, entry: E) -> None:
+        """Put back what was taken out: where it was, for it has not been used."""
+        entry.state = IDLE
+        if self.stamps is not None:
+            self._trim(self.stamps)
+            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
+        # A copy: `take` may take one in the middle of this.
+        place = bisect_left([each.since for each in list(self)], entry.since) if self.lifo else 0
+        self.insert(place, entry)
+
+    def times(self) -> list[float]:
+        """List since when at least n connections have been idle, the longest first."""
+        if self.stamps is None:
+            return sorted(each.since for each in list(self))
+        self._trim(self.stamps)
+        return list(self.stamps)
+
+    def _trim(self, stamps: deque[float]) -> None:
+        # `take` leaves the stamps alone, so that it is one atomic step; the youngest
+        # ones of those who were taken go now.
+        while len(stamps) > len(self):
+            stamps.pop()
+
+
+class Line(Generic[E]):
     """Decide who gets which connection or slot.
 
     :param keep: how many idle connections to keep for good; None: all.
@@ -45,7 +176,6 @@ class Line(Slots[E]):
     :param slots_to_waiters: grant a free slot to the first waiter; if false, the
         owner watches `free` and `waiting`, and opens connections for the line.
     :param max_waiting: the longest line; None: no bound.
-    :param freed_late: called when a loss that was put off has made a slot free.
     """
 
     def __init__(
@@ -58,17 +188,20 @@ class Line(Slots[E]):
         stamped: bool = True,
         slots_to_waiters: bool = True,
         max_waiting: int | None = None,
-        freed_late: Callable[[], object] = lambda: None,
     ) -> None:
-        super().__init__(capacity, Idle(lifo=lifo, stamped=stamped))
         self.keep = keep
+        self.capacity = capacity
         self.linger = linger
         self.slots_to_waiters = slots_to_waiters
         self.max_waiting = max_waiting
+        self.idle = Idle[E](lifo=lifo, stamped=stamped)
+        # Every connection there is; those neither idle nor held are leased.
+        self.members: set[E] = set()
+        self.held = 0
+        self.opening = 0
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
-        self.freed_late = freed_late
         self.retired = False
 
     def __repr__(self) -> str:
@@ -77,10 +210,32 @@ class Line(Slots[E]):
             f" opening={self.opening} waiting={len(self.waiters)} capacity={self.capacity}>"
         )
 
+    # Counting
+
     @property
     def waiting(self) -> int:
         """Count the callers in the line."""
         return len(self.waiters)
+
+    @property
+    def leased(self) -> int:
+        """Count the connections in the hands of callers."""
+        return len(self.members) - len(self.idle) - self.held
+
+    @property
+    def total(self) -> int:
+        """Count every connection that is open, being opened or being closed."""
+        return len(self.members) + self.opening
+
+    @property
+    def free(self) -> int | None:
+        """Count the slots in which a connection may be opened; None: no limit."""
+        return None if self.capacity is None else self.capacity - self.total
+
+    @property
+    def full(self) -> bool:
+        """Whether no further connection may be opened."""
+        return self.capacity is not None and len(self.members) + self.opening >= self.capacity
 
     # Taking
 
@@ -96,10 +251,6 @@ class Line(Slots[E]):
         entry.state = LEASED
         entry.leased_at = now
         return entry
-
-    def reserve(self) -> bool:
-        """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
-        return not self.waiters and self.reserve_for_line()
 
     def join(self, waiter: Waiter) -> bool:
         """Put a newcomer at the end of the line; False if the line is full.
@@ -122,7 +273,6 @@ class Line(Slots[E]):
         opened_for_line = 0 if self.slots_to_waiters else self.capacity - len(self.members)
         return self.max_waiting + opened_for_line
 
-    @whole
     def rejoin(self, waiter: Waiter, now: float) -> None:
         """Put back, at the head, a caller whose connection turned out to be dead."""
         self.waiters[waiter] = None
@@ -133,7 +283,6 @@ class Line(Slots[E]):
     def _at_hand(self) -> bool:
         return bool(self.idle) or (self.slots_to_waiters and not self.full)
 
-    @whole
     def _serve(self, now: float) -> None:
         """Grant what is idle or free to those who wait."""
         while self.idle and self.waiters:
@@ -142,7 +291,6 @@ class Line(Slots[E]):
                 self._hand(entry, now)
         self._slot_freed()
 
-    @whole
     def leave(self, waiter: Waiter) -> Grant | None:
         """Take a waiter out of the line; return what it was granted in the meantime, if so.
 
@@ -169,56 +317,31 @@ class Line(Slots[E]):
         False if it is surplus: then it is still leased, and the caller closes it
         and reports it `lost`.
         """
-        if self._busy:
-            self._late.append(lambda: self._put_late(entry, now))
-            return True
         if entry.state is not LEASED:
-            return False  # given up as a stray, between the caller's look and the lock
+            return False  # given up as unreceived, between the caller's look and the lock
         if self.waiters and self._hand(entry, now):
             return True
         if not self.linger and self.keep is not None and len(self.idle) >= self.keep:
             return False
-        if self.idle.stamps is None:
-            self.idle.add(entry, now)
-        else:
-            self._add_whole(entry, now)
+        self.idle.add(entry, now)
         return True
-
-    def _put_late(self, entry: E, now: float) -> None:
-        if entry.state is LEASED and not self.put(entry, now):
-            # Nobody is left who would close it: one too many stays until it is used.
-            self.idle.add(entry, now)
 
     def _hand(self, entry: E, now: float) -> bool:
         """Grant a connection to the first waiter; False if nobody waits any more."""
-        # `whole`, written out: most of what a contended pool does is this.
-        outer, self._busy = self._busy, True
-        try:
-            for waiter in self.waiters:
-                entry.since = now
-                entry.leased_at = now
-                # Not the last one's any more: should that caller be killed in another
-                # checkout just now, it must not take this connection back.
-                entry.holder = 0
-                waiter.granted = entry
-                del self.waiters[waiter]
-                waiter.wake()
-                return True
-            return False
-        finally:
-            self._busy = outer
-            while self._late and not outer:
-                self._late.popleft()()
+        for waiter in self.waiters:
+            entry.since = now
+            entry.leased_at = now
+            # Not the last one's any more: should that caller be killed in another
+            # checkout just now, it must not take this connection back.
+            entry.holder = 0
+            waiter.granted = entry
+            del self.waiters[waiter]
+            waiter.wake()
+            return True
+        return False
 
     def lost(self, entry: E) -> None:
         """Forget a connection that is no more (leased, or held); its slot is free."""
-        if self._busy:
-            self._late += (lambda: self._lose(entry), self.freed_late)
-        else:
-            self._lose(entry)
-
-    @whole
-    def _lose(self, entry: E) -> None:
         if entry.state is HELD:
             self.held -= 1
         elif entry.state is not LEASED:
@@ -227,7 +350,28 @@ class Line(Slots[E]):
         self.members.discard(entry)
         self._slot_freed()
 
-    @whole
+    # Slots
+
+    def reserve(self) -> bool:
+        """Reserve a slot for an opening by a newcomer, if there is one and nobody waits."""
+        if self.waiters or self.full:
+            return False
+        self.opening += 1
+        return True
+
+    def opened(self, entry: E, now: float) -> None:
+        """Turn an opening into a lease, for whoever reserved it."""
+        entry.leased_at = entry.since = now
+        entry.state = LEASED
+        self.opening -= 1
+        self.members.add(entry)
+
+    def reopening(self, entry: E) -> None:
+        """Turn the lease of a dead connection into an opening by the same caller."""
+        entry.state = GONE
+        self.opening += 1
+        self.members.discard(entry)
+
     def open_failed(self) -> None:
         """Give a reserved slot back: the opening failed or was not needed."""
         self.opening -= 1
@@ -243,7 +387,6 @@ class Line(Slots[E]):
             del self.waiters[waiter]
             waiter.wake()
 
-    @whole
     def grant_slot(self) -> bool:
         """Let the first waiter open for itself in a slot that is already reserved."""
         for waiter in self.waiters:
@@ -253,7 +396,6 @@ class Line(Slots[E]):
             return True
         return False
 
-    @whole
     def refuse(self, make_error: Callable[[], BaseException], limit: int | None = None) -> int:
         """Send the first `limit` waiters (None: all) away, each with an error of its own."""
         refused = list(self.waiters)[:limit]
@@ -265,7 +407,14 @@ class Line(Slots[E]):
 
     # Housekeeping
 
-    @whole
+    def hold(self, entry: E) -> bool:
+        """Take an idle connection aside, to check or close it; False if it is not idle."""
+        if entry.state is not IDLE or not self.idle.take_out(entry):
+            return False
+        entry.state = HELD
+        self.held += 1
+        return True
+
     def unhold(self, entry: E, now: float) -> None:
         """Put a connection that was held back: to the first waiter, or where it was."""
         if entry.state is not HELD:
@@ -276,20 +425,14 @@ class Line(Slots[E]):
             return
         self.idle.put_back(entry)
 
-    @whole
-    def _add_whole(self, entry: E, now: float) -> None:
-        self.idle.add(entry, now)
-
-    @whole
     def retire(self, *, keeps: bool) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
         self.retired = True
         if not keeps:
             self.linger, self.keep = False, 0
         for entry in [each for each in self.members if each.state is LEASED]:
-            self._lose(entry)
+            self.lost(entry)
 
-    @whole
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""
         return self.idle.times()

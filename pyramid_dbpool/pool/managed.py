@@ -1,49 +1,89 @@
 """`ManagedPool`: SQLAlchemy's `QueuePool` with a fair line behind it.
 
-The seam between SQLAlchemy and a `Service`.  SQLAlchemy's private names are touched
-here, and where a part looks at its record or dialect (`records`, `views`, `checks`,
-`connections`, `refusals`, `upkeep`).  What the seam relies on, the same in 2.0 and 2.1:
+The seam between SQLAlchemy and a pool's `Core`, and the only module here that touches
+SQLAlchemy's private names.  What it relies on, the same in 2.0 and 2.1, stands in `RELIED_ON`,
+and above all:
 `_do_get` and `_do_return_conn` are all that a checkout and a return call;
 `_ConnectionRecord.get_connection` reconnects a record whose connection is gone or
 outdated, *after* `_do_get` has returned and so outside every limit of ours.  So
-`_do_get` returns only records that need no reconnect, and `records` sees to those
+`_do_get` returns only records that need no reconnect, and `PooledRecord` sees to those
 that a listener refuses.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+from sqlalchemy.util.queue import QueueCommon
 
+from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..errors import PoolError
 from . import inheritance
-from .core import Service
+from .core import Core
 from .deadlines import pool_limit
-from .entries import GONE, LEASED
-from .health import PooledEntry
+from .entry import PooledEntry
 from .labels import current_label
+from .line import LEASED
 from .options import PoolOptions, plugin_defaults
-from .records import PooledRecord
-from .stats import BOUNDS_SECONDS
-from .views import ServicedPool
+from .outage import Outage
+from .stats import BOUNDS_SECONDS, PoolSnapshot
 
-__all__ = ["ManagedPool"]
+__all__ = ["RELIED_ON", "ManagedPool"]
 
 _monotonic = time.monotonic
 _get_ident = threading.get_ident
 
 _here = inheritance.here
 
+# SQLAlchemy's private names that this module uses or overrides (tests/pool/test_private_names.py).
+RELIED_ON = frozenset(
+    {
+        "_ConnectionFairy",
+        "_ConnectionRecord",
+        "_checkout",
+        "_connection_record",
+        "_counter",
+        "_create_connection",
+        "_creator",
+        "_dialect",
+        "_do_get",
+        "_do_ping_w_event",
+        "_do_return_conn",
+        "_invalidate",
+        "_invalidate_time",
+        "_max_overflow",
+        "_orig_logging_name",
+        "_overflow",
+        "_pool",
+        "_pre_ping",
+        "_recycle",
+        "_reset_on_return",
+        "_return_conn",
+        "_soft_invalidate_time",
+        "_sqla_logger_namespace",
+        "_timeout",
+        # No underscore, but names of the private classes only.
+        "fairy_ref",
+        "finalize_callback",
+        "fresh",
+        "get_connection",
+        "starttime",
+    }
+)
 
-class ManagedPool(ServicedPool):
+
+class ManagedPool(QueuePool):
     """A `QueuePool` that serves callers in order and looks after its connections.
 
     Alone, with SQLAlchemy's own defaults and behaviour but for the order::
@@ -69,13 +109,16 @@ class ManagedPool(ServicedPool):
     :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
-        holder of one takes another.
+        holder of one waits for another.
     :param pool_name: the name in errors and statistics.
     """
 
+    # SQLAlchemy is silent below WARNING there; an app that logs at DEBUG would have two
+    # lines for each checkout otherwise, and at INFO one at each end of a process.
+    _sqla_logger_namespace = "sqlalchemy.pool.ManagedPool"
     # Set for each pool in `_start`; declared here because SQLAlchemy's own suite
     # compares what `recreate` makes with the original, attribute by attribute.
-    _service: Service = cast("Service", None)
+    _core: Core = cast("Core", None)
     _disposed_by: int | None = None
     # Called after each checkout.  A listener of SQLAlchemy's `checkout` event costs
     # more than the whole checkout: 12 µs, measured on 8.6 µs.
@@ -105,7 +148,11 @@ class ManagedPool(ServicedPool):
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
-        super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kw)
+        # Not QueuePool's own, which counts in `_overflow`.
+        Pool.__init__(self, creator, **kw)
+        self._pool = IdleView(self, pool_size, use_lifo)
+        self._max_overflow = -1 if pool_size == 0 else max_overflow
+        self._timeout = timeout  # type: ignore[assignment]  # QueuePool takes None too
         self._options = PoolOptions(
             idle_timeout=idle_timeout,
             overflow_linger=overflow_linger,
@@ -133,8 +180,9 @@ class ManagedPool(ServicedPool):
 
     def _start(self) -> None:
         """Begin with nothing: no connection, nobody waiting, every lock new."""
-        self._service = Service(
-            self,
+        self._core = Core(
+            RecordSource(self),
+            self._do_return_conn,
             self._options,
             size=self._pool.maxsize,
             overflow=self._max_overflow,
@@ -143,21 +191,6 @@ class ManagedPool(ServicedPool):
             pre_ping=self._pre_ping,
         )
         inheritance.watch(self)
-
-    def _invalidate(
-        self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
-    ) -> None:
-        """Note that a connection was found dead: the others are suspects."""
-        record = getattr(connection, "_connection_record", None)
-        if self._options.liveness and _checkin and record is not None:
-            # To be looked at, not to be closed: whoever ended one session, as
-            # pg_terminate_backend does, has not ended all of them.
-            self._service.connections.suspect_others(record.dbpool_entry)
-            if getattr(connection, "is_valid", False):
-                connection.invalidate(exception)
-            return
-        super()._invalidate(connection, exception, _checkin)
-        self._service.connections.doubt_all()
 
     # Checkout
 
@@ -173,7 +206,7 @@ class ManagedPool(ServicedPool):
             if self.on_checkout is not None:
                 self.on_checkout()
             return fairy
-        except (PoolError, SQLAlchemyError):
+        except (PoolError, sa_exc.SQLAlchemyError):
             raise
         except BaseException:
             # Also the Exceptions that strike from outside, such as Celery's soft time limit.
@@ -182,10 +215,9 @@ class ManagedPool(ServicedPool):
 
     def _connect_with_listeners(self) -> _ConnectionFairy:
         # A listener may refuse what it is shown: the wait for another one counts too.
-        timeout = self._timeout if self._options.background else None
-        if timeout is None:
+        if self._core.opener.callers_open or self._timeout is None:
             return _ConnectionFairy._checkout(self)
-        with pool_limit(timeout):
+        with pool_limit(self._timeout):
             return _ConnectionFairy._checkout(self)
 
     def _create_connection(self) -> ConnectionPoolEntry:
@@ -194,8 +226,8 @@ class ManagedPool(ServicedPool):
     def _do_get(self) -> ConnectionPoolEntry:
         if not _here[0]:
             inheritance.leave_parent()
-        line = self._service.line
-        now = _monotonic()
+        core = self._core
+        line, now = core.line, _monotonic()
         entry = line.take(now)
         if entry is not None:
             entry.holder = _get_ident()
@@ -208,54 +240,69 @@ class ManagedPool(ServicedPool):
                     and (glance is None or not glance(0, 1))
                     and self._recycle < 0
                 ):
-                    return entry.record
+                    return cast("ConnectionPoolEntry", entry.record)
             elif entry.passes(now):
-                return entry.record
-        return self._service.check_out(entry, now).record
+                return cast("ConnectionPoolEntry", entry.record)
+        return cast("ConnectionPoolEntry", core.check_out(entry, now).record)
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
-        for entry in self._service.unreceived_by(_get_ident()):
+        for entry in self._core.unreceived_by(_get_ident()):
             self._do_return_conn(entry.record)
 
     # Return
 
     def _do_return_conn(self, record: Any) -> None:
+        """Take a record back: the one way in, also for what the garbage collector returns."""
+        core = self._core
+        if core.door.is_inside():
+            core.door.put_off(record)
+            return
         now = _monotonic()
         entry: PooledEntry = record.dbpool_entry
         if (
             record.dbapi_connection is None
             or entry.state is not LEASED
             or now >= entry.expires_at
-            or record.starttime != entry.started
-        ) and not self._service.take_back(entry, now):
+            or record.starttime != entry.opened_at
+        ) and not core.take_changed(entry, now):
             return
         if not entry.suspect:
             check_at = now + entry.patience
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
-        held, service = now - entry.leased_at, self._service
-        with service.lock:
-            hold = service.stats.hold
+        held, hold = now - entry.leased_at, core.stats.hold
+        with core.door, core.lock:
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
-            kept = service.line.put(entry, now)
+            kept = core.line.put(entry, now)
         if not kept:
-            service.connections.close_entry(entry, "surplus")
-        elif not service.upkeep.is_due:
-            service.upkeep.schedule()
+            core.health.close(entry, "surplus")
+        elif not core.upkeep.is_due:
+            core.upkeep.schedule()
 
     # SQLAlchemy calls the one on a return, the other on a detach; the detour costs.
     _return_conn = _do_return_conn
+
+    def _invalidate(
+        self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        """Note that a connection was found dead: the others are suspects."""
+        record = getattr(connection, "_connection_record", None)
+        if self._options.liveness and _checkin and record is not None:
+            # To be looked at, not to be closed: whoever ended one session, as
+            # pg_terminate_backend does, has not ended all of them.
+            self._core.health.suspect_others(record.dbpool_entry)
+            if getattr(connection, "is_valid", False):
+                connection.invalidate(exception)
+            return
+        super()._invalidate(connection, exception, _checkin)
+        self._core.health.doubt_all()
 
     # Life
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
-        service = self._service
-        for entry in list(service.line.members):
-            # What is still checked out must not come back into the new line.
-            entry.state = GONE
-        inheritance.inherit((service.line, service.opener, *service.connections.husks))
+        self._core.disown_all()
         self._start()
 
     def warm(self) -> None:
@@ -263,7 +310,7 @@ class ManagedPool(ServicedPool):
 
         :raises DatabaseUnavailable: the server cannot be reached.
         """
-        while (opened := self._service.open_missing()) is not None:
+        while (opened := self._core.open_missing()) is not None:
             self._do_return_conn(opened.record)
 
     def dispose(self) -> None:
@@ -271,14 +318,14 @@ class ManagedPool(ServicedPool):
         if not _here[0]:
             inheritance.leave_parent()
         self._disposed_by = _get_ident()
-        self._service.close_idle()
+        self._core.close_idle()
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
         if self._disposed_by == _get_ident():
-            self._service.retire()
+            self._core.retire()
             self.dispose()
             self._disposed_by = None
         made = self.__class__(
@@ -298,3 +345,204 @@ class ManagedPool(ServicedPool):
         )
         made.on_checkout, made.url_key = self.on_checkout, self.url_key
         return made
+
+    # Numbers
+
+    @property
+    def outage(self) -> Outage | None:
+        """What keeps openings from succeeding, as far as the pool knows."""
+        return self._core.outage
+
+    @property
+    def contacts(self) -> int:
+        """How often somebody has seen that the server is there."""
+        return self._core.stats.contacts
+
+    def checkedout(self) -> int:
+        """Count the connections that are checked out.
+
+        Not one that is being opened, or that was just opened in the background and
+        has had no holder yet.
+        """
+        return self._core.checked_out()
+
+    @property
+    def _overflow(self) -> int:  # type: ignore[override]
+        return self._core.shared.overflow
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what the pool has counted, and who holds what, as of now."""
+        return self._core.snapshot()
+
+
+class IdleView(QueueCommon[Any]):
+    """Stands in for `QueuePool._pool`: the idle records, the empty ones included."""
+
+    def __init__(self, pool: ManagedPool, maxsize: int, use_lifo: bool) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self._owner = pool
+
+    def qsize(self) -> int:
+        """Count the records that are not checked out."""
+        shared = self._owner._core.shared
+        return len(shared.line.idle) + len(shared.empties)
+
+    def empty(self) -> bool:
+        """Tell whether every record is checked out."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Tell whether a returned connection would be closed."""
+        return 0 < self.maxsize <= self.qsize()
+
+    @property
+    def queue(self) -> deque[ConnectionPoolEntry]:
+        """The records that are not checked out (a copy)."""
+        shared = self._owner._core.shared
+        return deque([each.record for each in list(shared.line.idle)] + shared.empties)
+
+    @queue.setter
+    def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
+        # SQLAlchemy's suite throws out the empty ones in this way.
+        kept, empties = set(records), self._owner._core.shared.empties
+        empties[:] = [each for each in empties if each in kept]
+
+
+class PooledRecord(_ConnectionRecord):
+    """A record whose second connection comes from the line, as its first one did.
+
+    SQLAlchemy reconnects a record by itself when a checkout listener (or its own
+    pre-ping) raises `DisconnectionError`: there and then, outside every deadline, and
+    in an outage each caller for himself.
+    """
+
+    dbpool_entry: PooledEntry | None = None
+
+    def __init__(self, pool: ManagedPool, connect: bool = True) -> None:
+        self._owner = pool
+        super().__init__(pool, connect)
+
+    def get_connection(self) -> DBAPIConnection:
+        """Return the connection; one that is gone is replaced from the line.
+
+        What SQLAlchemy asks here of every checkout (is it outdated, was it invalidated?)
+        has been asked before the record was handed out.
+        """
+        if self.dbapi_connection is not None:
+            return self.dbapi_connection
+        entry, core = self.dbpool_entry, self._owner._core
+        if (
+            self.fairy_ref is not None
+            and not core.opener.callers_open
+            and entry is not None
+            and entry.state is LEASED
+            and entry.pid == os.getpid()
+        ):
+            self._take_over(core.check_out_again(entry))
+            return cast("DBAPIConnection", self.dbapi_connection)
+        return super().get_connection()
+
+    def renew(self) -> None:
+        """Open a connection, in the place of one that is outdated if need be."""
+        super().get_connection()
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Close the connection, or (`soft`) have it closed when it comes back."""
+        if self.dbpool_entry is not None:
+            self.dbpool_entry.doubt()
+        super().invalidate(e, soft)
+
+    def _take_over(self, entry: PooledEntry) -> None:
+        """Become the record of a connection that was opened for another one."""
+        other: PooledRecord = entry.record
+        self.info.clear()
+        self.info.update(other.info)
+        self.finalize_callback, other.finalize_callback = (
+            other.finalize_callback,
+            self.finalize_callback,
+        )
+        self.starttime, self.fresh = other.starttime, other.fresh
+        entry.record, self.dbpool_entry = self, entry
+        self.dbapi_connection = other.dbapi_connection
+        other.dbapi_connection = other.dbpool_entry = None
+
+
+class RecordSource:
+    """The `Source` of a `ManagedPool`: SQLAlchemy's records, its dialect and its rules."""
+
+    def __init__(self, pool: ManagedPool) -> None:
+        self._pool = pool
+
+    @property
+    def url_key(self) -> str | None:
+        """The setting that has the URL, for errors."""
+        return self._pool.url_key
+
+    @property
+    def recycle_seconds(self) -> float | None:
+        """The age at which a connection is outdated."""
+        recycle = self._pool._recycle
+        return recycle if recycle > -1 else None
+
+    @property
+    def may_look(self) -> bool:
+        """Whether a driver's connection has a socket: SQLite's does not."""
+        return getattr(self._pool._dialect, "name", "") != "sqlite"
+
+    def open(self, empty: PooledRecord | None = None) -> PooledRecord:
+        """Return a record with an open connection."""
+        if empty is None:
+            return cast("PooledRecord", self._pool._create_connection())
+        empty.renew()
+        return empty
+
+    def close(self, record: PooledRecord) -> None:
+        """Close the connection in order, if there is one."""
+        record.close()
+
+    def drop(self, record: PooledRecord) -> None:
+        """Close a connection that is dead, and tell SQLAlchemy's listeners."""
+        record.invalidate()
+
+    def ping(self, record: PooledRecord) -> bool:
+        """Ask the server, as SQLAlchemy's pre-ping does."""
+        alive = bool(self._pool._dialect._do_ping_w_event(self.connection(record)))
+        # SQLAlchemy's own pre-ping would be a second one.
+        record.fresh = record.fresh or alive
+        return alive
+
+    def connection(self, record: PooledRecord) -> Any:
+        """Return the driver's connection."""
+        return record.dbapi_connection
+
+    def opened_at(self, record: PooledRecord) -> float:
+        """Say when the connection was opened, on the wall clock."""
+        return record.starttime
+
+    def is_outdated(self, record: PooledRecord) -> bool:
+        """Tell whether SQLAlchemy would reconnect the record."""
+        pool, since = self._pool, record.starttime
+        if record.dbapi_connection is None:
+            return True
+        if pool._invalidate_time > since or record._soft_invalidate_time > since:
+            return True
+        # With `liveness` it is in the entry's `expires_at`.
+        return -1 < pool._recycle < time.time() - since and not pool._options.liveness
+
+    def is_received(self, record: PooledRecord) -> bool:
+        """Tell whether a caller has the connection."""
+        # SQLAlchemy sets it when all of a checkout is done, and takes it away before a return.
+        return record.fairy_ref is not None
+
+    def classify(self, error: BaseException) -> ConnectFailure | None:
+        """Say what a failed opening means; None: a fault of the program."""
+        dialect = self._pool._dialect
+        module = getattr(dialect, "loaded_dbapi", None)
+        if module is None:
+            return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
+        # UnicodeDecodeError: psycopg2's, of a server that writes its own encoding.
+        known = module.Error | OSError | UnicodeDecodeError | sa_exc.DBAPIError
+        if not isinstance(error, known):
+            return None
+        return classify_connect_failure(cast("Any", dialect), error)

@@ -1,142 +1,187 @@
-"""Opens connections off the caller's path, and knows when the server is out of reach.
+"""Opens connections for those who wait, and knows when the server is out of reach.
 
 First of returned or new wins: those who wait stand in the line, openings run
 beside them, and what comes first is handed to the head of the line.  When an
 opening fails because the server is unreachable or full, one prober at a time
 tries again; nobody else does, so that a server that comes back meets no herd.
+
+`Openings` decides: it is pure, as `Line` is, so that outages of hours are tests of
+milliseconds.  `BackgroundOpener` does what it says, in threads.  `CallersOpen` stands in its
+place in a pool without `background`, where each caller opens for himself.  Which of the
+two a pool has is decided once, in `core`; the rest asks them.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from contextvars import Context
-from typing import Any, Protocol
+from contextvars import Context, copy_context
+from typing import Any
 
 from ..drivers.connect_failures import ConnectFailure
-from .demand import FIRST_CONNECT, look_interval, openings_wanted
-from .housekeeper import Task, WeakCall, housekeeper
-from .inheritance import is_uwsgi_master
-from .line import Line
-from .openings import Openings, start_thread
-from .outage import NEVER, Trouble
-from .outages import OutageLog
+from .entry import PooledEntry
+from .health import Health
+from .housekeeper import Task, WeakCall, start_thread
+from .line import LEASED, E, Line, Waiter
+from .outage import NEVER, Outage, OutageLog
+from .refusals import Refusals
+from .shared import Shared
 from .stats import Stats
 
 # Once nobody has asked for this long (seconds), the prober only keeps `min_idle`
 # in view, at the slow pace, or rests.
 ASKED_LATELY = 60.0
+# An opening that takes longer than this (seconds), and than so many usual ones, hangs:
+# others are opened beside it as if it were not there.
+HANGS_AFTER = 1.0
+HANGS_AFTER_CONNECTS = 4
+# A first guess at the duration of a connect, in seconds, until one was seen.
+FIRST_CONNECT = 0.05
+# How often to look again, as a part of a connect's time and in seconds: early
+# enough to cost little when returns stay out, late enough to have seen some.
+LOOK_PART = 1 / 8
+LOOK_LEAST = 0.001
+LOOK_MOST = 0.05
+# A lease older than this many usual holds is not a usual one: it may go on and on.
+STUCK = 4
+
+Refuse = Callable[[BaseException, ConnectFailure, float], BaseException]
 
 
-class Connections(Protocol):
-    """How an opener opens and closes."""
+class Openings:
+    """Decide which connections are to be opened, and when: no thread, no lock, no I/O, no clock.
 
-    def open_entry(self) -> Any:
-        """Open one connection (I/O, without the lock)."""
+    Whoever owns it calls it with the pool's lock held and passes the time in.
 
-    def close_entry(self, entry: Any, reason: str) -> None:
-        """Close one connection (I/O, without the lock) and report it lost."""
-
-
-class Refusals(Protocol):
-    """How an opener tells why there is no connection."""
-
-    def classify(self, error: BaseException) -> ConnectFailure | None:
-        """Say what a failed opening means; None: an error of the program, not of the server."""
-
-    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
-        """Make a new exception for one waiter."""
-
-
-class Opener:
-    """Open connections for a line.
-
-    Methods that end in `_locked` need the pool's lock held; the others must be
-    called without it, because they start threads.
+    :param refuse: makes an error for one caller, of the failure, its kind and for how many
+        seconds openings have failed.
+    :param set_timer: has `look` called at a time, and not when it was told before.
+    :param looks_again: whether anything that `set_timer` is told ever happens.
+    :param min_idle: how many connections to keep open once the pool is used.
+    :param grace: for how many seconds an outage is waited out; None: always.
     """
 
     def __init__(
         self,
-        connections: Connections,
-        refusals: Refusals,
         line: Line[Any],
-        lock: AbstractContextManager[object],
         stats: Stats,
         *,
-        clock: Callable[[], float],
+        refuse: Refuse,
+        set_timer: Callable[[float], object],
+        looks_again: Callable[[], bool] = lambda: True,
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
-        start: Callable[[Callable[[], object]], object] = start_thread,
     ) -> None:
-        self._connections = connections
-        self._refusals = refusals
         self._line = line
-        self._lock = lock
         self._stats = stats
-        self._clock = clock
+        self._refuse = refuse
+        self._set_timer = set_timer
+        self._looks_again = looks_again
         self._min_idle = min_idle
         self._grace = grace
-        self.openings = Openings(line, lock, self._open, start)
-        self.trouble: Trouble | None = None
-        self.outages = OutageLog(pool_name, grace)
+        self.outage: Outage | None = None
+        self.log = OutageLog(pool_name, grace)
+        # A slot is reserved for each. Each is in a list of its own, which whoever starts it or
+        # gives its slot back empties first: nobody does both.
+        self.planned: deque[list[Context]] = deque()
+        # When those under way began.
+        self._began: dict[object, float] = {}
         self._asked_at = NEVER
         self._opened_at = NEVER
-        self._task: Task | None = None
-        self._look_at = float("inf")
+        # What `set_timer` was told last, if that is still to come.
+        self._look_at = math.inf
 
-    # Deciding
+    # Callers
 
-    def asked_locked(self, now: float) -> None:
-        """Plan openings for a caller who has just joined the line; `openings.launch` them."""
-        self._ask_locked(now)
-        # Neither a full pool nor a line that is soon looked at has anything to plan, and
-        # planning is half of what it costs to join: in a spike everybody waits for that.
-        if self.trouble is not None or not (self._line.full or self._looks_soon_locked(now)):
-            self.plan_locked(now)
+    def admit(self, waiter: Waiter, now: float, *, again: bool = False) -> Outage | bool:
+        """Let a caller into the line, and plan what is to be opened for him.
 
-    def refused_locked(self, now: float) -> Trouble | None:
-        """Note that a caller has asked; return the outage for which it has to be refused."""
-        trouble = self.trouble
-        if trouble is None or not trouble.refuses(now, self._grace):
-            return None
-        # Refused or not, somebody asks: were the prober to rest now, those who come
-        # next would be refused long after the server is back.
-        self._ask_locked(now)
-        self._watch_locked(now)
-        return trouble
+        :param again: whether he has had his turn, and waits at the head.
+        :return: true; false if the line is full; or the outage for which he is refused.
+        """
+        outage = self.outage
+        if outage is not None and not self._line.idle and outage.refuses(now, self._grace):
+            # Refused or not, somebody asks: were the prober to rest now, those who come
+            # next would be refused long after the server is back.
+            self._asked(now)
+            self._watch(now)
+            self._count_refused("outage", 1)
+            return outage
+        if again:
+            self._line.rejoin(waiter, now)
+        elif not self._line.join(waiter):
+            return False
+        if waiter.granted is None:
+            self._asked(now)
+            # Neither a full pool nor a line that is soon looked at has anything to plan, and
+            # planning is half of what it costs to join: in a spike everybody waits for that.
+            if self.outage is not None or not (self._line.full or self._looks_soon(now)):
+                self.plan(now)
+        return True
 
-    def rest_locked(self) -> None:
+    def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
         self._asked_at = NEVER
 
-    def _ask_locked(self, now: float) -> None:
+    def _asked(self, now: float) -> None:
         self._asked_at = now
-        if self.trouble is not None:
-            self.trouble.asked(now)
+        if self.outage is not None:
+            self.outage.asked(now)
 
-    def plan_locked(self, now: float) -> None:
-        """Reserve slots for the openings that are wanted now; `openings.launch` them."""
-        wanted = max(self._wanted_by_line_locked(now), self._missing_locked())
-        if self.trouble is not None and wanted:
-            wanted = self._probes_allowed_locked(now)
+    def _count_refused(self, reason: str, count: int) -> None:
+        self._stats.refused[reason] += count
+        if reason == "outage":
+            self.log.refused(count)
+
+    # Planning
+
+    def plan(self, now: float) -> None:
+        """Reserve slots for the openings that are wanted now, and put those into `planned`."""
+        wanted = max(self._wanted_by_line(now), self._missing())
+        if self.outage is not None and wanted:
+            wanted = self._probes_allowed(now)
         while wanted and not self._line.full:
-            self.openings.plan_locked(self._next_context_locked())
-            if self.trouble is not None:
-                self.trouble.probing(now)
+            self._plan_one(self._next_context())
+            if self.outage is not None:
+                self.outage.probing(now)
             wanted -= 1
-        self._watch_locked(now)
+        self._watch(now)
 
-    def _opening_locked(self, now: float) -> int:
-        """Count the openings that may soon be over."""
-        return self._line.opening - self.openings.hanging_locked(now, self._connect_time)
+    def look(self, now: float) -> None:
+        """Look at the line again, as `set_timer` was told."""
+        self._look_at = math.inf
+        if self.outage is not None and not self._line.waiting and self._probes_on(now):
+            if self._probes_allowed(now) and not self._line.full:
+                self.outage.probing(now)
+                self._plan_one(Context())
+            self._watch(now)
+        else:
+            self.plan(now)
 
-    def _wanted_by_line_locked(self, now: float) -> int:
-        opening = self._opening_locked(now)
-        if self.trouble is not None:
+    def _plan_one(self, context: Context) -> None:
+        planned, line, ticket = self.planned, self._line, [context]
+        # No call between these two lines: an interrupt there would leave a slot that
+        # counts as being opened for ever.
+        planned += (ticket,)
+        line.opening += 1
+
+    def _next_context(self) -> Context:
+        # Connect listeners see the context of someone who waits, each of them once:
+        # a context cannot be entered twice at a time.
+        for waiter in self._line.waiters:
+            context, waiter.context = waiter.context, None
+            if context is not None:
+                return context
+        return Context()
+
+    def _wanted_by_line(self, now: float) -> int:
+        opening = self._opening(now)
+        if self.outage is not None:
             return int(self._line.waiting > opening)
-        if is_uwsgi_master():
-            # No housekeeper comes here to look at the line again.
+        if not self._looks_again():
             return max(0, self._line.waiting - opening)
         return openings_wanted(
             self._line,
@@ -151,154 +196,387 @@ class Opener:
         known = self._stats.connect_time
         return FIRST_CONNECT if known is None else known
 
-    def _missing_locked(self) -> int:
+    def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
         if self._line.retired or self._asked_at == NEVER:
             return 0
         return max(0, self._min_idle - self._line.total)
 
-    def _probes_allowed_locked(self, now: float) -> int:
-        trouble = self.trouble
-        if trouble is None or now < trouble.retry_at or self._opening_locked(now):
+    def _probes_allowed(self, now: float) -> int:
+        outage = self.outage
+        if outage is None or now < outage.retry_at or self._opening(now):
             return 0
         # Beside one that hangs another one may try, but not a herd of them.
         return int(self._line.opening <= 1)
 
-    def _next_context_locked(self) -> Context:
-        # Connect listeners see the context of someone who waits, each of them once:
-        # a context cannot be entered twice at a time.
-        for waiter in self._line.waiters:
-            context, waiter.context = waiter.context, None
-            if context is not None:
-                return context
-        return Context()
+    def _probes_on(self, now: float) -> bool:
+        """Tell whether to probe though nobody waits: somebody may be about to ask again."""
+        return not self._line.retired and (self._asked_lately(now) or self._missing() > 0)
 
-    def _watch_locked(self, now: float) -> None:
+    def _asked_lately(self, now: float) -> bool:
+        return now - self._asked_at < ASKED_LATELY
+
+    # Looking again
+
+    def _watch(self, now: float) -> None:
         """See to it that the line is looked at again, if it may want more openings."""
-        due = self._next_look_locked(now)
+        due = self._next_look(now)
         if due is not None and due < self._look_at:
-            if self._task is not None:
-                self._task.cancel()
             # In this order: interrupted in between, it is looked at once more, not never.
-            self._look_at = float("inf")
-            self._task = housekeeper().call_at(due, WeakCall(self.look))
+            self._look_at = math.inf
+            self._set_timer(due)
             self._look_at = due
 
-    def _looks_soon_locked(self, now: float) -> bool:
+    def _looks_soon(self, now: float) -> bool:
         return now < self._look_at <= now + look_interval(self._connect_time)
 
-    def _next_look_locked(self, now: float) -> float | None:
-        line, trouble, opening = self._line, self.trouble, self._opening_locked(now)
-        if trouble is not None:
-            if not (line.waiting or self._probes_on_locked(now)):
+    def _next_look(self, now: float) -> float | None:
+        line, outage, opening = self._line, self.outage, self._opening(now)
+        if outage is not None:
+            if not (line.waiting or self._probes_on(now)):
                 return None
             if not opening:
-                return max(trouble.retry_at, now)
+                return max(outage.retry_at, now)
         elif line.full or not line.waiting:
             return None
         elif line.waiting > opening:
             return now + look_interval(self._connect_time)
-        return self.openings.next_hanging_locked(now, self._connect_time)
+        return self._next_hanging(now)
 
-    def _probes_on_locked(self, now: float) -> bool:
-        """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        lately = now - self._asked_at < ASKED_LATELY
-        return not self._line.retired and (lately or self._missing_locked() > 0)
+    def _opening(self, now: float) -> int:
+        """Count the openings that may soon be over: those that hang may not."""
+        limit = self._hanging_limit
+        hanging = sum(now - began >= limit for began in self._began.values())
+        return self._line.opening - hanging
 
-    def look(self) -> None:
-        """Look at the line again; the housekeeper calls this."""
-        now = self._clock()
-        with self._lock:
-            self._look_at = float("inf")
-            if self.trouble is not None and not self._line.waiting and self._probes_on_locked(now):
-                if self._probes_allowed_locked(now) and not self._line.full:
-                    self.trouble.probing(now)
-                    self.openings.plan_locked(Context())
-                self._watch_locked(now)
-            else:
-                self.plan_locked(now)
-        self.openings.launch()
+    def _next_hanging(self, now: float) -> float | None:
+        """Say when the next opening will have taken too long; None: none is under way."""
+        limit = self._hanging_limit
+        return min((b + limit for b in self._began.values() if now < b + limit), default=None)
 
-    # Opening
+    @property
+    def _hanging_limit(self) -> float:
+        return max(HANGS_AFTER, HANGS_AFTER_CONNECTS * self._connect_time)
 
-    def _open(self) -> None:
-        began, opening = self._clock(), object()
-        with self._lock:
-            if not self._needed_locked(began):
-                self._line.open_failed()
-                return
-            self.openings.begin_locked(opening, began)
-            self._watch_locked(began)
-        try:
-            entry = self._connections.open_entry()
-        except BaseException as error:
-            self._failed(error, opening, began)
-        else:
-            self._opened(entry, opening, began)
+    # An opening's course
 
-    def _needed_locked(self, now: float) -> bool:
+    def begin(self, opening: object, now: float) -> bool:
+        """Begin an opening that was planned; false, and its slot is free, if nobody needs it."""
         line = self._line
-        return (
-            line.waiting >= self._opening_locked(now)
-            or line.total <= self._min_idle
-            or self.trouble is not None
+        if line.waiting < self._opening(now) and line.total > self._min_idle and not self.outage:
+            line.open_failed()
+            return False
+        self._began[opening] = now
+        self._watch(now)
+        return True
+
+    def opened(self, opening: object, entry: Any, now: float) -> bool:
+        """Hand out what was opened; false if it is surplus: then it is to be closed."""
+        began = self._began.pop(opening)
+        self.outage, self._opened_at = None, now
+        self._stats.connected(now - began)
+        self._line.opened(entry, now)
+        kept = self._line.put(entry, now)
+        self.plan(now)
+        self.log.note(None, now)
+        return kept
+
+    def failed(
+        self, opening: object, kind: ConnectFailure | None, error: BaseException, now: float
+    ) -> None:
+        """Learn from an opening that failed; have those refused who need not wait any more.
+
+        :param kind: what the failure means; None: a fault of the program.
+        """
+        began = self._began.pop(opening)
+        self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
+        self._line.open_failed()
+        if kind is None:
+            self._refuse_waiters("program", lambda: error, limit=1)
+            self.rest()
+        elif kind is ConnectFailure.CONFIGURATION:
+            self.outage = None
+            self.log.note(None, now)
+            self._refuse_waiters("configuration", lambda: self._refuse(error, kind, 0.0))
+            # What is missing from `min_idle` would be tried again, and again, at once.
+            self.rest()
+        elif began >= self._opened_at:  # what it tells is out of date otherwise
+            self.away(kind, error, began, now)
+        self.plan(now)
+
+    def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
+        """Note that the server is out of reach, or full."""
+        if self.outage is None:
+            self.outage = Outage(kind, began, error)  # away when the attempt began, at least
+        outage, asked = self.outage, self._line.waiting > 0 or self._asked_lately(now)
+        outage.failed(kind, error, now, asked=asked)
+        self.log.note(outage, now)
+        if outage.refuses(now, self._grace):
+            lasted = now - outage.since
+            self._refuse_waiters("outage", lambda: self._refuse(error, kind, lasted))
+
+    def _refuse_waiters(
+        self, reason: str, make_error: Callable[[], BaseException], limit: int | None = None
+    ) -> None:
+        self._count_refused(reason, self._line.refuse(make_error, limit))
+
+
+def look_interval(connect_time: float) -> float:
+    """Say after how many seconds a waiting line is to be looked at (again)."""
+    return min(max(connect_time * LOOK_PART, LOOK_LEAST), LOOK_MOST)
+
+
+def returns_expected(line: Line[E], now: float, *, connect_time: float, hold_time: float) -> float:
+    """Estimate how many returns come within a connect's time.
+
+    :param hold_time: the usual hold, in seconds, as a moving average.
+    """
+    hold = max(hold_time, 1e-6)
+    usual = sum(
+        each.state is LEASED and now - each.leased_at <= STUCK * hold for each in line.members
+    )
+    return usual * connect_time / hold
+
+
+def openings_wanted(
+    line: Line[E], now: float, *, opening: int, connect_time: float, hold_time: float
+) -> int:
+    """Count the openings to start now for those who wait (free slots permitting).
+
+    One at a time wins a spike of short holds and ruins one of long holds; one for
+    each waiter does the opposite.  So: one for each waiter, unless the holds seen
+    say that returns will have served the whole line before a connect could.
+
+    :param opening: how many are under way already.
+    """
+    need = len(line.waiters) - opening
+    if need <= 0:
+        return 0
+    free = line.free
+    if free is not None:
+        need = min(need, max(0, free))
+    if need == 0 or not line.leased:
+        return need
+    first = next(iter(line.waiters))
+    # Whoever has waited for as long as a connect takes was promised a return that
+    # did not come: without this bound a wrong estimate keeps the line waiting.
+    if now - first.since < connect_time:
+        if now - first.since < look_interval(connect_time):
+            return 0
+        expected = returns_expected(line, now, connect_time=connect_time, hold_time=hold_time)
+        if expected >= len(line.waiters):
+            return 0
+    return need
+
+
+class BackgroundOpener:
+    """Open connections in threads, as `Openings` decides.
+
+    Methods that end in `_locked` need the pool's lock held; the others must be
+    called without it, because they start threads.
+
+    :param start: runs an opening in a thread; raises RuntimeError where none can be started.
+    """
+
+    # Whether a caller opens for himself in a slot that he is granted.
+    callers_open = False
+
+    def __init__(
+        self,
+        shared: Shared,
+        health: Health,
+        refusals: Refusals,
+        *,
+        start: Callable[[str, Callable[[], object]], object] = start_thread,
+    ) -> None:
+        self._clock, self._timer = shared.clock, shared.timer
+        self._door, self._lock, self._line = shared.door, shared.lock, shared.line
+        self._source = shared.source
+        self._health = health
+        self._refusals = refusals
+        self._start = start
+        self._task: Task | None = None
+        self.openings = Openings(
+            shared.line,
+            shared.stats,
+            refuse=refusals.unavailable,
+            set_timer=self._look_at,
+            looks_again=lambda: shared.timer.runs,
+            min_idle=shared.options.min_idle,
+            grace=shared.options.outage_grace,
+            pool_name=shared.options.pool_name,
         )
 
-    def _opened(self, entry: Any, opening: object, began: float) -> None:
-        now = self._clock()
-        with self._lock:
-            self.openings.end_locked(opening)
-            self.trouble, self._opened_at = None, now
-            self._stats.connected(now - began)
-            self._line.opened(entry, now)
-            kept = self._line.put(entry, now)
-            self.plan_locked(now)
-            self.outages.note_locked(None, now)
-        self.openings.launch()
-        self.outages.write()
-        if not kept:
-            self._connections.close_entry(entry, "surplus")
+    @property
+    def outage(self) -> Outage | None:
+        """What keeps openings from succeeding, as far as is known."""
+        return self.openings.outage
 
-    def _failed(self, error: BaseException, opening: object, began: float) -> None:
-        now = self._clock()
+    def context(self) -> Context:
+        """Copy the caller's context, in which a connection may be opened for him."""
+        return copy_context()
+
+    def admit_locked(self, waiter: Waiter, now: float, *, again: bool) -> Outage | bool:
+        """Let a caller into the line, as `Openings.admit` has it; then `launch`."""
+        return self.openings.admit(waiter, now, again=again)
+
+    def refusal(self, outage: Outage) -> BaseException:
+        """Make the error of a caller who is refused for an outage."""
+        lasted = self._clock() - outage.since
+        return self._refusals.unavailable(outage.error, outage.kind, lasted)
+
+    def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
+        """Make the error of a caller whose time is over."""
+        with self._door, self._lock:
+            outage = self.openings.outage
+            self.openings.log.refused()
+        return self._refusals.timed_out(waited, outage, cut=cut, setting=setting)
+
+    def explain(self, error: Exception, began: float) -> BaseException:
+        """Learn from a caller who could not open for himself; return what he is told."""
+        now, kind = self._clock(), self._source.classify(error)
+        if kind is None:
+            return error
+        if kind is ConnectFailure.CONFIGURATION:
+            return self._refusals.unavailable(error, kind)
+        with self._door, self._lock:
+            self.openings.away(kind, error, began, now)
+        self.openings.log.write()
+        return self.timed_out(now - began, cut=False, setting=None)
+
+    def replace(self, entry: PooledEntry, reason: str) -> None:
+        """Close a leased connection that must not be handed out, and its slot with it."""
+        self._health.close(entry, reason)
+
+    def rest_locked(self) -> None:
+        """Keep no minimum open until somebody asks again."""
+        self.openings.rest()
+
+    def replan(self) -> None:
+        """Start openings, if a slot that became free is wanted."""
+        with self._door, self._lock:
+            self.openings.plan(self._clock())
+        self.launch()
+
+    def _look_at(self, due: float) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._task = self._timer.call_at(due, WeakCall(self.look))
+
+    def look(self) -> None:
+        """Look at the line again; the timer calls this."""
+        with self._door, self._lock:
+            self.openings.look(self._clock())
+        self.launch()
+
+    def launch(self) -> None:
+        """Start what was planned, each opening in a thread of its own.
+
+        What others left behind too: they may have been interrupted after they had planned.
+        """
+        planned = self.openings.planned
+        while planned:
+            ticket: list[Context] = []
+            try:
+                # Not popleft(): interrupted as it returns, the ticket would be lost.
+                ticket = planned[0]
+                del planned[0]
+                self._start("dbpool-opener", functools.partial(self._run, ticket))
+            except BaseException as error:
+                self._give_back(ticket)
+                # No thread can be started, or another thread took the last ticket.
+                if not isinstance(error, RuntimeError | IndexError):
+                    raise
+
+    def _give_back(self, ticket: list[Context]) -> None:
+        """Let the first waiter open in the slot himself, if there is one."""
         try:
-            kind = self._refusals.classify(error)
+            ticket.pop()
+        except IndexError:  # its thread runs
+            return
+        with self._door, self._lock:
+            if not self._line.grant_slot():
+                self._line.open_failed()
+
+    def _run(self, ticket: list[Context]) -> None:
+        try:
+            context = ticket.pop()
+        except IndexError:  # whoever started this thread was interrupted, and gave it back
+            return
+        context.run(self._open)
+
+    def _open(self) -> None:
+        opening = object()
+        with self._door, self._lock:
+            if not self.openings.begin(opening, self._clock()):
+                return
+        surplus = None
+        try:
+            entry = self._health.open()
+        except BaseException as error:
+            kind = self._kind(error)
+            with self._door, self._lock:
+                self.openings.failed(opening, kind, error, self._clock())
+        else:
+            with self._door, self._lock:
+                if not self.openings.opened(opening, entry, self._clock()):
+                    surplus = entry
+        self.launch()
+        self.openings.log.write()
+        if surplus is not None:
+            self._health.close(surplus, "surplus")
+
+    def _kind(self, error: BaseException) -> ConnectFailure | None:
+        try:
+            return self._source.classify(error)
         except Exception:  # as of an error that cannot be printed: the slot must not be lost
-            kind = None
-        with self._lock:
-            self.openings.end_locked(opening)
-            self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
-            self._line.open_failed()
-            if kind is None:
-                self._refuse_locked("program", lambda: error, limit=1)
-                self.rest_locked()
-            elif kind is ConnectFailure.CONFIGURATION:
-                self.trouble = None
-                self.outages.note_locked(None, now)
-                self._refuse_locked("configuration", lambda: self._refusals.refusal(error, kind))
-                # Else what is missing from `min_idle` is tried again, and again, at once.
-                self.rest_locked()
-            elif began >= self._opened_at:  # else what it tells is out of date
-                self.in_trouble_locked(kind, error, began)
-            self.plan_locked(now)
-        self.openings.launch()
-        self.outages.write()
+            return None
 
-    def in_trouble_locked(self, kind: ConnectFailure, error: BaseException, began: float) -> None:
-        """Note a failed opening; have those refused who need not wait any more."""
-        now = self._clock()
-        if self.trouble is None:
-            self.trouble = Trouble(kind, began, error)  # away when the attempt began, at least
-        asked = self._line.waiting > 0 or now - self._asked_at < ASKED_LATELY
-        self.trouble.failed(kind, error, now, asked=asked)
-        self.outages.note_locked(self.trouble, now)
-        if self.trouble.refuses(now, self._grace):
-            refused = self._refuse_locked("outage", lambda: self._refusals.refusal(error, kind))
-            self.outages.refused_locked(refused)
 
-    def _refuse_locked(
-        self, reason: str, make_error: Callable[[], BaseException], limit: int | None = None
-    ) -> int:
-        count = self._line.refuse(make_error, limit)
-        self._stats.refused[reason] += count
-        return count
+class CallersOpen:
+    """Stand in for a `BackgroundOpener` where each caller opens for himself, as in QueuePool."""
+
+    callers_open = True
+    outage: Outage | None = None
+
+    def __init__(self, shared: Shared, health: Health, refusals: Refusals) -> None:
+        self._door, self._lock, self._line = shared.door, shared.lock, shared.line
+        self._health = health
+        self._refusals = refusals
+
+    def context(self) -> None:
+        """Copy nothing: a caller opens in his own context."""
+
+    def admit_locked(self, waiter: Waiter, now: float, *, again: bool) -> Outage | bool:
+        """Let a caller into the line; false if it is full."""
+        if not again:
+            return self._line.join(waiter)
+        self._line.rejoin(waiter, now)
+        return True
+
+    def refusal(self, outage: Outage) -> BaseException:
+        """Refuse nobody for an outage."""
+        raise AssertionError(outage)
+
+    def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
+        """Make the error of a caller whose time is over."""
+        return self._refusals.timed_out(waited, None, cut=cut, setting=setting)
+
+    def explain(self, error: Exception, began: float) -> BaseException:
+        """Return what a caller is told who could not open: the driver's own error."""
+        return error
+
+    def replace(self, entry: PooledEntry, reason: str) -> None:
+        """Close a leased connection that must not be handed out; the caller has its slot."""
+        with self._door, self._lock:
+            self._line.reopening(entry)
+        self._health.empty(entry, reason)
+
+    def rest_locked(self) -> None:
+        """Do nothing: no minimum is kept."""
+
+    def replan(self) -> None:
+        """Do nothing: the line gives a slot that became free to the first waiter."""
+
+    def launch(self) -> None:
+        """Do nothing: nothing was planned."""

@@ -87,3 +87,14 @@ def plugin_defaults(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any
     defaults["max_waiting"] = per_connection * (pool_size + max_overflow) if bounded else None
     defaults["min_idle"] = min(defaults["min_idle"], pool_size) if pool_size else 1
     return defaults
+
+
+def pool_text(pool_name: str | None) -> str:
+    """Return what errors and the log call a pool."""
+    return "the pool" if pool_name is None else f"pool {pool_name!r}"
+
+
+def ini_key(pool_name: str | None, keyword: str, prefix: str = "sqlalchemy.") -> str:
+    """Return the full ini key of a pool's setting."""
+    named = pool_name is not None and pool_name != "default"
+    return f"{prefix}{pool_name}.{keyword}" if named else prefix + keyword

@@ -1,11 +1,18 @@
-"""What is known of an outage: since when, why, and when the prober tries again."""
+"""What is known of an outage: since when, why, when the prober tries again; what the log says."""
 
 from __future__ import annotations
 
+import logging
 import random
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..drivers.connect_failures import ConnectFailure
+from ..drivers.driver_errors import driver_text
+from .options import pool_text
+
+log = logging.getLogger(__name__)
 
 # The prober's pauses, in seconds: doubling from the first to the last, each one
 # shortened by up to half at random, so that many processes do not knock as one.
@@ -20,7 +27,7 @@ NEVER = float("-inf")
 
 
 @dataclass
-class Trouble:
+class Outage:
     """Openings fail: since when, why, and when the prober tries again.
 
     `known_until`: up to when nobody need ask the server to know that it is away.
@@ -32,7 +39,7 @@ class Trouble:
     error: BaseException
     retry_at: float = NEVER
     known_until: float = NEVER
-    tries: int = 0
+    attempts: int = 0
 
     def failed(
         self, kind: ConnectFailure, error: BaseException, now: float, *, asked: bool
@@ -41,11 +48,11 @@ class Trouble:
         self.kind, self.error = kind, error
         self.known_until = now + 2 * LAST_PAUSE
         if now < self.retry_at:
-            # Several that began together and failed together are one try: counted one
+            # Several that began together and failed together are one attempt: counted one
             # by one, a blip would cost everybody the longest pause.
             return
-        self.tries += 1
-        pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(self.tries - 1, 10))
+        self.attempts += 1
+        pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(self.attempts - 1, 10))
         if not asked:
             pause = SLOW_PAUSE
         self.retry_at = now + pause * random.uniform(0.5, 1.0)
@@ -74,3 +81,57 @@ class Trouble:
             and now - self.since >= grace
             and now < self.known_until
         )
+
+
+class OutageLog:
+    """Says once that the server is away, and once that it is back.
+
+    What is to be said is decided with the pool's lock held, and said without it: a
+    handler of the log may write to a disk or a network, or to a table of this pool.
+    """
+
+    def __init__(self, pool_name: str | None, grace: float | None) -> None:
+        self._name = pool_name
+        self._grace = grace
+        self._since: float | None = None
+        self._refused = 0
+        self._lines: deque[str] = deque()
+
+    def note(self, outage: Outage | None, now: float) -> None:
+        """See whether an outage begins or is over."""
+        away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
+        if outage is not None and away and self._since is None:
+            self._since, self._refused = outage.since, 0
+            self._lines.append(away_text(self._name, self._grace, outage.error))
+        elif outage is None and self._since is not None:
+            self._lines.append(back_text(self._name, now - self._since, self._refused))
+            self._since = None
+
+    def refused(self, count: int = 1) -> None:
+        """Count callers who got no connection in this outage."""
+        self._refused += count
+
+    def write(self) -> None:
+        """Write what is to be said; never with the pool's lock held."""
+        # Not asked first whether there is a line: another thread may take it meanwhile.
+        with suppress(IndexError):
+            while True:
+                log.warning("%s", self._lines.popleft())
+
+
+def away_text(pool_name: str | None, grace: float | None, error: BaseException) -> str:
+    """Say in the log that an outage begins."""
+    refused = "" if grace is None else f", and are refused at once after {grace:g} s of it"
+    return (
+        f"{pool_text(pool_name)}: the database server is unreachable ({driver_text(error)})."
+        f" Callers wait until it is back or their time is over{refused}."
+    )
+
+
+def back_text(pool_name: str | None, lasted: float, refused: int) -> str:
+    """Say in the log that an outage is over."""
+    callers = "1 caller" if refused == 1 else f"{refused} callers"
+    ending = (
+        f"; {callers} got no connection meanwhile." if refused else ". Every caller was served."
+    )
+    return f"{pool_text(pool_name)}: the database server is back after {lasted:.1f} s{ending}"

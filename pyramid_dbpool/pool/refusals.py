@@ -2,117 +2,217 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
 
-from sqlalchemy import exc as sa_exc
-
-from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
+from ..drivers.connect_failures import ConnectFailure
+from ..drivers.driver_errors import driver_text
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from . import messages
-from .entries import LEASED
-from .holders import Lease, named
-
-if TYPE_CHECKING:
-    from .core import Service
-    from .managed import ManagedPool
+from .leases import holders_text, leases, named
+from .options import ini_key, pool_text
+from .outage import Outage
+from .shared import Shared
+from .stats import Holder
 
 # SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
 BACKGROUND = "3o7r"
 
 
 class Refusals:
-    """Make the errors of one pool, a new one for each caller."""
+    """Make the errors of one pool, a new one for each caller; never with its lock held.
 
-    def __init__(self, service: Service, source: ManagedPool) -> None:
-        self._service = service
-        self._source = source
-        self._name = service.options.pool_name
+    But for `unavailable`, which calls nothing that could wait.
+    """
 
-    def classify(self, error: BaseException) -> ConnectFailure | None:
-        """Say what a failed opening means; None: a fault of the program."""
-        module = getattr(self._source._dialect, "loaded_dbapi", None)
-        if module is None:
-            return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
-        # UnicodeDecodeError: psycopg2's, of a server that writes its own encoding.
-        known = module.Error | OSError | UnicodeDecodeError | sa_exc.DBAPIError
-        if not isinstance(error, known):
-            return None
-        return classify_connect_failure(cast("Any", self._source._dialect), error)
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._name = shared.options.pool_name
 
-    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
-        """Make the exception for one caller who cannot be served."""
-        trouble = self._service.opener.trouble
-        lasted = 0.0 if trouble is None else time.monotonic() - trouble.since
-        text = messages.unavailable_text(self._name, kind, lasted, error, self._source.url_key)
+    def unavailable(
+        self, error: BaseException, kind: ConnectFailure, lasted: float = 0.0
+    ) -> DatabaseUnavailable:
+        """Make the exception for one caller who cannot be served.
+
+        :param lasted: for how many seconds openings have failed.
+        """
+        text = unavailable_text(self._name, kind, lasted, error, self._shared.source.url_key)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         return refusal
 
-    def check_admission_locked(self, now: float) -> None:
-        """Refuse a caller whose wait would be pointless."""
-        trouble = self._service.opener.refused_locked(now)
-        if trouble is not None:
-            self._service.stats.refused["outage"] += 1
-            self._service.opener.outages.refused_locked()
-            raise self.refusal(trouble.error, trouble.kind)
-
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
-        with self._service.lock:
-            self._service.stats.refused["line_full"] += 1
-            line, leases = self._service.line, self.leases_locked()
+        shared = self._shared
+        with shared.door, shared.lock:
+            shared.stats.refused["line_full"] += 1
+            held, line = leases(shared.line, shared.clock()), shared.line
             waiting, capacity = line.waiting, line.capacity
-        text = messages.line_full_text(self._name, waiting, capacity, named(leases))
+        text = line_full_text(self._name, waiting, capacity, named(held))
         error = PoolLineFull(text, code=BACKGROUND)
         error.pool_name = self._name
         return error
 
     def timed_out(
-        self, waited: float, cut: bool = False, setting: str | None = None
+        self,
+        waited: float,
+        outage: Outage | None,
+        *,
+        cut: bool = False,
+        setting: str | None = None,
     ) -> BaseException:
         """Make the error for a caller whose time is over.
 
+        :param outage: what keeps openings from succeeding, if anything does.
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.
         """
-        with self._service.lock:
-            trouble, line = self._service.opener.trouble, self._service.line
-            leases, opening, waiting = self.leases_locked(), line.opening, line.waiting
-            opened = line.total - opening
-            self._service.stats.refused["timeout"] += 1
-            self._service.opener.outages.refused_locked()
-        name = self._name
-        if trouble is not None and trouble.kind is ConnectFailure.SATURATED:
-            said, holders = trouble.error, named(leases)
-            text = messages.saturated_text(name, waited, opened, said, holders)
-        elif trouble is not None:
-            return self.refusal(trouble.error, trouble.kind)
-        elif opening and opening >= line.leased:
-            text = messages.slow_text(name, waited, opening, cut=cut, setting=setting)
+        shared, name = self._shared, self._name
+        with shared.door, shared.lock:
+            now, line = shared.clock(), shared.line
+            held, opening, waiting = leases(line, now), line.opening, line.waiting
+            opened, leased, stuck = line.total - opening, line.leased, shared.stats.waiting_holders
+            overflow = shared.overflow
+            shared.stats.refused["timeout"] += 1
+        if outage is not None and outage.kind is ConnectFailure.SATURATED:
+            text = saturated_text(name, waited, opened, outage.error, named(held))
+        elif outage is not None:
+            return self.unavailable(outage.error, outage.kind, now - outage.since)
+        elif opening and opening >= leased:
+            text = slow_text(name, waited, opening, cut=cut, setting=setting)
         else:
-            text = messages.timeout_text(
+            text = timeout_text(
                 name,
                 waited=waited,
-                size=self._service.size,
-                overflow=self._service.overflow(),
+                size=shared.size,
+                overflow=overflow,
                 waiting=waiting,
-                holders=named(leases),
+                holders=named(held),
+                waiting_holders=stuck,
                 cut=cut,
                 setting=setting,
             )
         error = PoolTimeout(text, code=BACKGROUND)
-        error.__cause__ = None if trouble is None else trouble.error
-        error.pool_name = self._name
+        error.__cause__ = None if outage is None else outage.error
+        error.pool_name = name
         return error
 
-    def leases_locked(self) -> list[Lease]:
-        """List what is checked out; name the holders when the lock is free again."""
-        now = time.monotonic()
-        return [
-            Lease(each.label, each.holder, now - each.leased_at)
-            # A copy: the collector may return a connection in the middle of this.
-            for each in list(self._service.line.members)
-            # One that was just opened has had no holder yet.
-            if each.state is LEASED and each.holder != 0
-        ]
+
+def timeout_text(
+    pool_name: str | None,
+    *,
+    waited: float,
+    size: int,
+    overflow: int,
+    waiting: int,
+    holders: Sequence[Holder],
+    waiting_holders: int = 0,
+    cut: bool = False,
+    setting: str | None = None,
+) -> str:
+    """Explain that no connection came free in time.
+
+    :param waiting_holders: how many of those who wait, this caller counted, hold a connection.
+    :param cut: whether that was the time of a `deadline`.
+    :param setting: the setting that had set this deadline, and its value.
+    """
+    over, more_time = "", f"raise {ini_key(pool_name, 'pool_timeout')}"
+    if cut and setting:
+        over, more_time = f", when {setting} was over", f"raise {setting.partition(' ')[0]}"
+    elif cut:
+        over, more_time = ", the deadline of the caller", "allow a longer deadline"
+    others = "1 other" if waiting == 1 else f"{waiting} others"
+    return (
+        f"{pool_text(pool_name)}: no connection came free within {waited:.2f} s"
+        f"{over} (QueuePool limit of size {size}"
+        f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting"
+        f"{_waiting_holders_text(waiting_holders)})."
+        f"{holders_text(holders)} Give connections back sooner, raise"
+        f" {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}, or"
+        f" {more_time}."
+    )
+
+
+def _waiting_holders_text(count: int) -> str:
+    hold = "1 of those who wait holds" if count == 1 else f"{count} of those who wait hold"
+    return f"; {hold} a connection already" if count else ""
+
+
+def slow_text(
+    pool_name: str | None,
+    waited: float,
+    opening: int,
+    *,
+    cut: bool = False,
+    setting: str | None = None,
+) -> str:
+    """Explain that the time was over before any connection could be opened."""
+    still = "1 connection is" if opening == 1 else f"{opening} connections are"
+    limit = ini_key(pool_name, "pool_timeout")
+    if cut:
+        limit = setting or "the deadline of the caller"
+    return (
+        f"{pool_text(pool_name)}: no connection within {waited:.2f} s; {still} still being"
+        f" opened. The server answers slowly or not at all; {limit} says how long to wait."
+    )
+
+
+def saturated_text(
+    pool_name: str | None,
+    waited: float,
+    count: int,
+    error: BaseException,
+    holders: Sequence[Holder] = (),
+) -> str:
+    """Explain that the server admits no more connections."""
+    return (
+        f"{pool_text(pool_name)}: no connection within {waited:.2f} s, because the server admits"
+        f" no more ({driver_text(error)}); this pool has {count} open."
+        f"{holders_text(holders)} Raise the server's limit, or lower"
+        f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
+        " processes that share it."
+    )
+
+
+def line_full_text(
+    pool_name: str | None,
+    waiting: int,
+    capacity: int | None,
+    holders: Sequence[Holder] = (),
+) -> str:
+    """Explain that the line is as long as it may be."""
+    key = ini_key(pool_name, "max_waiting", "dbpool.")
+    callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
+    places = "only connection" if capacity == 1 else f"{capacity} connections"
+    line = f"{callers} already for its {places}, as many as {key} allows."
+    if not waiting:
+        line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
+    return (
+        f"{pool_text(pool_name)}: {line}{holders_text(holders)} Give connections back sooner, or"
+        f" raise {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}."
+    )
+
+
+def unavailable_text(
+    pool_name: str | None,
+    kind: ConnectFailure,
+    lasted: float,
+    error: BaseException,
+    url_key: str | None = None,
+) -> str:
+    """Explain that no connection can be opened.
+
+    :param url_key: the setting of the URL; None: the usual one of the pool.
+    """
+    said, url_key = driver_text(error), url_key or ini_key(pool_name, "url")
+    if kind is ConnectFailure.CONFIGURATION:
+        suspect = url_key
+        if "unsupported startup parameter" in said:
+            key = ini_key(pool_name, "statement_timeout", "dbpool.")
+            suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
+        return (
+            f"{pool_text(pool_name)}: the database refuses this configuration; check {suspect}"
+            f" ({said})"
+        )
+    return (
+        f"{pool_text(pool_name)}: the database server of {url_key} has been"
+        f" unreachable for {lasted:.1f} s ({said})"
+    )

@@ -74,8 +74,8 @@ class PoolSnapshot:
     connections `opened`; `pings`, and the `fallback_pings` among them, which a look at the socket
     would have saved, had the driver shown it; `suspicions`, dead connections that made the
     others suspect. `closed`, `refused` and `open_failed` map a reason to a count. `wait`, `hold`
-    and `connect` are durations in seconds. `strays` and `disowned` are leases that the pool has
-    given up: nobody ever received the one, the other were out when it was disposed of.
+    and `connect` are durations in seconds. `unreceived` and `disowned` are leases that the
+    pool has given up: nobody ever received the one, the others were out when it was disposed of.
     """
 
     name: str
@@ -93,7 +93,7 @@ class PoolSnapshot:
     pings: int
     fallback_pings: int
     suspicions: int
-    strays: int
+    unreceived: int
     disowned: int
     open_failed: Mapping[str, int]
     refused: Mapping[str, int]
@@ -121,19 +121,22 @@ class Stats:
         "opened",
         "pings",
         "refused",
-        "strays",
         "suspicions",
+        "unreceived",
         "wait",
         "waited",
+        "waiting_holders",
     )
 
     def __init__(self) -> None:
         self.waited = self.opened = 0
         self.pings = self.fallback_pings = self.suspicions = 0
-        self.strays = self.disowned = 0
+        self.unreceived = self.disowned = 0
         self.open_failed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
+        # Callers in the line who hold a connection already, as far as that was looked for.
+        self.waiting_holders = 0
         self.wait = Histogram()
         self.hold = Histogram()
         self.connect = Histogram()
@@ -186,7 +189,7 @@ class Stats:
     ) -> PoolSnapshot:
         """Copy everything but the holders, with the state of the line, under the pool's lock."""
         # Every checkout ends in a return, sooner or later, or is given up.
-        checkouts = self.returns + line.leased + self.strays + self.disowned
+        checkouts = self.returns + line.leased + self.unreceived + self.disowned
         return PoolSnapshot(
             name=name,
             size=size,
@@ -203,7 +206,7 @@ class Stats:
             pings=self.pings,
             fallback_pings=self.fallback_pings,
             suspicions=self.suspicions,
-            strays=self.strays,
+            unreceived=self.unreceived,
             disowned=self.disowned,
             open_failed=dict(self.open_failed),
             refused=dict(self.refused),

@@ -18,7 +18,9 @@ from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
 from ..pool.managed import ManagedPool
 
-__all__ = ["READINESS", "PoolReadiness", "Readiness", "readiness_tween_factory"]
+__all__ = ["READINESS", "TWEEN", "PoolReadiness", "Readiness", "readiness_tween_factory"]
+
+TWEEN = f"{__name__}.readiness_tween_factory"
 
 # The registry's key of the app's `Readiness`.
 READINESS = "pyramid_dbpool.readiness"
@@ -71,7 +73,7 @@ class PoolReadiness:
 
     def __init__(self, made: ProcessEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = made.settings.name
-        self.read_only: bool = made.settings.options["read_only"]
+        self.read_only = made.settings.options.read_only
         self._made = made
         self._clock = clock
         self._start()
@@ -106,9 +108,9 @@ class PoolReadiness:
         pool = self._made.engine.pool
         if not isinstance(pool, ManagedPool):
             return None
-        trouble = pool.trouble
-        away = trouble is not None and trouble.kind is ConnectFailure.UNREACHABLE
-        if trouble is not None and away and now < trouble.known_until:
+        outage = pool.outage
+        away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
+        if outage is not None and away and now < outage.known_until:
             return False
         contacts = pool.contacts
         moved, self._contacts = contacts > self._contacts, contacts

@@ -6,7 +6,6 @@ import pytest
 
 from pyramid_dbpool.drivers import sockets
 from pyramid_dbpool.drivers.sockets import Look, has_ended, socket_of
-from pyramid_dbpool.pool.health import limited
 
 
 @pytest.mark.parametrize("libc", [True, False], ids=["libc", "no-libc"])
@@ -47,13 +46,3 @@ def test_drivers_sockets_are_found() -> None:
     near.close()
     far.close()
     assert socket_of(near) is None
-
-
-def test_call_on_the_network_is_bounded() -> None:
-    """A ping that gets no answer ends with its limit."""
-    near, far = socket.socketpair()
-    with limited(near.fileno(), 0.05) as was_cut:
-        assert near.recv(1) == b""
-    assert was_cut()
-    near.close()
-    far.close()

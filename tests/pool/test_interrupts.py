@@ -18,9 +18,9 @@ def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch)
     pool._do_get()  # and nobody takes it on
     with pytest.raises(PoolTimeout):
         pool.connect()
-    monkeypatch.setattr(upkeep, "STRAY_AFTER", 0.0)
+    monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
     pool.connect().close()
-    assert pool.snapshot().strays == 1
+    assert pool.snapshot().unreceived == 1
 
 
 INTERRUPTED = """
@@ -30,7 +30,7 @@ from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Connection
 
 sys.unraisablehook = lambda unraisable: None  # some interrupts strike in a destructor
-upkeep.STRAY_AFTER = 0.1  # only this thread checks out: no lease is on its way for so long
+upkeep.UNRECEIVED_AFTER = 0.1  # only this thread checks out: no lease is on its way for so long
 pool = ManagedPool(Connection, 2, 1, timeout=0.3, use_lifo=True)
 until, done = time.monotonic() + float(sys.argv[1]), threading.Event()
 armed, caught = False, 0
@@ -61,12 +61,12 @@ while caught < 100 or time.monotonic() < until:
 done.set()
 thread.join()
 gc.collect()
-upkeep.STRAY_AFTER = 0.0
+upkeep.UNRECEIVED_AFTER = 0.0
 for _ in range(2):
-    pool._service.before_giving_up()
+    pool._core.upkeep.reclaim()
 leases = [pool.connect() for _ in range(3)]
 assert pool.checkedout() == 3, pool.status()
-print("whole after", caught, pool.snapshot().strays)
+print("whole after", caught, pool.snapshot().unreceived)
 """
 
 

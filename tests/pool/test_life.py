@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
 from pyramid_dbpool.errors import PoolTimeout
-from pyramid_dbpool.pool import health, openings
+from pyramid_dbpool.pool import health, opener
 from pyramid_dbpool.pool.deadlines import deadline
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for, wait_until_gone
@@ -54,8 +54,8 @@ def test_opening_that_hangs_does_not_stop_the_others(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connect that never ends is left aside after a while."""
-    monkeypatch.setattr(openings, "HANGS_AFTER", 0.02)
-    monkeypatch.setattr(openings, "HANGS_AFTER_CONNECTS", 0)
+    monkeypatch.setattr(opener, "HANGS_AFTER", 0.02)
+    monkeypatch.setattr(opener, "HANGS_AFTER_CONNECTS", 0)
     over, calls = threading.Event(), list[int]()
 
     def first_hangs() -> None:

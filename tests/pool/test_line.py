@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from pyramid_dbpool.pool.demand import openings_wanted
-from pyramid_dbpool.pool.entries import GONE, SLOT, Entry, Refusal, Waiter
-from pyramid_dbpool.pool.line import Line
-from pyramid_dbpool.pool.surplus import next_surplus, surplus_idle
+from pyramid_dbpool.pool.line import GONE, SLOT, Entry, Line, Refusal, Waiter
+from pyramid_dbpool.pool.opener import openings_wanted
+from pyramid_dbpool.pool.upkeep import next_surplus, surplus_idle
 
 
 def waiter(now: float = 0.0) -> Waiter:
@@ -123,16 +122,6 @@ def test_connection_that_was_held_goes_to_whoever_waits() -> None:
     line.join(first)
     line.unhold(lease, 1.0)
     assert first.granted is lease
-
-
-def test_slot_that_becomes_free_inside_a_return_is_told_to_the_owner() -> None:
-    """Whoever reports it lost there cannot plan for it: it is not free yet."""
-    told: list[int | None] = []
-    line = Line[Entry](2, 2, slots_to_waiters=False, freed_late=lambda: told.append(line.free))
-    dead, lease = filled(line, 2)
-    line.join(Waiter(lambda: line.lost(dead), 0.0))
-    assert line.put(lease, 1.0)
-    assert told == [1]
 
 
 def test_idle_connection_has_no_holder() -> None:

@@ -12,9 +12,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pyramid_dbpool.pool.entries import HELD, IDLE, LEASED, SLOT, Entry, Refusal, Waiter
-from pyramid_dbpool.pool.line import Line
-from pyramid_dbpool.pool.surplus import next_surplus, surplus_idle
+from pyramid_dbpool.pool.line import HELD, IDLE, LEASED, SLOT, Entry, Line, Refusal, Waiter
+from pyramid_dbpool.pool.upkeep import next_surplus, surplus_idle
 
 picks = st.integers(min_value=0, max_value=10**6)
 
@@ -89,7 +88,8 @@ class LineModel(RuleBasedStateMachine):
     @rule()
     def owner_opens(self):
         """The owner opens one for the line, in the background."""
-        if self.queue and self.line.reserve_for_line():
+        if self.queue and not self.line.full:
+            self.line.opening += 1
             self.slots += 1
 
     @precondition(lambda self: self.slots)

@@ -1,20 +1,17 @@
-"""The prober through outages of minutes, on a clock of its own."""
+"""What is opened and probed when, through outages of hours, on a clock of its own."""
 
 import heapq
 import itertools
 import random
-import threading
 from collections.abc import Callable
 
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool import opener as module
-from pyramid_dbpool.pool.entries import Entry, Waiter
 from pyramid_dbpool.pool.housekeeper import Task
-from pyramid_dbpool.pool.line import Line
-from pyramid_dbpool.pool.opener import Opener
-from pyramid_dbpool.pool.outage import Trouble
+from pyramid_dbpool.pool.line import Entry, Line, Waiter
+from pyramid_dbpool.pool.opener import Openings
+from pyramid_dbpool.pool.outage import Outage
 from pyramid_dbpool.pool.stats import Stats
 
 GRACE = 10.0
@@ -46,56 +43,59 @@ class Clock:
 
 
 class Server:
-    """Opens what the opener asks for, or refuses."""
+    """Answers each opening, or refuses it."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.down = True
-        self.kind = ConnectFailure.UNREACHABLE
+        self.kind: Callable[[], ConnectFailure] = lambda: ConnectFailure.UNREACHABLE
         self.asked: list[float] = []
         self.takes = 0.0
 
-    def open_entry(self) -> Entry:
-        """Open one connection."""
-        self.asked.append(self.clock.now)
-        self.clock.now += self.takes
-        if self.down:
-            raise OSError("Connection refused")
-        return Entry()
-
-    def close_entry(self, entry: Entry, reason: str) -> None:
-        """Close one."""
-
-    def classify(self, error: BaseException) -> ConnectFailure:
-        """Call each failure the same."""
-        return self.kind
-
-    def refusal(self, error: BaseException, kind: ConnectFailure) -> BaseException:
-        """Make an error."""
-        return OSError(str(error))
-
 
 class Callers:
-    """Ask for connections as `Checkout` does."""
+    """Ask for connections as `Checkout` does, and have opened what `Openings` says."""
 
     def __init__(self, clock: Clock, min_idle: int = 0) -> None:
         self.clock = clock
         self.server = Server(clock)
         self.line: Line[Entry] = Line(2, 4, slots_to_waiters=False)
-        lock = threading.RLock()
-        self.opener = Opener(
-            self.server,
-            self.server,
+        self.openings = Openings(
             self.line,
-            lock,
             Stats(),
-            clock=lambda: self.clock.now,
+            refuse=lambda error, kind, lasted: OSError(str(error)),
+            set_timer=self.set_timer,
             grace=GRACE,
             min_idle=min_idle,
-            start=lambda run: run(),  # on this clock a connect takes no time, or all of it
         )
         self.served: list[float] = []
         self.refused: list[float] = []
+        self._task = Task(None)
+
+    def set_timer(self, due: float) -> None:
+        """Have `look` called then, and not when it was said before."""
+        self._task.cancel()
+        self._task = self.clock.call_at(due, self.look)
+
+    def look(self) -> None:
+        """Do what the timer was set for."""
+        self.openings.look(self.clock.now)
+        self.launch()
+
+    def launch(self) -> None:
+        """Open what is planned: a connect takes no time, or all of it."""
+        while self.openings.planned:
+            self.openings.planned.popleft()
+            opening, clock = object(), self.clock
+            if not self.openings.begin(opening, clock.now):
+                continue
+            self.server.asked.append(clock.now)
+            clock.now += self.server.takes
+            if self.server.down:
+                error = OSError("Connection refused")
+                self.openings.failed(opening, self.server.kind(), error, clock.now)
+            else:
+                assert self.openings.opened(opening, Entry(), clock.now)
 
     def ask(self) -> None:
         """Ask for a connection, and give it back at once."""
@@ -104,14 +104,13 @@ class Callers:
         if entry is not None:
             self._serve(entry)
             return
-        if self.opener.refused_locked(now) is not None:
+        waiter = Waiter(lambda: self._woken(waiter), now)
+        admitted = self.openings.admit(waiter, now)
+        if admitted is not True:
             self.refused.append(now)
             return
-        waiter = Waiter(lambda: self._woken(waiter), now)
-        self.line.join(waiter)
         self.clock.call_at(now + TIMEOUT, lambda: self.line.leave(waiter))
-        self.opener.asked_locked(now)
-        self.opener.openings.launch()
+        self.launch()
 
     def _woken(self, waiter: Waiter) -> None:
         if isinstance(waiter.granted, Entry):
@@ -133,11 +132,9 @@ class Callers:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give a clock, with the opener's tasks on it."""
-    clock = Clock()
-    monkeypatch.setattr(module, "housekeeper", lambda: clock)
-    return clock
+def clock() -> Clock:
+    """Give a clock that stands until it is told."""
+    return Clock()
 
 
 @pytest.fixture
@@ -181,8 +178,8 @@ def test_an_outage_begins_with_the_attempt_that_fails(callers: Callers) -> None:
     """Where packets vanish it takes its whole time; "away for 0.0 s" would help nobody."""
     start, callers.server.takes = callers.clock.now, 4.0
     callers.ask()
-    assert callers.opener.trouble is not None
-    assert callers.opener.trouble.since == start
+    assert callers.openings.outage is not None
+    assert callers.openings.outage.since == start
 
 
 def test_one_long_lease_does_not_hide_an_outage(callers: Callers) -> None:
@@ -212,7 +209,7 @@ def test_first_caller_after_a_quiet_time_is_not_refused_on_old_news(callers: Cal
     start = callers.clock.now
     callers.ask_every(1.0, start + 20)
     callers.clock.run_until(start + 3600)
-    assert callers.opener.trouble is not None
+    assert callers.openings.outage is not None
     callers.server.down = False
     refused = len(callers.refused)
     callers.ask()
@@ -243,7 +240,7 @@ def test_caller_during_the_slow_pace_has_the_server_asked_at_once(callers: Calle
 def test_minimum_is_not_opened_again_and_again_after_a_wrong_setting(clock: Clock) -> None:
     """A wrong password is asked about once for each caller, not a thousand times a second."""
     callers = Callers(clock, min_idle=1)
-    callers.server.kind = ConnectFailure.CONFIGURATION
+    callers.server.kind = lambda: ConnectFailure.CONFIGURATION
     callers.ask()
     clock.run_until(clock.now + 60)
     assert len(callers.server.asked) == 1
@@ -253,17 +250,39 @@ def test_grace_counts_from_the_first_failure_whatever_follows(callers: Callers) 
     """A server that is full and out of reach in turn is in one outage."""
     start = callers.clock.now
     kinds = itertools.cycle([ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
-    callers.server.classify = lambda error: next(kinds)  # type: ignore[method-assign]
+    callers.server.kind = lambda: next(kinds)
     callers.ask_every(0.2, start + 30)
     callers.clock.run_until(start + 30)
-    assert callers.opener.trouble is not None
-    assert callers.opener.trouble.since < start + 1.0
+    assert callers.openings.outage is not None
+    assert callers.openings.outage.since < start + 1.0
 
 
-def test_openings_that_fail_together_are_one_try() -> None:
+def test_openings_that_fail_together_are_one_attempt() -> None:
     """Counted one by one, a blip would cost everybody the longest pause."""
-    trouble = Trouble(ConnectFailure.UNREACHABLE, 10.0, OSError())
+    outage = Outage(ConnectFailure.UNREACHABLE, 10.0, OSError())
     for _ in range(6):
-        trouble.failed(ConnectFailure.UNREACHABLE, OSError(), 10.0, asked=True)
-    assert trouble.tries == 1
-    assert trouble.retry_at <= 10.1
+        outage.failed(ConnectFailure.UNREACHABLE, OSError(), 10.0, asked=True)
+    assert outage.attempts == 1
+    assert outage.retry_at <= 10.1
+
+
+def test_opening_that_hangs_is_told_from_one_that_is_slow(callers: Callers) -> None:
+    """Others are opened beside it after more than a second, and more than four usual connects."""
+    openings, line, start = callers.openings, callers.line, callers.clock.now
+    callers.server.down = False
+    assert openings.admit(Waiter(lambda: None, start), start) is True
+    openings.planned.clear()  # its thread begins, and hangs
+    assert openings.begin("hangs", start)
+    for after, beside in ((0.5, 0), (0.99, 0), (1.01, 1)):
+        openings.look(start + after)
+        assert len(openings.planned) == beside, after
+    assert line.opening == 2
+
+
+def test_opening_for_nobody_gives_its_slot_back(callers: Callers) -> None:
+    """Whoever it was planned for has been served, or has gone."""
+    waiter, start = Waiter(lambda: None, callers.clock.now), callers.clock.now
+    callers.openings.admit(waiter, start)
+    callers.line.leave(waiter)
+    assert not callers.openings.begin("late", start)
+    assert callers.line.opening == 0

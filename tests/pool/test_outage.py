@@ -3,70 +3,70 @@
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Trouble
+from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Outage
 
 BEGAN = 1000.0
 
 
 @pytest.fixture
-def trouble() -> Trouble:
+def outage() -> Outage:
     """Give an outage that began a moment ago."""
-    return Trouble(ConnectFailure.UNREACHABLE, BEGAN, OSError("away"))
+    return Outage(ConnectFailure.UNREACHABLE, BEGAN, OSError("away"))
 
 
-def fail(trouble: Trouble, now: float, *, asked: bool = True) -> float:
+def fail(outage: Outage, now: float, *, asked: bool = True) -> float:
     """Let an attempt fail; return the pause until the next one."""
-    trouble.failed(ConnectFailure.UNREACHABLE, OSError("away"), now, asked=asked)
-    return trouble.retry_at - now
+    outage.failed(ConnectFailure.UNREACHABLE, OSError("away"), now, asked=asked)
+    return outage.retry_at - now
 
 
-def test_the_pauses_grow_up_to_a_longest_one(trouble: Trouble) -> None:
+def test_the_pauses_grow_up_to_a_longest_one(outage: Outage) -> None:
     """However long the outage lasts."""
-    pauses = [fail(trouble, BEGAN + 100.0 * number) for number in range(2000)]
+    pauses = [fail(outage, BEGAN + 100.0 * number) for number in range(2000)]
     assert pauses[0] <= 0.1 and LAST_PAUSE / 2 <= pauses[-1] <= LAST_PAUSE
 
 
-def test_many_processes_do_not_knock_as_one(trouble: Trouble) -> None:
+def test_many_processes_do_not_knock_as_one(outage: Outage) -> None:
     """The pauses are shortened at random."""
-    pauses = {fail(trouble, BEGAN + 100.0 * number) for number in range(50)}
+    pauses = {fail(outage, BEGAN + 100.0 * number) for number in range(50)}
     assert len(pauses) > 40
 
 
-def test_while_nobody_asks_the_server_is_left_alone(trouble: Trouble) -> None:
+def test_while_nobody_asks_the_server_is_left_alone(outage: Outage) -> None:
     """Until somebody does: then it is asked at once."""
-    assert fail(trouble, BEGAN, asked=False) >= SLOW_PAUSE / 2
-    trouble.asked(BEGAN + 1)
-    assert trouble.retry_at == BEGAN + 1
+    assert fail(outage, BEGAN, asked=False) >= SLOW_PAUSE / 2
+    outage.asked(BEGAN + 1)
+    assert outage.retry_at == BEGAN + 1
 
 
-def test_a_herd_of_callers_does_not_quicken_the_prober(trouble: Trouble) -> None:
+def test_a_herd_of_callers_does_not_quicken_the_prober(outage: Outage) -> None:
     """Its pace is quick enough while it is not the slow one."""
-    fail(trouble, BEGAN)
-    retry_at = trouble.retry_at
-    trouble.asked(BEGAN)
-    assert trouble.retry_at == retry_at
+    fail(outage, BEGAN)
+    retry_at = outage.retry_at
+    outage.asked(BEGAN)
+    assert outage.retry_at == retry_at
 
 
-def test_what_is_known_stands_while_a_probe_is_under_way(trouble: Trouble) -> None:
+def test_what_is_known_stands_while_a_probe_is_under_way(outage: Outage) -> None:
     """Where packets vanish it takes longer than the pause; but one that hangs ends some time."""
-    fail(trouble, BEGAN)
-    trouble.probing(BEGAN + 1)
-    assert trouble.refuses(BEGAN + LONGEST_PROBE, 10.0)
-    assert not trouble.refuses(BEGAN + 1 + LONGEST_PROBE, 10.0)
+    fail(outage, BEGAN)
+    outage.probing(BEGAN + 1)
+    assert outage.refuses(BEGAN + LONGEST_PROBE, 10.0)
+    assert not outage.refuses(BEGAN + 1 + LONGEST_PROBE, 10.0)
 
 
-def test_a_probe_does_not_revive_what_is_out_of_date(trouble: Trouble) -> None:
+def test_a_probe_does_not_revive_what_is_out_of_date(outage: Outage) -> None:
     """The first caller after a quiet time waits for what it finds."""
-    fail(trouble, BEGAN)
-    trouble.probing(BEGAN + 60)
-    assert not trouble.refuses(BEGAN + 61, 10.0)
+    fail(outage, BEGAN)
+    outage.probing(BEGAN + 60)
+    assert not outage.refuses(BEGAN + 61, 10.0)
 
 
-def test_nobody_is_refused_before_the_grace_is_over(trouble: Trouble) -> None:
+def test_nobody_is_refused_before_the_grace_is_over(outage: Outage) -> None:
     """And nobody at all without one, or because the server is full."""
-    fail(trouble, BEGAN + 9)
-    assert not trouble.refuses(BEGAN + 9.9, 10.0)
-    assert trouble.refuses(BEGAN + 10.0, 10.0)
-    assert not trouble.refuses(BEGAN + 10.0, None)
-    trouble.kind = ConnectFailure.SATURATED
-    assert not trouble.refuses(BEGAN + 10.0, 10.0)
+    fail(outage, BEGAN + 9)
+    assert not outage.refuses(BEGAN + 9.9, 10.0)
+    assert outage.refuses(BEGAN + 10.0, 10.0)
+    assert not outage.refuses(BEGAN + 10.0, None)
+    outage.kind = ConnectFailure.SATURATED
+    assert not outage.refuses(BEGAN + 10.0, 10.0)

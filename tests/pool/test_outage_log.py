@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.drivers.error_text import driver_text
+from pyramid_dbpool.drivers.driver_errors import driver_text
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.pool.deadlines import (
@@ -19,15 +19,16 @@ from pyramid_dbpool.pool.deadlines import (
     pool_limit,
     setting_limit,
 )
+from pyramid_dbpool.pool.leases import holders_text
 from pyramid_dbpool.pool.managed import ManagedPool
-from pyramid_dbpool.pool.messages import holders_text, ini_key, line_full_text, slow_text
-from pyramid_dbpool.pool.outage import Trouble
-from pyramid_dbpool.pool.outages import OutageLog
+from pyramid_dbpool.pool.options import ini_key
+from pyramid_dbpool.pool.outage import Outage, OutageLog
+from pyramid_dbpool.pool.refusals import line_full_text, slow_text
 from pyramid_dbpool.pool.stats import Holder
 from tests.support.makers import PATIENCE, Connection, Maker, in_thread, wait_for
 
 NewPostgres = Callable[..., PrivatePostgres]
-LOGGER = "pyramid_dbpool.pool.outages"
+LOGGER = "pyramid_dbpool.pool.outage"
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -232,12 +233,12 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
     """What goes on failing, or working, is not said again; the next outage is."""
     outages = OutageLog("jobs", None)
     for begin in (10.0, 20.0):
-        trouble = Trouble(ConnectFailure.UNREACHABLE, begin, OSError("away"))
-        outages.note_locked(trouble, begin)
-        outages.refused_locked()
-        outages.note_locked(trouble, begin + 1)
-        outages.note_locked(None, begin + 2)
-        outages.note_locked(None, begin + 3)
+        trouble = Outage(ConnectFailure.UNREACHABLE, begin, OSError("away"))
+        outages.note(trouble, begin)
+        outages.refused()
+        outages.note(trouble, begin + 1)
+        outages.note(None, begin + 2)
+        outages.note(None, begin + 3)
     outages.write()
     away = (
         "pool 'jobs': the database server is unreachable (away)."
@@ -253,6 +254,6 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
 def test_a_server_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
     """It answers: the end of an outage, and not the beginning of one."""
     outages = OutageLog("jobs", None)
-    outages.note_locked(Trouble(ConnectFailure.SATURATED, 1.0, OSError("full")), 1.0)
+    outages.note(Outage(ConnectFailure.SATURATED, 1.0, OSError("full")), 1.0)
     outages.write()
     assert lines(caplog) == []

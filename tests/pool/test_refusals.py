@@ -48,7 +48,7 @@ def test_callers_who_meet_an_outage_are_counted(
             pool.connect()
     assert pool.snapshot().refused == {"outage": 3}
     maker.error = None
-    wait_for(lambda: pool.trouble is None)
+    wait_for(lambda: pool.outage is None)
     wait_for(lambda: "3 callers got no connection meanwhile" in caplog.text)
     pool.dispose()
 

@@ -1,106 +1,164 @@
-"""Holders who take a second connection from the same pool are warned of."""
+"""Callers who wait for a connection beside one that they hold are warned of."""
 
 import contextvars
 import threading
+from contextlib import AbstractContextManager
 
 import pytest
 from pyramid.request import Request
 from sqlalchemy import select
 
-from pyramid_dbpool import get_engine, unit_of_work
-from pyramid_dbpool.pool import holds
+from pyramid_dbpool import PoolTimeout, deadline, unit_of_work
+from pyramid_dbpool.pool import checkout, watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.stopping import stoppable
 from tests.support.holding import warnings
-from tests.support.makers import Maker
-from tests.support.webapp import app
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
+from tests.support.webapp import View, WebApp, app
 
 
-def test_a_second_connection_is_warned_of_once(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+@pytest.fixture(autouse=True)
+def waits_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what a caller holds as soon as he waits."""
+    monkeypatch.setattr(checkout, "LONG_WAIT", 0.0)
+
+
+@pytest.fixture
+def narrow(maker: Maker) -> ManagedPool:
+    """Give a pool with room for one."""
+    return ManagedPool(maker, 1, 0, timeout=0.01, hold_warning=60.0, pool_name="jobs")
+
+
+def wait_in_vain(pool: ManagedPool) -> str:
+    """Wait for a connection that does not come; return the error's text."""
+    with pytest.raises(PoolTimeout) as caught:
+        pool.connect()
+    return str(caught.value)
+
+
+def test_who_waits_beside_what_he_holds_is_warned_of_once(
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once for each place in the code, however often it comes by."""
     for _ in range(2):
-        first = watched.connect()
-        second = watched.connect()
-        second.invalidate()
-        second.close()
+        first = narrow.connect()
+        wait_in_vain(narrow)
         first.close()
     (text,) = warnings(caplog)
-    assert "thread 'MainThread' takes a second connection" in text
-    assert "now in test_a_second_connection_is_warned_of_once" in text
+    assert "pool 'jobs': thread 'MainThread' waits for a second connection" in text
+    assert "now in wait_in_vain" in text
+
+
+def test_the_error_says_how_many_wait_beside_what_they_hold(maker: Maker) -> None:
+    """Their waits end only when others give something back: a bigger pool may not help."""
+    pool = ManagedPool(maker, 2, 0, timeout=30.0, hold_warning=None)
+    both, stuck, errors = threading.Barrier(2), threading.Event(), list[str]()
+
+    def hold_and_wait() -> None:
+        lease = pool.connect()
+        both.wait(PATIENCE)
+        with stoppable(stuck.is_set):
+            errors.append(wait_in_vain(pool))
+        both.wait(PATIENCE)
+        lease.close()
+
+    threads = [in_thread(hold_and_wait) for _ in range(2)]
+    wait_for(lambda: pool._core.stats.waiting_holders == 2)
+    with deadline(0.01):
+        assert "; 2 of those who wait hold a connection already)" in wait_in_vain(pool)
+    stuck.set()
+    for thread in threads:
+        thread.join()
+    assert all("of those who wait hold" in text for text in errors)
+    assert pool._core.stats.waiting_holders == 0
+    pool.dispose()
 
 
 def test_the_places_that_are_remembered_are_not_without_end(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An app that makes its code as it runs would have a new one each time."""
-    monkeypatch.setattr(holds, "PLACES", 1)
-    first = watched.connect()
-    watched.connect().invalidate()
-    watched.connect().invalidate()
+    monkeypatch.setattr(watch, "PLACES", 1)
+    first = narrow.connect()
+    wait_in_vain(narrow)
+    with pytest.raises(PoolTimeout):
+        narrow.connect()
     first.close()
     assert len(warnings(caplog)) == 1
 
 
-def test_a_second_connection_is_found_among_idle_ones_too(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+def test_a_script_that_opens_several_on_purpose_is_left_alone(
+    maker: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A look sends them by the place where it is noticed."""
-    filled = [watched.connect() for _ in range(2)]
-    for each in filled:
+    """Who never waits harms nobody."""
+    pool = ManagedPool(maker, 8, 0, hold_warning=60.0)
+    leases = [pool.connect() for _ in range(8)]
+    for each in leases:
         each.close()
-    assert watched._service.line.total == 2
-    watched._service.holds._places.clear()
-    caplog.clear()
-    pair = [watched.connect(), watched.connect()]
     assert warnings(caplog) == []
-    for each in pair:
-        each.close()
-    watched._service.holds.look()
-    pair = [watched.connect(), watched.connect()]
-    assert len(warnings(caplog)) == 1
-    for each in pair:
-        each.close()
+    pool.dispose()
 
 
 def test_two_holders_are_no_second_connection(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two threads hold one each, also under the same plain label."""
+    """Two threads hold one and wait for one, also under the same plain label."""
     with holder_label("GET /x"):
-        first = watched.connect()
+        first = narrow.connect()
 
     def other() -> None:
         with holder_label("GET /x"):
-            watched.connect().close()
+            wait_in_vain(narrow)
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
+    in_thread(other).join()
     first.close()
     assert warnings(caplog) == []
+
+
+def test_a_short_wait_is_not_looked_into(
+    maker: Maker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd whose turns come within milliseconds must not pay for it."""
+    monkeypatch.setattr(checkout, "LONG_WAIT", 60.0)
+    pool = ManagedPool(maker, 2, 0, timeout=30.0, hold_warning=60.0)
+    first, given_back = pool.connect(), pool.connect()
+    helper = in_thread(lambda: wait_for(lambda: pool.snapshot().waiting) or given_back.close())
+    pool.connect().close()
+    helper.join()
+    first.close()
+    assert warnings(caplog) == []
+    pool.dispose()
+
+
+def serving(url: str, **views: View) -> AbstractContextManager[WebApp]:
+    """Serve views on a pool with room for one."""
+    settings = {
+        "sqlalchemy.url": url,
+        "sqlalchemy.pool_size": "1",
+        "sqlalchemy.max_overflow": "0",
+        "sqlalchemy.pool_timeout": "10ms",
+    }
+    return app(settings, "pyramid_dbpool", **views)
 
 
 def test_a_view_with_two_sessions_is_warned_of(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own and the request's: with room for one it would wait for itself."""
-    settings = {"sqlalchemy.url": sqlite_url}
+    """Its own and the request's: with room for one it waits for itself."""
 
     def both(request: Request) -> None:
         request.db.execute(select(1))
-        with unit_of_work(settings) as session:
+        with unit_of_work(request.registry.settings) as session:
             session.execute(select(1))
 
-    with app(settings, "pyramid_dbpool", both=both) as web:
-        web.get("/both")
+    with serving(sqlite_url, both=both) as web:
+        web.client.get("/both", status=503)
     (text,) = warnings(caplog)
-    assert "GET route 'both' takes a second connection" in text
-    assert get_engine(settings) is not None
+    assert "GET route 'both' waits for a second connection" in text
 
 
-def test_a_subrequest_takes_a_second_connection(
+def test_a_subrequest_waits_for_a_second_connection(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Beside that of the request around it, which is named as well."""
@@ -109,39 +167,23 @@ def test_a_subrequest_takes_a_second_connection(
         request.db.execute(select(1))
         request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
 
-    with app(
-        {"sqlalchemy.url": sqlite_url},
-        "pyramid_dbpool",
-        outer=outer,
-        inner=lambda request: request.db.scalar(select(1)),
-    ) as web:
-        web.get("/outer")
+    inner = {"inner": lambda request: request.db.scalar(select(1))}
+    with serving(sqlite_url, outer=outer, **inner) as web:
+        web.client.get("/outer", expect_errors=True)
     (text,) = warnings(caplog)
-    assert "GET route 'inner' takes a second connection beside one that GET route 'outer'" in text
+    assert (
+        "GET route 'inner' waits for a second connection beside one that GET route 'outer'" in text
+    )
 
 
 def test_a_thread_of_the_holders_own_is_the_same_holder(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A view that waits for a thread, which has a copy of its context, holds two."""
     with holder_label(Label(lambda: "GET route 'both'")):
-        first = watched.connect()
-        work = threading.Thread(
-            target=contextvars.copy_context().run, args=(lambda: watched.connect().close(),)
-        )
-        work.start()
-        work.join()
+        first = narrow.connect()
+        context = contextvars.copy_context()
+        in_thread(lambda: context.run(wait_in_vain, narrow)).join()
     (text,) = warnings(caplog)
-    assert "GET route 'both' takes a second connection and has held one" in text
+    assert "GET route 'both' waits for a second connection and has held one" in text
     first.close()
-
-
-def test_searches_are_few_while_a_crowd_waits(watched: ManagedPool) -> None:
-    """Slow checkouts must not become slower under load."""
-    watch = watched._service.holds
-    for _ in range(19):
-        watch.see_second(1, None, 5.0)
-    assert watch.search_at < 5.0
-    watch.see_second(1, None, 5.0)
-    assert watch.search_at == pytest.approx(5.1)
-    assert ManagedPool(Maker())._service.holds.search_at > 1e9

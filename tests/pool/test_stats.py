@@ -71,14 +71,14 @@ def test_a_snapshot_can_be_handed_on() -> None:
 
 def test_checkouts_include_leases_that_were_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A counter never goes back: not for a lost lease, nor for those out at a dispose."""
-    monkeypatch.setattr(upkeep, "STRAY_AFTER", 0.0)
+    monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
     pool = ManagedPool(Connection, 2, 0, timeout=0.0)
     lease = pool.connect()
     stray = pool._do_get()  # and nobody takes it on
     assert pool.snapshot().checkouts == 2
     other = pool.connect()
     numbers = pool.snapshot()
-    assert (numbers.strays, numbers.checkouts, numbers.wait.count) == (1, 3, 3)
+    assert (numbers.unreceived, numbers.checkouts, numbers.wait.count) == (1, 3, 3)
     pool.dispose()
     pool.recreate()
     numbers = pool.snapshot()

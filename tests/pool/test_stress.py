@@ -164,7 +164,7 @@ def all_given_back(pool, server):
     gc.collect()
     numbers = pool.snapshot()
     assert (numbers.leased, numbers.waiting) == (0, 0), numbers
-    line = pool._service.line
+    line = pool._core.line
     # An opening for `min_idle` may begin at any moment.
     wait_until(lambda: len(line.members) == len(line.idle) == line.total)
     pool.dispose()

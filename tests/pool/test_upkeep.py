@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from pyramid_dbpool import ManagedPool
-from pyramid_dbpool.pool import upkeep as module
+from pyramid_dbpool.pool import core
 from pyramid_dbpool.pool.housekeeper import Housekeeper, Task
 
 
@@ -26,13 +26,13 @@ class Visits(Housekeeper):
 def test_returns_at_once_make_one_visit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each visit schedules the next one, so a second one would come for ever."""
     visits = Visits()
-    monkeypatch.setattr(module, "housekeeper", lambda: visits)
+    monkeypatch.setattr(core, "housekeeper", lambda: visits)
     engine = create_engine("sqlite://", poolclass=ManagedPool, idle_timeout=60.0)
     engine.connect().close()
     pool = engine.pool
     assert isinstance(pool, ManagedPool)
     # What two threads do that both came before the housekeeper was told.
-    pool._service.upkeep.schedule()
-    pool._service.upkeep.schedule()
+    pool._core.upkeep.schedule()
+    pool._core.upkeep.schedule()
     assert sum(task.run is not None for task in visits.tasks) == 1
     engine.dispose()

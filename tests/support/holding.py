@@ -7,7 +7,7 @@ import pytest
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Maker
 
-LOGGER = "pyramid_dbpool.pool.holds"
+LOGGER = "pyramid_dbpool.pool.watch"
 
 
 @pytest.fixture

@@ -49,15 +49,20 @@ class Maker:
         self.made.append(Connection())
         return self.made[-1]
 
+    def forget(self) -> None:
+        """Close what was made, and forget it."""
+        for connection in self.made:
+            if not connection.closed:
+                connection.close()
+        self.made.clear()
+
 
 @pytest.fixture
 def maker() -> Iterator[Maker]:
     """Yield a creator, and close what it made."""
     made = Maker()
     yield made
-    for connection in made.made:
-        if not connection.closed:
-            connection.close()
+    made.forget()
 
 
 def in_thread(run: Callable[[], object]) -> threading.Thread:

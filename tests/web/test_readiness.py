@@ -255,7 +255,7 @@ def test_the_pools_own_knowledge_of_an_outage_comes_first(
         server.stop("fast")
         web.get(status=503)
         assert (pool.is_ready(), probes.count) == (False, 0)
-        assert web.pool.trouble is not None
+        assert web.pool.outage is not None
         # What the pool learns now by looking again is as old as the rest.
         clock.now += 3600
         pool._contacts = 0  # what comes back now was opened before the outage

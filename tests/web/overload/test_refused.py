@@ -16,7 +16,7 @@ from sqlalchemy import exc as sa_exc
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.engines.registry import process_engine
-from pyramid_dbpool.pool.outage import Trouble
+from pyramid_dbpool.pool.outage import Outage
 from pyramid_dbpool.pool.stats import Holder
 from pyramid_dbpool.web import overload
 from tests.support.webapp import PARTS, Row, WebApp, app, database
@@ -123,8 +123,8 @@ def test_a_pool_that_lets_nobody_wait_says_what_an_outage_is(
     with app(away, *PARTS, index=asks) as web:
         for _ in range(3):
             web.get(status=503)
-        assert web.pool.trouble is not None
-    said = [r.getMessage() for r in caplog.records if r.name == "pyramid_dbpool.pool.outages"]
+        assert web.pool.outage is not None
+    said = [r.getMessage() for r in caplog.records if r.name == "pyramid_dbpool.pool.outage"]
     assert len(said) == 1 and "unreachable" in said[0]
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_configuration_is_said_where_nobody_waits(sqlite_url: str) -> No
     with app({"sqlalchemy.url": nowhere, "sqlalchemy.pool_timeout": "0"}) as web:
         with pytest.raises(DatabaseUnavailable, match=r"check sqlalchemy\.url"):
             web.engine.connect()
-        assert web.pool.trouble is None
+        assert web.pool.outage is None
 
 
 @pytest.mark.parametrize("pool", [{}, {"sqlalchemy.poolclass": "NullPool"}])
@@ -246,8 +246,8 @@ def test_retry_after_is_as_long_as_the_server_was_away_or_full(
     now = time.monotonic()
     monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: now))
     made = process_engine(settings)
-    trouble = Trouble(kind, now - lasted, OSError("away"))
-    made.engine.pool._service.opener.trouble = trouble  # type: ignore[attr-defined]
+    trouble = Outage(kind, now - lasted, OSError("away"))
+    made.engine.pool._core.opener.openings.outage = trouble  # type: ignore[attr-defined]
     for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
         assert overload.estimate(made, error) == seconds
     dispose_engine(settings)

@@ -1,0 +1,126 @@
+"""Who holds a pool's connections: the names, and the place in the code where each is now."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import Any, NamedTuple
+
+from .line import LEASED, Entry, Line
+from .stats import Holder
+
+# How many of the app's functions a place names, the innermost first.
+NAMED_FRAMES = 4
+# How many holders a text names.
+NAMED_HOLDERS = 5
+# What stands between the app and its server, and between the app and its database.
+_NOT_THE_APPS = frozenset(
+    {"billiard", "celery", "gevent", "greenlet", "gunicorn", "kombu", "paste", "waitress"}
+    | {"pyramid", "pyramid_dbpool", "pyramid_retry", "pyramid_tm", "transaction", "webob"}
+    | {"MySQLdb", "mysql", "psycopg", "psycopg2", "pymysql", "sqlalchemy", "uwsgi", "zope"}
+    | set(sys.stdlib_module_names)
+)
+
+
+class Lease(NamedTuple):
+    """What the pool knows of a connection that is checked out.
+
+    - `label`: what its holder has called itself, if it has.
+    - `ident`: `threading.get_ident()` of its holder.
+    - `held_seconds`: for how long.
+    """
+
+    label: object | None
+    ident: int
+    held_seconds: float
+
+
+def leases(line: Line[Any], now: float) -> list[Lease]:
+    """List what is checked out, under the pool's lock; `named` without it."""
+    return [
+        Lease(each.label, each.holder, now - each.leased_at)
+        for each in line.members
+        if is_with_a_holder(each)
+    ]
+
+
+def is_with_a_holder(entry: Entry) -> bool:
+    """Tell whether a connection is checked out; one that was just opened has no holder yet."""
+    return entry.state is LEASED and entry.holder != 0
+
+
+def named(leases: Iterable[Lease]) -> tuple[Holder, ...]:
+    """Name the holders; calls what the app has written, so never with the pool's lock held."""
+    threads = {each.ident: each.name for each in threading.enumerate()}
+    return tuple(
+        Holder(label_text(each.label) or _thread_text(each.ident, threads), each.held_seconds)
+        for each in leases
+    )
+
+
+def label_text(label: object | None) -> str:
+    """Return a label's text; empty if there is none."""
+    # An `identify` that fails must not hide the error that the label is for.
+    with suppress(Exception):
+        return "" if label is None else str(label)
+    return ""
+
+
+def _thread_text(ident: int, threads: dict[int | None, str]) -> str:
+    name = threads.get(ident)
+    return f"thread {ident}" if name is None else f"thread {name!r}"
+
+
+def holders_text(holders: Iterable[Holder]) -> str:
+    """Return a sentence that names the longest holders and their ages."""
+    longest = sorted(holders, key=lambda each: -each.held_seconds)[:NAMED_HOLDERS]
+    listed = ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
+    return f" Longest holders: {listed}." if listed else ""
+
+
+def places(idents: Collection[int]) -> dict[int, str]:
+    """Say where in the app's code threads and greenlets are now; those not found are left out."""
+    # Only texts: whoever keeps a frame keeps what is in it, a connection perhaps.
+    found = {
+        ident: place(frame) for ident, frame in sys._current_frames().items() if ident in idents
+    }
+    return found | _places_of_greenlets(set(idents) - found.keys())
+
+
+def place(frame: FrameType) -> str:
+    """Say where in the app's code a frame is, the innermost of its functions first."""
+    app_frames = [_described(each) for each in _app_frames(frame)][:NAMED_FRAMES]
+    if not app_frames:
+        return "and its thread is not in the app's code any more"
+    return "now in " + ", called by ".join(app_frames)
+
+
+def _app_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in _NOT_THE_APPS:
+            yield frame
+        frame = frame.f_back
+
+
+def _described(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+
+
+def _places_of_greenlets(idents: Collection[int]) -> dict[int, str]:
+    """Find the frames in which greenlets are suspended; gevent's idents are their ids."""
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is None or not idents:
+        return {}
+    kind: Any = greenlet.greenlet
+    # A walk over all objects: tens of milliseconds, and only for a warning.
+    return {
+        id(each): place(each.gr_frame)
+        for each in gc.get_objects()
+        if id(each) in idents and isinstance(each, kind) and each.gr_frame is not None
+    }

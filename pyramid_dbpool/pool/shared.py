@@ -1,0 +1,158 @@
+"""What the parts of a pool share: its lock, its door, its books, its clock, its source.
+
+A part gets this and the parts below it, never the pool.  So each can be driven alone,
+with a clock and a source of a test's own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..drivers.connect_failures import ConnectFailure
+from .entry import PooledEntry
+from .housekeeper import Task
+from .line import Line
+from .options import PoolOptions
+from .stats import Stats
+
+
+class Source(Protocol):
+    """Where a pool's connections come from, and what only their maker knows of them.
+
+    A *record* stands for one connection of the driver; it can be empty, and be used again
+    for the next one.  Everything but the questions does I/O, so it is never called with the
+    pool's lock held.
+    """
+
+    @property
+    def url_key(self) -> str | None:
+        """The setting that has the URL, for errors; None: the usual one of the pool."""
+
+    @property
+    def recycle_seconds(self) -> float | None:
+        """The age at which a connection is outdated; None: it never is."""
+
+    @property
+    def may_look(self) -> bool:
+        """Whether a driver's connection has a socket that tells something."""
+
+    def open(self, empty: Any = None) -> Any:
+        """Return a record with an open connection, the empty one if there is one."""
+
+    def close(self, record: Any) -> None:
+        """Close the connection in order."""
+
+    def drop(self, record: Any) -> None:
+        """Close a connection that is dead."""
+
+    def ping(self, record: Any) -> bool:
+        """Ask the server; false if the connection is dead.
+
+        :raises NotImplementedError: nobody here knows how to ask.
+        """
+
+    def connection(self, record: Any) -> Any:
+        """Return the driver's connection; None in an empty record."""
+
+    def opened_at(self, record: Any) -> float:
+        """Say when the connection was opened, on the source's clock."""
+
+    def is_outdated(self, record: Any) -> bool:
+        """Tell whether the connection is gone or was condemned."""
+
+    def is_received(self, record: Any) -> bool:
+        """Tell whether a caller has the connection, all of its checkout being done."""
+
+    def classify(self, error: BaseException) -> ConnectFailure | None:
+        """Say what a failed opening means; None: a fault of the program."""
+
+
+class Timer(Protocol):
+    """Calls functions when they are due; this process's `Housekeeper`."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything is ever called: not where no thread may be started."""
+
+    def call_at(self, due: float, run: Callable[[], object]) -> Task:
+        """Call `run` at `due`, on the pool's clock."""
+
+    def call_off(self, task: Task) -> None:
+        """Forget a task."""
+
+
+class Door:
+    """Where returns wait that the garbage collector makes inside of the pool's lock.
+
+    The collector may return a connection anywhere, so also in the middle of what its own
+    thread does under the lock.  Such a return is put off until that thread has left the
+    lock: whoever takes it says `with door, lock:`.  Two, because the lock's own code must
+    be C's: an interrupt that came into a Python method between the taking and the giving
+    back would leave it taken for ever.
+
+    :param is_inside: tells whether this thread has the lock.
+    :param let_in: makes a return.
+    """
+
+    __slots__ = ("_late", "_let_in", "is_inside")
+
+    def __init__(self, is_inside: Callable[[], bool], let_in: Callable[[Any], object]) -> None:
+        self.is_inside = is_inside
+        self._let_in = let_in
+        self._late: deque[Any] = deque()
+
+    def put_off(self, record: Any) -> None:
+        """Have a record returned when this thread has left the lock."""
+        self._late.append(record)
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_error: object) -> None:
+        """Let in who waits, if the lock is free again."""
+        if self._late:
+            self.let_in()
+
+    def let_in(self) -> None:
+        """Make the returns that were put off, unless this thread is inside still."""
+        while self._late and not self.is_inside():
+            try:
+                record = self._late.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            self._let_in(record)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the parts of one pool share.
+
+    - `lock`: guards the line, the statistics, the empty records and what is known of openings
+      and outages. Held for a few microseconds, never during I/O or a wait, but that for the
+      timer's thread to start. Always taken after `door`: `with shared.door, shared.lock:`.
+    - `empties`: records whose connection is gone: SQLAlchemy's suite wants the same record to
+      come back, and counts it among the returned ones.
+    - `size`, `timeout`: `pool_size`, and how long a caller waits in seconds (None: for ever).
+    - `clock`: monotonic, in seconds.
+    """
+
+    lock: AbstractContextManager[object]
+    door: Door
+    line: Line[PooledEntry]
+    stats: Stats
+    options: PoolOptions
+    source: Source
+    clock: Callable[[], float]
+    timer: Timer
+    size: int
+    timeout: float | None
+    empties: list[Any] = field(default_factory=list)
+
+    @property
+    def overflow(self) -> int:
+        """Count the records beyond the size, as QueuePool does: negative while there are fewer."""
+        return self.line.total + len(self.empties) - self.size

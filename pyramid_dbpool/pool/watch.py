@@ -1,0 +1,179 @@
+"""Warns of connections that are held for long, and of callers who wait beside what they hold.
+
+Costs a checkout nothing.  The timer looks when the oldest lease may be due: one that
+begins later cannot be due before `hold_warning` has passed from now.  Whoever holds a
+connection is looked for only when a caller has waited for long: there it is dangerous,
+and there time is no matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+from .entry import PooledEntry
+from .housekeeper import Task, WeakCall
+from .labels import Label, current_label
+from .leases import Lease, named, place, places
+from .line import LEASED
+from .options import ini_key, pool_text
+from .shared import Shared
+from .stats import Holder
+
+log = logging.getLogger(__name__)
+
+# How many places are remembered, each of which is warned of once.
+PLACES = 200
+
+NOWHERE = "and its thread cannot be found: it may have ended"
+
+
+class LeaseWatch:
+    """Watch over the leases of one pool.
+
+    `hold_warning` of the options: warn when a connection is held for longer, in seconds;
+    None: warn of nothing.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._door, self._lock, self._line = shared.door, shared.lock, shared.line
+        self._source = shared.source
+        self._clock, self._timer = shared.clock, shared.timer
+        self._limit = shared.options.hold_warning
+        self._name = shared.options.pool_name
+        self._task: Task | None = None
+        self._watching = False
+        # The leases that were warned of, by entry: when each of them began.
+        self._said: dict[PooledEntry, float] = {}
+        self._places: set[str] = set()
+
+    # Held for long
+
+    def begin(self) -> None:
+        """Have the timer call from time to time, for as long as connections are open."""
+        if self._limit is None or self._watching or self._line.retired:
+            # Retired: the timer would come for a pool that is over.
+            return
+        with self._door, self._lock:
+            if self._watching:
+                return
+            self._watching = True
+        self._look_at(self._clock() + self._limit)
+
+    def cancel(self) -> None:
+        """Call the timer off, until `begin`."""
+        with self._door, self._lock:
+            self._watching = False
+            task, self._task = self._task, None
+        if task is not None:
+            self._timer.call_off(task)
+
+    def _look_at(self, due: float) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._task = self._timer.call_at(due, WeakCall(self.look))
+        if not self._watching:  # called off in this very moment
+            self.cancel()
+
+    def look(self) -> None:
+        """Warn of each connection that has been held for too long, once; come again when due."""
+        if self._limit is None:
+            return
+        now = self._clock()
+        with self._door, self._lock:
+            leased = {
+                each: each.leased_at
+                for each in self._line.members
+                if self._source.is_received(each.record)
+            }
+            self._said = {each: at for each, at in self._said.items() if leased.get(each) == at}
+            rest = {each: at for each, at in leased.items() if each not in self._said}
+            overdue = {each: at for each, at in rest.items() if now - at >= self._limit}
+            self._said |= overdue
+            due = min((at for each, at in rest.items() if each not in overdue), default=now)
+            self._watching = self._line.total > 0
+            watching = self._watching
+        if watching:
+            self._look_at(due + self._limit)
+        if overdue:
+            self._warn(overdue)
+
+    def _warn(self, overdue: dict[PooledEntry, float]) -> None:
+        where = places({each.holder for each in overdue})
+        for entry, since in overdue.items():
+            lease = Lease(entry.label, entry.holder, self._clock() - since)
+            # It may have been given back meanwhile, and the place be somebody else's.
+            if entry.state is LEASED and entry.leased_at == since:
+                (holder,) = named([lease])
+                here = _may_have_moved_on(lease.label, where.get(lease.ident, NOWHERE))
+                log.warning("%s", held_text(self._name, holder, here))
+
+    # Held while waiting
+
+    def holds_already(self) -> bool:
+        """Tell whether this caller holds a connection; warn of it, once for each place."""
+        ident, label = threading.get_ident(), current_label()
+        with self._door, self._lock:
+            first = next(
+                (
+                    each
+                    for each in self._line.members
+                    # Not by its state: in between it may have its last holder's name.
+                    if self._source.is_received(each.record) and _is_theirs(each, ident, label)
+                ),
+                None,
+            )
+        if first is not None and self._limit is not None:
+            self._warn_of_second(Lease(label, ident, 0.0), first)
+        return first is not None
+
+    def _warn_of_second(self, wanted: Lease, first: PooledEntry) -> None:
+        where = place(sys._getframe())
+        if where not in self._places and len(self._places) < PLACES:
+            self._places.add(where)
+            held = Lease(first.label, first.holder, self._clock() - first.leased_at)
+            taker, holder = named([wanted, held])
+            log.warning("%s", second_text(self._name, taker.label, holder, where))
+
+
+def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:
+    if _is_over(entry.label):
+        # Left behind by earlier work in this thread: whoever works there now is innocent.
+        return False
+    # A label that is plain text may be that of many; an object is one holder's, in
+    # whichever thread it works.
+    return entry.holder == ident or (isinstance(label, Label) and entry.label is label)
+
+
+def _is_over(label: object | None) -> bool:
+    return isinstance(label, Label) and label.over
+
+
+def _may_have_moved_on(label: object | None, where: str) -> str:
+    return f"{where}, perhaps with other work" if _is_over(label) else where
+
+
+def held_text(pool_name: str | None, holder: Holder, where: str) -> str:
+    """Say in the log that a connection is held for long."""
+    return (
+        f"{pool_text(pool_name)}: {holder.label} has held a connection for"
+        f" {holder.held_seconds:.1f} s, {where}."
+        f" ({ini_key(pool_name, 'hold_warning', 'dbpool.')} says after how long to warn.)"
+    )
+
+
+def second_text(pool_name: str | None, taker: str, first: Holder, where: str) -> str:
+    """Say in the log that somebody waits for a connection beside one that he holds.
+
+    :param first: who holds the other one: the same, or the request around a subrequest.
+    """
+    held = (
+        "and has held one" if taker == first.label else f"beside one that {first.label} has held"
+    )
+    return (
+        f"{pool_text(pool_name)}: {taker} waits for a second connection {held} for"
+        f" {first.held_seconds:.1f} s, {where}. When every connection is the first of such a"
+        " pair, all wait for each other until their time is over: use one session, or give the"
+        " first connection back before."
+    )

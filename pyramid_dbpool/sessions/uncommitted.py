@@ -1,0 +1,89 @@
+"""What a session has written and not committed: a rollback would lose it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+from sqlalchemy.sql.elements import TextClause
+
+from ..drivers.statements import changes_nothing, first_word
+from ..engines import refused_commits
+
+__all__ = [
+    "WROTE",
+    "has_failed",
+    "has_uncommitted_changes",
+    "has_written",
+    "note_writes",
+]
+
+# A key of Session.info: whether its transaction has written.
+WROTE = "pyramid_dbpool.wrote"
+
+# A key of Connection.info: whether its transaction was sent what may have changed something.
+_CHANGED = "pyramid_dbpool.changed"
+
+_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
+
+
+def note_writes(maker: sessionmaker[Session]) -> None:
+    """Have the sessions of `maker` keep `WROTE` up to date, and the engine `_CHANGED`."""
+    engine = maker.kw["bind"]
+    # PostgreSQL can be asked. A second app with this engine adds no second listener.
+    if engine.dialect.name != "postgresql":
+        event.listen(engine, "begin", _forget_changes)
+        event.listen(engine, "begin_twophase", _forget_changes)
+        event.listen(engine, "before_cursor_execute", _note_statement)
+    event.listen(maker, "after_flush", _note_flush)
+    event.listen(maker, "do_orm_execute", _note_execute)
+    event.listen(maker, "after_transaction_end", _forget_writes)
+
+
+def _forget_changes(connection: Connection, *_: object) -> None:
+    connection.info.pop(_CHANGED, None)
+
+
+def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_: object) -> None:
+    if not changes_nothing(str(statement)):
+        connection.info[_CHANGED] = True
+
+
+def _note_flush(session: Session, _context: object) -> None:
+    session.info[WROTE] = True
+
+
+def _note_execute(state: ORMExecuteState) -> None:
+    statement = state.statement
+    if state.is_insert or state.is_update or state.is_delete:
+        state.session.info[WROTE] = True
+    elif isinstance(statement, TextClause):
+        state.session.info[WROTE] |= first_word(statement.text) in _WRITING_WORDS
+
+
+def _forget_writes(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info[WROTE] = False
+
+
+def has_uncommitted_changes(session: Session) -> bool:
+    """Tell whether a rollback would lose something, as far as the session can see."""
+    pending = session.new or session.dirty or session.deleted
+    return session.in_transaction() and bool(pending or session.info[WROTE])
+
+
+def has_failed(session: Session) -> bool:
+    """Tell whether the transaction of a session cannot be committed any more."""
+    if not session.is_active:
+        return True
+    connection = session.connection()
+    # One that is lost has no driver's connection to be asked, and raises.
+    return connection.invalidated or refused_commits.has_failed(connection)
+
+
+def has_written(session: Session) -> bool:
+    """Look for what the session has not seen: Core statements, and functions that write."""
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        return bool(connection.info.get(_CHANGED))
+    # Only a transaction that has written or locked something has a number.
+    return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None

@@ -1,0 +1,147 @@
+"""The garbage collector returns a connection in the middle of whatever a pool is doing."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pyramid_dbpool.pool
+from pyramid_dbpool import ManagedPool, PoolTimeout, deadline
+from pyramid_dbpool.pool.line import IDLE, LEASED
+from tests.support.makers import Maker, wait_for
+
+CODE = str(Path(pyramid_dbpool.pool.__file__).parent)
+OPERATIONS = ("return", "return one too many", "take", "take and open", "invalidate", "wait")
+
+
+class Scene:
+    """A pool before an operation, and a lease that nobody but the collector will return."""
+
+    def __init__(self, maker: Maker, operation: str, *, lifo: bool, background: bool) -> None:
+        # With upkeep a pool keeps its books of idle times too, with FIFO.
+        self.pool = ManagedPool(
+            maker, 2, 1, 30.0, lifo, background=background, idle_timeout=1e6, max_waiting=5
+        )
+        self.leases = [self.pool.connect() for _ in range(3)]
+        self.forgotten = [self.leases.pop()]
+        if operation == "take and open":
+            self.leases.pop().invalidate()
+        elif operation in ("take", "return one too many"):
+            self.leases.pop().close()
+        if operation == "return one too many":
+            filler = self.pool.connect()
+            self.leases.pop().close()
+            self.leases.append(filler)
+        self._operation = operation
+
+    def run(self) -> None:
+        """Do the operation."""
+        if self._operation.startswith("return"):
+            self.leases.pop().close()
+        elif self._operation == "invalidate":
+            self.leases.pop().invalidate()
+        else:
+            waits = self._operation == "wait"
+            with suppress(PoolTimeout), deadline(0.001) if waits else nullcontext():
+                self.leases.append(self.pool.connect())
+
+    def check_the_books(self) -> None:
+        """Check what must hold whatever has happened, and that no slot is lost."""
+        core = self.pool._core
+        wait_for(lambda: not core.line.opening)
+        with core.lock:
+            idle, members = list(core.line.idle), core.line.members
+            assert len(set(idle)) == len(idle)
+            assert set(idle) == {each for each in members if each.state is IDLE}
+            assert core.line.held == 0
+            assert not core.line.waiters
+            assert len(members) <= 3
+            assert core.line.leased == sum(each.state is LEASED for each in members)
+            assert core.line.leased == len(self.leases) + len(self.forgotten)
+            assert len(core.line.idle_times()) == len(idle)
+        assert core.stats.waiting_holders == 0
+        self.forgotten.clear()
+        while self.leases:
+            self.leases.pop().close()
+        assert self.pool.checkedout() == 0
+        every = [self.pool.connect() for _ in range(3)]
+        with pytest.raises(PoolTimeout), deadline(0.0):
+            self.pool.connect()
+        for each in every:
+            each.close()
+        self.pool.dispose()
+
+
+def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
+    """Make a trace function that drops the forgotten lease after so many of our opcodes."""
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(CODE):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if left[0] == 0:
+                sys.settrace(None)
+                # Nothing else holds it: this is what the collector would do.
+                scene.forgotten.clear()
+            left[0] -= 1
+        return trace
+
+    return trace
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+@pytest.mark.parametrize("lifo", [False, True], ids=["fifo", "lifo"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_collector_may_return_a_connection_anywhere(
+    maker: Maker, operation: str, lifo: bool, background: bool
+) -> None:
+    """At every opcode of an operation, and all the books are right afterwards."""
+    # Python 3.12 tells of instructions only after `settrace` if a frame asked before it.
+    sys._getframe().f_trace_opcodes = True
+    for step in itertools.count():
+        scene = Scene(maker, operation, lifo=lifo, background=background)
+        left = [step]
+        trace = forgetting(scene, left)
+        sys.settrace(trace)
+        try:
+            scene.run()
+        finally:
+            sys.settrace(None)
+        scene.check_the_books()
+        maker.forget()
+        if left[0] >= 0:
+            assert step > 50, "nothing was interrupted"
+            return
+
+
+def test_a_return_inside_of_the_lock_waits_for_its_end(maker: Maker) -> None:
+    """And the first who waits has it then."""
+    pool = ManagedPool(maker, 2, 0)
+    lease = pool.connect()
+    core = pool._core
+    with core.door, core.lock:
+        del lease
+        assert core.line.leased == 1
+    assert core.line.leased == 0
+    pool.dispose()
+
+
+def test_what_is_put_off_is_no_lease_that_nobody_received(maker: Maker) -> None:
+    """Its holder's thread may be killed just then: it comes back once, not twice."""
+    pool = ManagedPool(maker, 2, 0)
+    lease = pool.connect()
+    core = pool._core
+    with core.lock:
+        del lease
+    pool._reclaim_from_killed()
+    assert (core.line.leased, len(core.line.idle), pool.snapshot().returns) == (0, 1, 1)
+    pool.connect().close()
+    assert len(maker.made) == 1
+    pool.dispose()
