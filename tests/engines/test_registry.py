@@ -135,14 +135,15 @@ def test_a_disposed_engine_is_forgotten(settings: dict[str, Any]) -> None:
     assert get_engine(settings) is not engine
 
 
-def test_a_thousand_disposed_engines_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engines", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_disposed_engines_leave_nothing_behind(tmp_path: Path, engines: int) -> None:
     """No engine, no thread, no file descriptor."""
 
     live = len(live_engines())
     rest()
     files = len(os.listdir("/proc/self/fd"))
     seen: list[weakref.ref[Engine]] = []
-    for number in range(1000):
+    for number in range(engines):
         settings = {"sqlalchemy.url": f"sqlite:///{tmp_path}/{number % 50}.db?timeout={number}"}
         engine = get_engine(settings)
         with engine.connect() as connection:
@@ -272,6 +273,7 @@ def test_what_a_savepoint_has_undone_is_not_named(postgres_url: str) -> None:
     dispose_engine(settings)
 
 
+@pytest.mark.programs
 def test_engines_are_closed_at_exit(postgres_url: str) -> None:
     """The server is told goodbye, newest pool first, and nothing is printed."""
     program = f"""

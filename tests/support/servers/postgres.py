@@ -1,6 +1,7 @@
 """The tests' PostgreSQL: private, or one that the environment offers."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import psycopg
@@ -59,15 +60,15 @@ class Postgres:
         self._traces_of_new: tuple[object, ...] | None = None
 
     @classmethod
-    def start(cls, folder: Path, offered: str | None) -> "Postgres":
-        """Take the server that the environment offers, or start a private one.
+    def start(cls, folder: Path, **settings: object) -> "Postgres":
+        """Start a private one; `settings` are added to the fast ones.
 
-        Raises ServerMissing when neither can be had.
+        TEST_POSTGRES_PROGRAMS in the environment is the folder of its programs. Raises
+        ServerMissing when there is none on this machine.
         """
-        if offered:
-            return cls(make_url(offered))
+        programs = os.environ.get("TEST_POSTGRES_PROGRAMS")
         try:
-            server = PrivatePostgres(folder, settings=FAST)
+            server = PrivatePostgres(folder, settings={**FAST, **settings}, programs=programs)
             server.start()
         except EmbeddedServerError as error:
             raise ServerMissing(str(error)) from error

@@ -107,6 +107,7 @@ def test_a_lost_rollback_after_a_commit_is_no_unknown_commit(settings: dict[str,
         assert web.checked_out() == 0
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("backend", ["postgresql", "mysql"])
 def test_nothing_is_tried_again_after_a_two_phase_prepare(
     backend: str, request: pytest.FixtureRequest
