@@ -125,15 +125,14 @@ class Core:
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and never received: it was killed before."""
-        # What waits at the door has been received, and given back.
-        self.door.let_in()
         with self.door, self.lock:
             return [
                 each
                 for each in self.line.members
                 if each.state is LEASED
-                and each.holder == thread
                 and not self.source.is_received(each.record)
+                # Last: a return, which the collector may make in between, takes the name away.
+                and each.holder == thread
             ]
 
     def take_changed(self, entry: PooledEntry, now: float) -> bool:
