@@ -68,10 +68,17 @@ class Core:
         self.line, self.stats, self.options = line, shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
         examines = not opener_class.callers_open
-        self.health = Health(shared, pre_ping=pre_ping, examines=examines, freed=self._replan)
+        self.watch = LeaseWatch(shared)
+        self.health = Health(
+            shared,
+            pre_ping=pre_ping,
+            examines=examines,
+            freed=self._replan,
+            opened=self.watch.begin,
+        )
         self.refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, self.refusals)
-        self.upkeep, self.watch = Upkeep(shared, self.health), LeaseWatch(shared)
+        self.upkeep = Upkeep(shared, self.health)
         self._checkouts = Checkouts(
             shared,
             self.health,
@@ -88,7 +95,6 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        self.watch.begin()
         checkout = Checkout(self._checkouts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
@@ -114,7 +120,6 @@ class Core:
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
-        self.watch.begin()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.retired else self.options.min_idle
