@@ -116,14 +116,15 @@ class Door:
         """Do nothing."""
 
     def __exit__(self, *_error: object) -> None:
-        """Let in who waits, if the lock is free again."""
+        """Let in who waits."""
         if self._late:
             self.let_in()
 
     def let_in(self) -> None:
-        """Make the returns that were put off, unless this thread is inside still."""
-        if self.is_inside():
-            return
+        """Make the returns that were put off.
+
+        Inside of the lock still, each of them is put off again.
+        """
         mine: deque[Any] = deque()
         try:
             # All of them first: each return comes to the door as it leaves the lock, and would

@@ -1,5 +1,6 @@
 """The garbage collector returns a connection in the middle of whatever a pool is doing."""
 
+import ast
 import itertools
 import logging
 import sys
@@ -133,6 +134,35 @@ def test_a_return_inside_of_the_lock_waits_for_its_end(maker: Maker) -> None:
         assert core.line.leased == 1
     assert core.line.leased == 0
     pool.dispose()
+
+
+def test_a_return_waits_until_all_of_the_lock_is_left(maker: Maker) -> None:
+    """It is reentrant: whoever leaves an inner part is in the middle of something still."""
+    pool = ManagedPool(maker, 2, 0)
+    lease = pool.connect()
+    core = pool._core
+    with core.door, core.lock:
+        del lease
+        with core.door, core.lock:
+            pass
+        assert core.line.leased == 1
+    assert core.line.leased == 0
+    pool.dispose()
+
+
+def test_the_lock_is_always_taken_through_the_door() -> None:
+    """What is put off in there would wait for the next one who does otherwise."""
+    blocks = [
+        (path.name, node.lineno, [ast.unparse(each.context_expr) for each in node.items])
+        for path in Path(CODE).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.With)
+    ]
+    # A name without a dot is a lock of a function's own.
+    taking = [each for each in blocks if each[2][-1].endswith((".lock", "._lock"))]
+    assert len(taking) > 30
+    for name, line, taken in taking:
+        assert taken == [taken[-1].replace("lock", "door"), taken[-1]], f"{name}:{line}"
 
 
 def test_what_is_put_off_is_no_lease_that_nobody_received(maker: Maker) -> None:
