@@ -45,6 +45,51 @@ def test_a_lease_that_was_forgotten_is_closed_when_its_caller_is_killed(
     pool.dispose()
 
 
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+@pytest.mark.parametrize("where", ["ping", "drop"])
+def test_who_is_killed_while_he_checks_a_connection_loses_only_that_one(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool, where: str
+) -> None:
+    """In the middle of a ping, or of closing a dead one: it is closed, and its slot is free."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.2, liveness=True, background=background)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    entry.doubt()
+
+    def killed(_record: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core.source, "ping", lambda _record: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(core.source, where, killed)
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+    assert (core.line.total, core.line.leased) == (0, 0)
+    assert maker.made[0].closed or where == "drop"
+    pool.connect().close()
+    assert len(maker.made) == 2
+    pool.dispose()
+
+
+def test_what_was_just_opened_is_closed_when_its_caller_is_killed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it counts as a lease: the slot is free, and nothing stays open beside it."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pool._core.line, "opened", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+    assert (pool._core.line.total, maker.made[0].closed) == (0, 1)
+    pool.connect().close()
+    pool.dispose()
+
+
 def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     maker: Maker,
 ) -> None:
