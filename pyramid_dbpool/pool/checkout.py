@@ -173,20 +173,20 @@ class Checkout:
 
     def _wait(self, waiter: Waiter, began: float) -> Grant:
         until = math.inf if self._limit is None else self._limit
-        try:
-            if not self._is_handed_over(until, began):
-                self._parts.reclaim()
-            granted = waiter.granted
-            if granted is None:
-                # Too late, unless something has been handed over in this very moment.
-                with self._door, self._lock:
-                    granted = self._line.leave(waiter)
-            waited = self._clock() - self._began
-            if granted is None:
-                cited = cited_setting(self._limit)
-                raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
-        finally:
-            self._uncount()
+        if not self._is_handed_over(until, began):
+            self._parts.reclaim()
+        granted = waiter.granted
+        if granted is None:
+            # Too late, unless something has been handed over in this very moment.
+            with self._door, self._lock:
+                granted = self._line.leave(waiter)
+        waited = self._clock() - self._began
+        if granted is None:
+            cited = cited_setting(self._limit)
+            raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
+        if self._counted:
+            with self._door, self._lock:
+                self._uncount_locked()
         self.waited_seconds = waited
         return granted
 
@@ -214,11 +214,11 @@ class Checkout:
             self._parts.shared.stats.waiting_holders += 1
             self._counted = True
 
-    def _uncount(self) -> None:
+    def _uncount_locked(self) -> None:
         if self._counted:
-            with self._door, self._lock:
-                self._parts.shared.stats.waiting_holders -= 1
-                self._counted = False
+            # No call between these two lines: an interrupt there would count twice.
+            self._parts.shared.stats.waiting_holders -= 1
+            self._counted = False
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""
@@ -254,6 +254,7 @@ class Checkout:
         if self._slot and (opened is None or opened.state is not LEASED):
             granted = SLOT
         with self._door, self._lock:
+            self._uncount_locked()
             if self._waiter is not None:
                 # Handed over, but perhaps not yet noted here.
                 granted = self._line.leave(self._waiter)
@@ -261,7 +262,8 @@ class Checkout:
                 passed_on = self._line.give_back(granted, self._clock())
             self._entry = self._waiter = None
             self._slot = False
-        if isinstance(granted, PooledEntry) and granted.state is LEASED and not passed_on:
+        # Also one that was given up as unreceived, and so has no slot any more.
+        if isinstance(granted, PooledEntry) and not passed_on:
             self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
             self._parts.shared.source.close(opened.record)

@@ -68,10 +68,17 @@ class Core:
         self.line, self.stats, self.options = line, shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
         examines = not opener_class.callers_open
-        self.health = Health(shared, pre_ping=pre_ping, examines=examines, freed=self._replan)
+        self.watch = LeaseWatch(shared)
+        self.health = Health(
+            shared,
+            pre_ping=pre_ping,
+            examines=examines,
+            freed=self._replan,
+            opened=self.watch.begin,
+        )
         self.refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, self.refusals)
-        self.upkeep, self.watch = Upkeep(shared, self.health), LeaseWatch(shared)
+        self.upkeep = Upkeep(shared, self.health)
         self._checkouts = Checkouts(
             shared,
             self.health,
@@ -88,7 +95,6 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        self.watch.begin()
         checkout = Checkout(self._checkouts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
@@ -114,7 +120,6 @@ class Core:
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
-        self.watch.begin()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.retired else self.options.min_idle
@@ -125,15 +130,14 @@ class Core:
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and never received: it was killed before."""
-        # What waits at the door has been received, and given back.
-        self.door.let_in()
         with self.door, self.lock:
             return [
                 each
                 for each in self.line.members
                 if each.state is LEASED
-                and each.holder == thread
                 and not self.source.is_received(each.record)
+                # Last: a return, which the collector may make in between, takes the name away.
+                and each.holder == thread
             ]
 
     def take_changed(self, entry: PooledEntry, now: float) -> bool:

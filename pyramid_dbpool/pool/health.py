@@ -32,10 +32,17 @@ class Health:
     :param examines: whether suspects are pinged at once, in threads; else when they are
         handed out.
     :param freed: called, without the lock, when a slot has become free.
+    :param opened: called, without the lock, when a connection was opened, by whomever.
     """
 
     def __init__(
-        self, shared: Shared, *, pre_ping: bool, examines: bool, freed: Callable[[], object]
+        self,
+        shared: Shared,
+        *,
+        pre_ping: bool,
+        examines: bool,
+        freed: Callable[[], object],
+        opened: Callable[[], object],
     ) -> None:
         self._shared = shared
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
@@ -43,7 +50,7 @@ class Health:
         self._pre_ping = pre_ping
         self._eager = pre_ping or shared.options.liveness
         self._examines = examines
-        self._freed = freed
+        self._freed, self._was_opened = freed, opened
 
     # Opening
 
@@ -57,6 +64,7 @@ class Health:
         entry = record.dbpool_entry = PooledEntry(record, self._source.opened_at(record), now)
         try:
             self._prepare(entry, now)
+            self._was_opened()
         except BaseException:
             self._source.close(record)
             raise

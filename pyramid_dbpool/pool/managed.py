@@ -255,11 +255,14 @@ class ManagedPool(QueuePool):
     def _do_return_conn(self, record: Any) -> None:
         """Take a record back: the one way in, also for what the garbage collector returns."""
         core = self._core
+        entry: PooledEntry = record.dbpool_entry
+        # Were its last holder killed in another checkout while this return waits for the lock or
+        # at the door, it would be taken for never received, and returned twice.
+        entry.holder = 0
         if core.door.is_inside():
             core.door.put_off(record)
             return
         now = _monotonic()
-        entry: PooledEntry = record.dbpool_entry
         if (
             record.dbapi_connection is None
             or entry.state is not LEASED

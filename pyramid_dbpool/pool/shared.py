@@ -6,9 +6,10 @@ with a clock and a source of a test's own.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from .housekeeper import Task
 from .line import Line
 from .options import PoolOptions
 from .stats import Stats
+
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -113,18 +116,35 @@ class Door:
         """Do nothing."""
 
     def __exit__(self, *_error: object) -> None:
-        """Let in who waits, if the lock is free again."""
+        """Let in who waits."""
         if self._late:
             self.let_in()
 
     def let_in(self) -> None:
-        """Make the returns that were put off, unless this thread is inside still."""
-        while self._late and not self.is_inside():
-            try:
-                record = self._late.popleft()
-            except IndexError:  # another thread took the last one
-                return
+        """Make the returns that were put off.
+
+        Inside of the lock still, each of them is put off again.
+        """
+        mine: deque[Any] = deque()
+        try:
+            # All of them first: each return comes to the door as it leaves the lock, and would
+            # make the next one from within, deeper and deeper.
+            with suppress(IndexError):  # another thread took the last one
+                while self._late:
+                    mine.append(self._late.popleft())
+            while mine:
+                self._make(mine.popleft())
+        finally:
+            # Interrupted, it leaves them to whoever comes next.
+            self._late += mine
+
+    def _make(self, record: Any) -> None:
+        try:
             self._let_in(record)
+        except Exception:
+            # As of a listener of the app's. Whoever happens to leave the lock has nothing to
+            # do with it; the collector would have told nobody either.
+            log.exception("A connection could not be taken back in order")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,47 @@ def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch)
     assert pool.snapshot().unreceived == 1
 
 
+def test_a_lease_that_was_forgotten_is_closed_when_its_caller_is_killed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He was in the middle of a ping for so long that its slot was given away."""
+    pool = ManagedPool(maker, 1, 0, liveness=True)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    entry.doubt()
+
+    def ping(_record: object) -> bool:
+        monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
+        core.upkeep.reclaim()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core.source, "ping", ping)
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    assert (core.line.total, maker.made[0].closed) == (0, 1)
+    pool.dispose()
+
+
+def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
+    maker: Maker,
+) -> None:
+    """Nor among those who wait beside what they hold: the errors of others would say so."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    lease = pool.connect()
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    # Not in the wait itself: as it ends.
+    object.__setattr__(pool._core._checkouts, "reclaim", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)
+    lease.close()
+    pool.dispose()
+
+
 INTERRUPTED = """
 import gc, signal, sys, threading, time
 from pyramid_dbpool.pool import upkeep
