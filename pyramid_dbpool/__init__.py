@@ -22,7 +22,7 @@ from .errors import (
 )
 from .pool.deadlines import deadline
 from .pool.managed import ManagedPool
-from .sessions.units import session_factory, unit_of_work
+from .sessions.unit_of_work import session_factory, unit_of_work
 
 # `[pshell] setup = pyramid_dbpool.pshell.setup` finds it here.
 from .web import pshell

@@ -61,10 +61,18 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 
     @classmethod
     def saying(
-        cls, text: str, cause: BaseException, pool_name: str | None = None
+        cls,
+        text: str,
+        cause: BaseException,
+        pool_name: str | None = None,
+        *,
+        connection_invalidated: bool = False,
     ) -> DatabaseUnavailable:
-        """Make one whose whole text is `text`."""
-        made = cls(None, None, cause)
+        """Make one whose whole text is `text`.
+
+        :param connection_invalidated: whether there was a connection, which is lost.
+        """
+        made = cls(None, None, cause, connection_invalidated=connection_invalidated)
         made.args = (text,)
         # SQLAlchemy's link would be a second line, about operational errors in general.
         made.code = ""

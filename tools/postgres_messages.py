@@ -1,4 +1,4 @@
-"""Write pyramid_dbpool/postgres_messages.py from the catalogues of an installed PostgreSQL server.
+"""Write what PostgreSQL servers say when they refuse a connection, in all of their languages.
 
 Run as `python tools/postgres_messages.py [FOLDER]`, where FOLDER is the locale folder of the
 server's message catalogues (/usr/share/locale on Debian), and look at the difference before it
@@ -6,11 +6,20 @@ is committed: a newer server may have dropped a translation that older ones stil
 """
 
 import gettext
+import json
 import sys
 from pathlib import Path
 
+TARGET = Path(__file__).parent.parent / "pyramid_dbpool" / "drivers" / "postgres_messages.json"
+
+ABOUT = (
+    "What a PostgreSQL server says when it refuses a connection, by language."
+    " Written by tools/postgres_messages.py from the server's own message catalogues."
+)
+
+# By the value of `pyramid_dbpool.drivers.connect_failures.ConnectFailure`.
 MESSAGES = {
-    "SATURATED": (
+    "saturated": (
         "sorry, too many clients already",
         "remaining connection slots are reserved for non-replication superuser connections",
         "remaining connection slots are reserved for roles with the %s attribute",
@@ -18,14 +27,14 @@ MESSAGES = {
         'too many connections for role "%s"',
         'too many connections for database "%s"',
     ),
-    "UNREACHABLE": (
+    "unreachable": (
         "the database system is starting up",
         "the database system is shutting down",
         "the database system is in recovery mode",
         "the database system is not accepting connections",
         "the database system is not yet accepting connections",
     ),
-    "CONFIGURATION": (
+    "configuration": (
         'password authentication failed for user "%s"',
         'Peer authentication failed for user "%s"',
         'Ident authentication failed for user "%s"',
@@ -44,9 +53,9 @@ MESSAGES = {
 
 # What people report from servers whose translation the newest releases no longer ship.
 REPORTED = {
-    "SATURATED": ("desculpe, muitos clientes",),
-    "UNREACHABLE": (),
-    "CONFIGURATION": (
+    "saturated": ("desculpe, muitos clientes",),
+    "unreachable": (),
+    "configuration": (
         "autenticação do tipo senha falhou para",
         'banco de dados "%s" não existe',
         "autoryzacja hasłem nie powiodła się",
@@ -55,31 +64,21 @@ REPORTED = {
     ),
 }
 
-HEADER = '''# ruff: noqa: E501, RUF001
-"""What a PostgreSQL server says when it refuses a connection, by language.
-
-Written by tools/postgres_messages.py from the server's own message catalogues: libpq drops the
-SQLSTATE of a failed connect, so the text, in the server's language, is all that a driver has.
-"""
-
-'''
-
 
 def main(folder: Path) -> None:
-    """Print the module's text into its file."""
+    """Write the package's file."""
     catalogues = [
         gettext.GNUTranslations(path.open("rb"))
         for path in sorted(folder.glob("*/LC_MESSAGES/postgres-*.mo"))
     ]
-    text = HEADER
+    found: dict[str, object] = {"about": ABOUT}
     for kind, messages in MESSAGES.items():
         lines = dict.fromkeys(messages)
         for catalogue in catalogues:
             lines |= dict.fromkeys(" ".join(catalogue.gettext(m).split()) for m in messages)
-        lines |= dict.fromkeys(REPORTED[kind])
-        text += f"{kind} = (\n" + "".join(f"    {line!r},\n" for line in lines) + ")\n\n"
-    target = Path(__file__).parent.parent / "pyramid_dbpool" / "postgres_messages.py"
-    target.write_text(text.rstrip() + "\n", encoding="utf-8")
+        found[kind] = [*(lines | dict.fromkeys(REPORTED[kind]))]
+    text = json.dumps(found, ensure_ascii=False, indent=1)
+    TARGET.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

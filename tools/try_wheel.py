@@ -10,6 +10,7 @@ from pyramid.response import Response
 from sqlalchemy import text
 
 from pyramid_dbpool import dispose_engine, session_factory, unit_of_work
+from pyramid_dbpool.drivers.connect_failures import TRANSLATED_MESSAGES
 
 
 def count(request: Request) -> Response:
@@ -20,6 +21,7 @@ def count(request: Request) -> Response:
 def main() -> None:
     """Write a note as a worker does, read it as a request."""
     assert importlib.resources.files("pyramid_dbpool").joinpath("py.typed").is_file()
+    assert all(TRANSLATED_MESSAGES.values())
     with tempfile.TemporaryDirectory() as folder:
         settings = {"sqlalchemy.url": f"sqlite:///{Path(folder, 'notes.db')}"}
         with unit_of_work(session_factory(settings)) as session:

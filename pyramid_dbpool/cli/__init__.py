@@ -1,0 +1,4 @@
+"""What is run from the command line.
+
+- `pdbpool`: ``pdbpool settings`` and ``pdbpool check``.
+"""

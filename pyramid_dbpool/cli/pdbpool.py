@@ -189,7 +189,7 @@ def _try(pool: PoolSettings) -> str | None:
     missing = _unmade_file(pool)
     if missing is not None:
         return missing or None
-    hook = pool.options["engine_hook"]
+    hook = pool.options.engine_hook
     error = connect_once(pool, [] if hook is None else [hook])
     return None if error is None else _one_line(reason(pool, error))
 

@@ -1,10 +1,12 @@
-"""Why a connection could not be opened: what the drivers' errors say of it; no pool knowledge.
+"""Why a connection could not be opened: what the drivers' errors say of it.
 
-A driver is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name of the dialect).
+A database is added by an entry in `CONNECT_CLASSIFIERS` (by SQLAlchemy's name of the dialect).
 """
 
 import enum
 import functools
+import json
+import pkgutil
 import re
 import sqlite3
 import ssl
@@ -13,10 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from . import postgres_messages
-from .transactions import driver_error, error_number, sqlite_code, sqlstate
+from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 
-__all__ = ["ConnectFailure", "classify_connect_failure", "connect_failure"]
+__all__ = [
+    "TRANSLATED_MESSAGES",
+    "ConnectFailure",
+    "classify_connect_failure",
+    "connect_failure",
+]
 
 
 class ConnectFailure(enum.Enum):
@@ -45,18 +51,29 @@ SQLSTATES: Mapping[str, ConnectFailure] = {
     "55000": CONFIGURATION,  # the database allows no connections
 }
 
-# The catalogues' texts, and those that no catalogue translates: what libpq's client side and
-# PgBouncer say, and what stands in the server's messages untranslated.
+
+def _read_translated() -> Mapping[ConnectFailure, tuple[str, ...]]:
+    found = pkgutil.get_data(__package__, "postgres_messages.json")
+    texts = json.loads(found or b"{}")
+    return {failure: tuple(texts[failure.value]) for failure in ConnectFailure}
+
+
+# What a PostgreSQL server says when it refuses a connection, in all of its languages: libpq drops
+# the SQLSTATE of a failed connect, so the text is all that a driver has. Read now: when a connect
+# fails, the process may have no descriptor left for a file, or may see another root directory.
+# tools/postgres_messages.py writes the file.
+TRANSLATED_MESSAGES = _read_translated()
+
+# What no catalogue translates: what libpq's client side and PgBouncer say, and what stands in
+# the server's messages untranslated.
 POSTGRES_TEXTS: Mapping[ConnectFailure, tuple[str, ...]] = {
     SATURATED: (
-        *postgres_messages.SATURATED,
         "no more connections allowed",
         "query_wait_timeout",
         "max clients reached",
     ),
-    UNREACHABLE: postgres_messages.UNREACHABLE,
+    UNREACHABLE: (),
     CONFIGURATION: (
-        *postgres_messages.CONFIGURATION,
         "pg_hba.conf",
         "fe_sendauth",
         "SASL authentication failed",
@@ -152,7 +169,7 @@ def _texts(error: BaseException) -> Iterator[str]:
 def _postgres_patterns() -> Mapping[ConnectFailure, re.Pattern[str]]:
     # In this order: of several addresses one may be full or starting while another refuses.
     return {
-        failure: re.compile("|".join(map(_as_pattern, texts)))
+        failure: re.compile("|".join(map(_as_pattern, (*TRANSLATED_MESSAGES[failure], *texts))))
         for failure, texts in POSTGRES_TEXTS.items()
     }
 

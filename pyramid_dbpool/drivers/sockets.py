@@ -1,9 +1,9 @@
-"""Is this connection alive?  A look at its socket, and a ping that cannot hang.
+"""What a connection's socket shows without a round trip, and what can be done to it.
 
 A connection that the server closed or reset makes its socket readable at once,
 so a poll that waits for nothing finds it for microseconds.  *Silent* means alive
 as far as this machine knows; *speaking* means that a ping has to tell; *ended*
-means dead for certain.  Nothing here knows about pools.
+means dead for certain.
 """
 
 from __future__ import annotations

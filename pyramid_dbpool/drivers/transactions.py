@@ -1,4 +1,4 @@
-"""What drivers' errors and connections say of a transaction; no pool knowledge."""
+"""What drivers' errors and connections say of the transaction in hand."""
 
 import sqlite3
 from typing import Any
@@ -6,15 +6,14 @@ from typing import Any
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
+from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
+
 __all__ = [
-    "driver_error",
-    "error_number",
     "in_autocommit",
     "is_known_rollback",
+    "is_lost",
     "is_missed_disconnect",
     "is_unknown_outcome",
-    "sqlite_code",
-    "sqlstate",
     "transaction_failed",
 ]
 
@@ -25,6 +24,11 @@ KNOWN_ROLLBACK_NUMBERS = frozenset({1020, 1205, 1213})
 SQLITE_LOCKS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 PG_IN_ERROR = 3  # libpq's PQTRANS_INERROR
+
+
+def is_lost(error: DBAPIError) -> bool:
+    """Tell whether an error says that its connection is lost, on engines of others too."""
+    return error.connection_invalidated or is_missed_disconnect(error)
 
 
 def is_missed_disconnect(error: BaseException) -> bool:
@@ -77,34 +81,3 @@ def is_known_rollback(error: DBAPIError) -> bool:
 def is_unknown_outcome(error: DBAPIError) -> bool:
     """Tell whether the server itself says that it does not know what became of a COMMIT."""
     return sqlstate(driver_error(error)) in UNKNOWN_OUTCOMES
-
-
-def driver_error(error: BaseException) -> BaseException:
-    """Return the driver's own error, if SQLAlchemy's is around it."""
-    orig = getattr(error, "orig", None)
-    if isinstance(orig, BaseException) and orig is not error:
-        return driver_error(orig)
-    return error
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE that a driver's error carries."""
-    for name in ("sqlstate", "pgcode"):
-        if isinstance(value := getattr(error, name, None), str):
-            return value
-    # pg8000 hands on the fields of the server's message.
-    fields = error.args[0] if error.args else None
-    return fields.get("C") if isinstance(fields, dict) else None
-
-
-def error_number(error: BaseException) -> int | None:
-    """Return the server's number that a driver's error begins with, as MariaDB's do."""
-    number = error.args[0] if error.args else None
-    return number if isinstance(number, int) else None
-
-
-def sqlite_code(error: BaseException) -> int | None:
-    """Return SQLite's primary code that a driver's error carries."""
-    code = getattr(error, "sqlite_errorcode", None)
-    # The low byte is the primary code, the rest refines it.
-    return code & 0xFF if isinstance(code, int) else None

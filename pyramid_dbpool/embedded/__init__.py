@@ -6,10 +6,16 @@ with the process that started it::
 
     with PrivatePostgres("var/postgres") as server:
         engine = create_engine(server.url())
+
+- `server`: `PrivatePostgres`, and `free_port`.
+- `cluster`: the programs on this machine (`find_programs`), and the cluster that a folder holds.
+- `lifeline`: child processes that end with their parent.
+
+It knows nothing of the pool, and the pool nothing of it.
 """
 
 from .cluster import EmbeddedServerError, find_programs
-from .lifeline import free_port, lifeline
-from .server import PrivatePostgres
+from .lifeline import lifeline
+from .server import PrivatePostgres, free_port
 
 __all__ = ["EmbeddedServerError", "PrivatePostgres", "find_programs", "free_port", "lifeline"]

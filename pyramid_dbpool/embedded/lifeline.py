@@ -1,19 +1,17 @@
-"""Child processes that end with their parent, and ports for them to listen on."""
+"""Child processes that end with their parent."""
 
 import os
-import random
 import signal
-import socket
 import sys
 from collections.abc import Iterable
 
-__all__ = ["free_port", "lifeline"]
+__all__ = ["lifeline"]
 
 # The death signal is set last: a change of credentials clears it. The check of
 # the parent comes after it: a parent that died before would never be noticed.
 _WRAPPER = """
 import _signal
-_signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # else Ctrl-C now prints a traceback
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C would print a traceback now
 import ctypes, os, sys
 parent, leave_root, death = (int(word) for word in sys.argv[1:4])
 if sys.platform == "linux":
@@ -46,25 +44,3 @@ def lifeline(
     wrapper = [sys.executable, "-I", "-S", "-c", _WRAPPER]
     arguments = [os.getpid(), int(leave_root), int(death)]
     return [*wrapper, *map(str, arguments), *(os.fspath(word) for word in command)]
-
-
-def free_port() -> int:
-    """Choose a TCP port that nobody listens on at 127.0.0.1.
-
-    It lies below the range from which systems take the ports of outgoing
-    connections, so that no client takes it while a server restarts. Somebody may
-    still take it first: whoever listens on it tries again with another one.
-
-    :raises OSError: there is none.
-    """
-    for _ in range(200):
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe:
-            # Without it, connections that a stopped server has closed block its port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free TCP port between 15000 and 32000 at 127.0.0.1")

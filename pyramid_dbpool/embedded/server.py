@@ -1,10 +1,12 @@
-"""The private server: start, stop, crash, restart."""
+"""The private server, and a port for it: start, stop, crash, restart."""
 
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -15,9 +17,9 @@ from typing import Self
 from urllib.parse import quote
 
 from .cluster import USER, Cluster, EmbeddedServerError, environment, tail
-from .lifeline import free_port, lifeline
+from .lifeline import lifeline
 
-__all__ = ["PrivatePostgres"]
+__all__ = ["PrivatePostgres", "free_port"]
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -230,6 +232,28 @@ class PrivatePostgres:
         if self.socket_folder:
             shutil.rmtree(self.socket_folder, ignore_errors=True)
         self.socket_folder = None
+
+
+def free_port() -> int:
+    """Choose a TCP port that nobody listens on at 127.0.0.1.
+
+    It lies below the range from which systems take the ports of outgoing
+    connections, so that no client takes it while a server restarts. Somebody may
+    still take it first: whoever listens on it tries again with another one.
+
+    :raises OSError: there is none.
+    """
+    for _ in range(200):
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            # Without it, connections that a stopped server has closed block its port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free TCP port between 15000 and 32000 at 127.0.0.1")
 
 
 def _socket_folder(folder: Path) -> Path | None:

@@ -1,0 +1,13 @@
+"""The engines of this process: one for each pool and its settings, with all that listens to it.
+
+- `registry`: `get_engine`, `dispose_engine`, `warm`; `process_engine` gives its settings as well.
+- `build`: makes one, and hangs onto it what the others are for:
+- `forks`: keeps every connection in the process that opened it.
+- `connecting`: what an engine adds to each opening of a connection, and says of one that fails.
+- `application_name`: what the server's list of sessions calls this process.
+- `transaction_modes`: isolation level, read-only and deferrable, for one transaction.
+- `refused_commits`: COMMITs that would not store what their author believes to be stored.
+- `stored`: what the work in hand may have stored so far (`observed`, `Outcome`), and so whether it
+  may be run again.
+- `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
+"""

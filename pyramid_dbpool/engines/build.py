@@ -1,12 +1,17 @@
-"""Builds the engine of a pool, with all that listens to it."""
+"""Build the engine of a pool, with all that listens to it."""
+
+from dataclasses import asdict
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import exc as sa_exc
 
 from ..errors import SettingsError
 from ..pool.managed import ManagedPool
-from ..settings import PoolSettings, scrub
-from . import commits, connecting, forks, modes, stored
+from ..secrets import scrub
+from ..settings import PoolSettings
+from . import connecting, forks, stored
+from .refused_commits import refuse_false_commits
+from .transaction_modes import make_read_only
 
 __all__ = ["build_engine"]
 
@@ -18,9 +23,9 @@ def build_engine(pool: PoolSettings) -> Engine:
 
     :raises SettingsError: SQLAlchemy refuses a setting.
     """
-    options = {**pool.engine_options, **pool.managed_arguments}
-    if pool.managed:
-        options.setdefault("poolclass", ManagedPool)
+    options = dict(pool.engine_options)
+    if pool.managed is not None:
+        options = {"poolclass": ManagedPool, **options, **asdict(pool.managed)}
     try:
         engine = create_engine(pool.url, **options)
     except (sa_exc.ArgumentError, TypeError) as error:
@@ -28,21 +33,18 @@ def build_engine(pool: PoolSettings) -> Engine:
         said = scrub(str(error), pool.url)
         raise SettingsError(f"SQLAlchemy refuses these settings ({keys}): {said}") from error
     forks.protect(engine)
-    if pool.options["read_only"]:
-        modes.make_read_only(engine)
-    commits.guard(engine)
+    if pool.options.read_only:
+        make_read_only(engine)
+    refuse_false_commits(engine)
     if isinstance(engine.pool, ManagedPool):
         engine.pool.url_key = pool.source("url")
     else:
         connecting.explain_failures(engine, pool)
-    stored.note_outcomes(
-        engine, autocommit=_is_autocommit(pool), read_only=pool.options["read_only"]
-    )
+    stored.note_outcomes(engine, autocommit=_is_autocommit(pool), read_only=pool.options.read_only)
     connecting.prepare(engine, pool)
     return engine
 
 
 def _is_autocommit(pool: PoolSettings) -> bool:
-    level = pool.engine_options.get("isolation_level")
     autocommit = pool.driver_arguments.get("autocommit") or 0
-    return level == "AUTOCOMMIT" or str(autocommit).lower() in _ON
+    return pool.isolation_level == "AUTOCOMMIT" or str(autocommit).lower() in _ON

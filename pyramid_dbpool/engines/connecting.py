@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import Engine, ExceptionContext, event
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text
 from ..errors import DatabaseUnavailable
 from ..pool.refusals import unavailable_text
 from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
-from . import identity
+from .application_name import application_name
 
 __all__ = ["explain_failures", "prepare"]
 
@@ -19,7 +19,7 @@ def prepare(engine: Engine, pool: PoolSettings) -> None:
     """Have each connection of `engine` named, and its opening bounded."""
     arguments = pool.driver_arguments
     if engine.dialect.driver in NAMED_DRIVERS:
-        if pool.options["application_name"] != "" and FALLBACK_NAME not in arguments:
+        if pool.options.application_name != "" and FALLBACK_NAME not in arguments:
             event.listen(engine, "do_connect", _name_connection(pool))
     elif engine.dialect.driver == "pymysql":
         _bound_login(engine, pool, arguments)
@@ -30,7 +30,7 @@ def _name_connection(pool: PoolSettings) -> Callable[..., None]:
 
     def tell(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
         # Each time: the arguments are the same dict for all connections, in a child too.
-        arguments[FALLBACK_NAME] = identity.application_name(pool.options["application_name"])
+        arguments[FALLBACK_NAME] = application_name(pool.options.application_name)
 
     return tell
 
@@ -45,7 +45,7 @@ def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any
         return
 
     def bound(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
-        arguments["read_timeout"] = pool.options["connect_timeout"]
+        arguments["read_timeout"] = pool.options.connect_timeout
 
     def lift(dbapi_connection: Any, _record: Any) -> None:
         # It has no public way. A statement may take as long as it likes.

@@ -30,6 +30,10 @@ from ..pool.managed import ManagedPool
 
 __all__ = ["protect"]
 
+# SQLAlchemy's private names that this relies on, the same in 2.0 and 2.1: those of a connection's
+# record, for the proxy that a session holds, and for what would run SQL when it is given back.
+RELIED_ON = ("fairy_ref", "finalize_callback")
+
 # A key of ConnectionPoolEntry.record_info.
 _INHERITED = "pyramid_dbpool.inherited"
 
@@ -136,8 +140,6 @@ def _disown(record: Any, stand_in: _ParentsConnection) -> None:
     inheritance.inherit(record.dbapi_connection)
     _cut(record.dbapi_connection)
     record.dbapi_connection = stand_in
-    # SQLAlchemy's private names, the same in 2.0 and 2.1: the proxy that a
-    # session holds, and what would run SQL when it is given back.
     record.finalize_callback.clear()
     proxy = record.fairy_ref and record.fairy_ref()
     if proxy is not None:

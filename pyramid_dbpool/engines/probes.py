@@ -1,18 +1,41 @@
-"""One connection outside of the pool, opened to see whether it can be, and closed at once."""
+"""A look at the database outside of the pool: can one connect to it just now?
+
+One connection is opened and closed at once, as often as `dbpool.startup_check` says when a server
+or a worker starts, and once where somebody asks: on the readiness route, at `pdbpool check`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import create_engine, select
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
-from ..drivers.error_text import one_line, said_by
-from ..settings import PoolSettings, scrub
+from ..drivers.driver_errors import one_line, said_by
+from ..secrets import scrub
+from ..settings import PoolSettings
 from . import connecting
 from .registry import EngineHook, ProcessEngine
 
-__all__ = ["connect_once", "may_pass", "reason", "try_to_connect"]
+__all__ = [
+    "EXIT_STATUS",
+    "check_at_start",
+    "connect_once",
+    "pause_before",
+    "reason",
+    "try_to_connect",
+]
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at a database that is away: doubled from the first to the longest.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+# The one with which gunicorn's master gives up too, where others make it start the worker anew.
+EXIT_STATUS = 3
 
 
 def try_to_connect(made: ProcessEngine) -> Exception | None:
@@ -40,12 +63,74 @@ def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception |
     return None
 
 
-def may_pass(made: ProcessEngine, error: Exception) -> bool:
-    """Tell whether the failure may pass by itself: a wrong password does not."""
+def reason(pool: PoolSettings, error: Exception) -> str:
+    """Return the driver's words on one line, without secrets."""
+    return one_line(scrub(said_by(error), pool.url))
+
+
+def pause_before(number: int, longest: float = LONGEST_PAUSE) -> float:
+    """Return how many seconds to wait before another look at a database that is away.
+
+    :param number: which look it is, after the first: 1, 2 and so on.
+    :param longest: more than so many seconds it never is.
+    """
+    until = min(FIRST_PAUSE * 2 ** min(number - 1, 10), longest)
+    # At random, so that a hundred processes do not all knock in the same instant.
+    return random.uniform(until / 2, until)
+
+
+def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.sleep) -> None:
+    """Try a connection, as the pool's settings say: not at all, once, or until it works.
+
+    :param wait: waits for so many seconds; returns true to give up, because it is time to stop.
+    :raises SystemExit: the database is required and cannot be used.
+    """
+    mode: str = made.settings.options.startup_check
+    if mode == "off":
+        return
+    patience = 0.0 if mode == "warn" else made.settings.options.startup_timeout
+    began = time.monotonic()
+    error, stopped = _try_until(made, began + patience, wait)
+    if error is None or stopped:
+        return
+    text = _complaint(made, error, time.monotonic() - began)
+    if mode == "require":
+        log.critical("%s; the process ends.", text)
+        raise SystemExit(EXIT_STATUS)
+    log.warning("%s; starting all the same.", text)
+
+
+def _try_until(
+    made: ProcessEngine, until: float, wait: Callable[[float], object]
+) -> tuple[Exception | None, bool]:
+    """Return the last error, and whether it was time to stop."""
+    number = 0
+    while True:
+        error = try_to_connect(made)
+        if error is None or not _may_pass(made, error):
+            return error, False
+        left = until - time.monotonic()
+        if left <= 0:
+            return error, False
+        if number == 0:
+            log.warning("%s; waiting up to %.0f s.", _complaint(made, error, 0.0), left)
+        number += 1
+        # The last try comes when the time is over, not before.
+        if wait(min(pause_before(number), left)):
+            return error, True
+
+
+def _may_pass(made: ProcessEngine, error: Exception) -> bool:
+    # A wrong password does not.
     kind = classify_connect_failure(made.engine.dialect, error)
     return kind is not ConnectFailure.CONFIGURATION
 
 
-def reason(pool: PoolSettings, error: Exception) -> str:
-    """Return the driver's words on one line, without secrets."""
-    return one_line(scrub(said_by(error), pool.url))
+def _complaint(made: ProcessEngine, error: Exception, seconds: float) -> str:
+    settings = made.settings
+    waited = f" within {seconds:.0f} s" if seconds >= 1 else ""
+    return (
+        f"{settings.source('startup_check')} = {settings.options.startup_check}: pool"
+        f" {settings.name!r} cannot connect to {settings.masked_url}{waited}"
+        f" ({reason(settings, error)})"
+    )

@@ -101,7 +101,7 @@ class _Engines:
                 _warn_of_a_second_engine(other.settings, pool)
                 break
         made = ProcessEngine(build_engine(pool), pool)
-        hook = pool.options["engine_hook"]
+        hook = pool.options.engine_hook
         if hook is not None:
             made.run_hook(hook)
         self._by_identity[pool.identity()] = made
@@ -196,5 +196,5 @@ def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
 @atexit.register
 def _close_all() -> None:
     for made in reversed(_engines.all()):
-        # Not the engine's dispose(): it makes a new pool, and says so in the log.
+        # The pool's: the engine's dispose() makes a new pool, and says so in the log.
         made.engine.pool.dispose()

@@ -13,14 +13,13 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text, sqlstate
 from ..drivers.statements import commits, commits_alone
-from ..drivers.transactions import in_autocommit, is_known_rollback, is_unknown_outcome, sqlstate
+from ..drivers.transactions import in_autocommit, is_known_rollback, is_unknown_outcome
 from ..errors import CommitUnknown, TransactionFailed
 from ..pool.managed import ManagedPool
 
 __all__ = [
-    "IDEMPOTENT",
     "Outcome",
     "current_outcome",
     "is_aftermath",
@@ -29,9 +28,6 @@ __all__ = [
     "observed",
     "unobserved",
 ]
-
-# The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 # PostgreSQL's word for a statement after one that failed: "current transaction is aborted".
 _ABORTED = "25P02"

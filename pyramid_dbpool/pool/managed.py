@@ -73,6 +73,12 @@ RELIED_ON = frozenset(
         "_soft_invalidate_time",
         "_sqla_logger_namespace",
         "_timeout",
+        # No underscore, but names of the private classes only.
+        "fairy_ref",
+        "finalize_callback",
+        "fresh",
+        "get_connection",
+        "starttime",
     }
 )
 

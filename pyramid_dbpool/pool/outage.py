@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..drivers.connect_failures import ConnectFailure
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text
 from .options import pool_text
 
 log = logging.getLogger(__name__)

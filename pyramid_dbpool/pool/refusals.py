@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..drivers.connect_failures import ConnectFailure
-from ..drivers.error_text import driver_text
+from ..drivers.driver_errors import driver_text
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .leases import holders_text, leases, named
 from .options import ini_key, pool_text

@@ -1,7 +1,10 @@
 """A session's part in a transaction of the `transaction` package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import transaction
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import (
     _SESSION_STATE,
@@ -10,7 +13,9 @@ from zope.sqlalchemy.datamanager import (
     TwoPhaseSessionDataManager,
 )
 
-__all__ = ["is_joined", "join"]
+from ..errors import SessionInUse
+
+__all__ = ["join", "joined_transaction"]
 
 
 class _DataManager(SessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
@@ -46,11 +51,52 @@ def join(session: Session, manager: Any) -> None:
     Whatever the session does is committed, raw and Core DML included, which
     zope.sqlalchemy rolls back by default.
     """
-    if not is_joined(session):
+    if not _is_joined(session):
         made = _TwoPhaseDataManager if session.twophase else _DataManager
         made(session, STATUS_CHANGED, manager)
 
 
-def is_joined(session: Session) -> bool:
-    """Tell whether a transaction of any manager has this session."""
+@contextmanager
+def joined_transaction(session: Session, manager: Any) -> Iterator[None]:
+    """Begin `manager` with `session` in its transaction; commit it, or abort it on an error.
+
+    :raises SessionInUse: one of the two is in another transaction already.
+    """
+    if _is_joined(session):
+        raise SessionInUse("The session is joined to another transaction manager already.")
+    _begin(manager)
+    try:
+        join(session, manager)
+        yield
+        # Here, so that a connection that is lost in a flush is not taken for one that is lost
+        # in COMMIT.
+        session.flush()
+        manager.commit()
+    except BaseException:
+        # Also after a failed commit: until then the manager refuses to begin anything else.
+        manager.abort()
+        raise
+
+
+def _is_joined(session: Session) -> bool:
+    # Whichever manager's the transaction is: it has no public way to be asked.
     return session in _SESSION_STATE
+
+
+def _begin(manager: Any) -> None:
+    """Begin `manager`, unless that would abort what somebody else has begun on it."""
+    if not manager.explicit and _has_work(manager.get()):
+        raise SessionInUse(
+            "The transaction manager is already in a transaction with work in it: commit or abort"
+            " it first, or give unit_of_work a manager of its own."
+        )
+    try:
+        manager.begin()
+    except transaction.interfaces.AlreadyInTransaction as error:
+        raise SessionInUse("The transaction manager is already in a transaction.") from error
+
+
+def _has_work(begun: transaction.Transaction) -> bool:
+    hooks = (begun.getBeforeCommitHooks, begun.getAfterCommitHooks)
+    # There is no public way to ask for what has joined.
+    return bool(begun._resources) or begun.isDoomed() or any(list(get()) for get in hooks)

@@ -1,42 +1,36 @@
-"""What stands behind a database URL: the dialect, its driver, and what these two take."""
+"""A database URL, and what stands behind it: the dialect, its driver, the pool class it takes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import util
-from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 
 from ..errors import SettingsError
 from ..secrets import mask_url, scrub, shown
-from .declare import MANAGED
+from .declaration import MANAGED
+from .mistakes import nearest
 
 __all__ = [
-    "CONNECT_TIMEOUTS",
     "Backend",
     "dialect_class",
-    "isolation_level",
     "keywords",
     "open_backend",
+    "parse_url",
     "pool_keywords",
 ]
 
-# The connect argument that bounds the opening of a connection, first the one that we
-# set, then its other spellings. Each counts whole seconds.
-# libpq: connect_timeout; PyMySQL and mysqlclient: connect_timeout;
-# Connector/Python: connection_timeout.
-CONNECT_TIMEOUTS: Mapping[str, tuple[str, ...]] = {
-    "psycopg": ("connect_timeout",),
-    "psycopg2": ("connect_timeout",),
-    "pymysql": ("connect_timeout",),
-    "mysqldb": ("connect_timeout",),
-    "mysqlconnector": ("connection_timeout", "connect_timeout"),
-}
+_SHAPE = "dialect+driver://user:password@host/database"
+_ENCODE = (
+    "write @ : / ? in a user name or password as %40 %3A %2F %3F (in an ini file with %% for %)"
+)
+_USERINFO = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?(.*)", re.DOTALL)
 # Our extras that install a driver, and the module that shows that it is there.
 _EXTRAS = {
     "psycopg": ("psycopg", "psycopg"),
@@ -46,7 +40,6 @@ _EXTRAS = {
     "mysqlconnector": ("mysqlconnector", "mysql.connector"),
 }
 _PACKAGES = {
-    "cx_oracle": "cx_Oracle",
     "mariadbconnector": "mariadb",
     "mssqlpython": "mssql-python",
     "pysqlcipher": "sqlcipher3",
@@ -98,6 +91,45 @@ class Backend:
         return issubclass(self.pool_class, QueuePool)
 
 
+def parse_url(value: Any, key: str) -> URL:
+    """Return the URL that a setting holds; raise SettingsError, never showing a password."""
+    if isinstance(value, URL):
+        return value
+    if not isinstance(value, str):
+        raise SettingsError(f"{key} is {shown(value)}, not a database URL: give {_SHAPE}.")
+    raw = value.strip()
+    if not raw:
+        raise SettingsError(f"{key} is empty: give a database URL, {_SHAPE}.")
+    if "\n" in raw or "\r" in raw:
+        raise SettingsError(f"{key} = {mask_url(raw)} goes over two lines: write it on one line.")
+    if raw[0] == raw[-1] and raw[0] in "'\"":
+        raise SettingsError(f"{key} is in quotes: write it without them, {_SHAPE}.")
+    try:
+        url = make_url(raw)
+    except sa_exc.ArgumentError:
+        placeholder = re.fullmatch(r"\$\{\w+\}|%\(\w+\)s", raw)
+        cited = f"{raw} was not replaced and" if placeholder else mask_url(raw)
+        raise SettingsError(f"{key} = {cited} is not a database URL: give {_SHAPE}.") from None
+    except ValueError:
+        raise SettingsError(
+            f"{key} = {mask_url(raw)} has no number for a port: a port is a number; {_ENCODE}."
+        ) from None
+    if _ambiguous(raw, url):
+        raise SettingsError(f"{key} = {mask_url(raw)} has more than one @: {_ENCODE}.")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise SettingsError(f"{key} = {mask_url(raw)}: the port must be from 1 to 65535.")
+    return url
+
+
+def _ambiguous(raw: str, url: URL) -> bool:
+    """Tell whether a bare @ in the password has cut the URL at the wrong place."""
+    if url.get_backend_name() == "sqlite" and url.password is None:
+        return False
+    match = _USERINFO.match(raw)
+    path, _, query = (match[1] if match else raw).partition("?")
+    return "@" in path or any("@" in item.partition("=")[0] for item in query.split("&"))
+
+
 def dialect_class(url: URL, key: str) -> type[Dialect]:
     """Return the dialect class of a URL; refuse unknown and asyncio ones by name."""
     try:
@@ -120,17 +152,17 @@ def dialect_class(url: URL, key: str) -> type[Dialect]:
 def _unknown(url: URL) -> str:
     name, _, driver = url.drivername.partition("+")
     if name in _DRIVERS:
-        near = get_close_matches(driver.lower(), _DRIVERS[name], 1)
+        near = nearest(driver.lower(), _DRIVERS[name])
         if not _DRIVERS[name][1:]:
             only = f"{name}+{_DRIVERS[name][0]}"
             return f"SQLAlchemy knows no driver {url.drivername}; there is only {only}."
         known = ", ".join(f"{name}+{each}" for each in _DRIVERS[name])
-        hint = f" the nearest is {name}+{near[0]};" if near else ""
+        hint = f" the nearest is {name}+{near};" if near else ""
         return f"SQLAlchemy knows no driver {url.drivername};{hint} there are {known}."
     plugged = {entry.name.partition(".")[0] for entry in entry_points(group="sqlalchemy.dialects")}
     known_names = sorted(set(_DRIVERS) | plugged)
-    near = get_close_matches(name.lower(), known_names, 1)
-    hint = f" the nearest is {near[0]};" if near else ""
+    near = nearest(name.lower(), known_names)
+    hint = f" the nearest is {near};" if near else ""
     return f"SQLAlchemy knows no dialect {name};{hint} there are {', '.join(known_names)}."
 
 
@@ -165,24 +197,6 @@ def open_backend(
     memory = dialect.name == "sqlite" and _in_memory(url)
     default = SingletonThreadPool if memory else dialect.get_dialect_pool_class(url)
     return Backend(dialect, pool_class or default, memory, chosen=pool_class is not None)
-
-
-def isolation_level(level: str, key: str, backend: Backend) -> str:
-    """Return an isolation level in the dialect's spelling; raise SettingsError."""
-    word = level.replace("_", " ").upper()
-    try:
-        known = list(backend.dialect.get_isolation_level_values(None))  # type: ignore[arg-type]
-    except Exception:
-        # Some dialects ask the connection. Then the server has the say.
-        return word
-    if word in known:
-        return word
-    near = get_close_matches(word, known, 1)
-    hint = f" the nearest is {near[0]};" if near else ""
-    raise SettingsError(
-        f"{key} = {shown(level)} is not an isolation level of {backend.dialect.name}:{hint} there "
-        f"are {', '.join(known)}."
-    )
 
 
 def keywords(cls: type) -> frozenset[str]:

@@ -3,25 +3,20 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Any
 
 from ..errors import SettingsError
 from ..secrets import is_secret, shown
-from .declare import BY_KEY, KEYWORDS, SETTINGS
-from .mistakes import Mistakes
+from .declaration import BY_KEY, KEYWORDS, SETTINGS
+from .mistakes import Mistakes, nearest
 
-__all__ = ["Given", "Keys", "copied", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
+__all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]
 
 _PREFIXES = ("sqlalchemy.", "dbpool.")
 # What may be taken for ours, because the package is called so.
 _PACKAGE = "pyramid_dbpool"
-# A prefix that is so much like one of ours is a misspelling of it: one letter of dbpool.
+# A prefix less like one of ours is somebody else's: pool. is, dppool. is not.
 _SLIP = 0.83
-# Below this likeness (difflib's own measure for a close match) a guess misleads.
-_CLOSE = 0.6
-# A key that is so much like the URL's is a misspelling of it.
-_MISSPELT = 0.8
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _DATABASE = re.compile(r"(postgres(ql)?|mysql|mariadb|sqlite|oracle|mssql)(\+\w+)?://", re.ASCII)
 _HARMLESS = re.compile(
@@ -79,21 +74,20 @@ def _refuse_other_prefixes(settings: Mapping[str, Any], mistakes: Mistakes) -> N
         if prefix is not None:
             wanted = prefix + rest
             # A named pool's key is as good as it stands.
-            near = None if "." in rest else nearest(wanted, [s.key for s in SETTINGS])
-            mistakes.note(SettingsError(f"{key} is not a setting: write {near or wanted}."))
+            near = None if "." in rest else _nearest_key(wanted, "default")
+            mistakes.note(f"{key} is not a setting: write {near or wanted}.")
 
 
 def _meant_by(head: str, rest: str) -> str | None:
     """Return the prefix that was meant by `head`; None if that is somebody else's."""
     if head == _PACKAGE:
         return "dbpool."
-    for prefix in _PREFIXES:
-        ours, key = prefix.removesuffix("."), prefix + rest.rpartition(".")[2]
-        # sqlalchemy2.echo is for an engine of the app's own, and a URL is looked for elsewhere.
-        slip = not head.startswith(ours) and _likeness(head, ours) >= _SLIP
-        if slip and key in BY_KEY and key != "sqlalchemy.url":
-            return prefix
-    return None
+    ours = nearest(head.lower(), ("dbpool", "sqlalchemy"), _SLIP)
+    # sqlalchemy2.echo is for an engine of the app's own, and a URL is looked for elsewhere.
+    if ours is None or head.startswith(ours):
+        return None
+    key = f"{ours}.{rest.rpartition('.')[2]}"
+    return f"{ours}." if key in BY_KEY and key != "sqlalchemy.url" else None
 
 
 def _named_by(key: str) -> str | None:
@@ -124,46 +118,35 @@ def _split(key: str, keys: Keys) -> tuple[str, str]:
         return "default", key
     if name in keys.url_keys and name != "default":
         return name, f"{prefix}.{keyword}"
-    candidates = {s.key_for(n) for s in SETTINGS for n in keys.url_keys if s.scope == "pool"}
-    near = nearest(key, candidates | {s.key for s in SETTINGS})
+    if name in KEYWORDS:
+        near = _nearest_key(f"{prefix}.{name}", "default")
+    else:
+        near = _nearest_key(key, nearest(name, keys.url_keys) or "default")
     remedy = f"write {near}" if near else "remove it"
     if _NAME.fullmatch(name) and name not in KEYWORDS and name != "default":
         remedy = f"either add sqlalchemy.{name}.url, or {remedy}"
     raise SettingsError(f"{key} belongs to no pool, there is no pool {name!r}: {remedy}.")
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known key that is most like `word`; None if none is much like it."""
-    last = word.rpartition(".")[2]
-    return max(
-        (each for each in sorted(known) if _is_like(word, each)),
-        default=None,
-        key=lambda each: (
-            # The same keyword under another prefix comes before a similar one.
-            each.rpartition(".")[2] == last,
-            _likeness(word, each) + each.startswith(word) / 5,
-        ),
-    )
+def _nearest_key(key: str, pool: str, taken: Iterable[str] = ()) -> str | None:
+    """Return the known key of a pool whose keyword is most like this key's; None if none is.
+
+    :param taken: what can be given to this pool beyond what we declare.
+    """
+    prefix, word = key.partition(".")[0], key.rpartition(".")[2].lower()
+    middle = "" if pool == "default" else f"{pool}."
+    known = {keyword: f"sqlalchemy.{middle}{keyword}" for keyword in taken}
+    known |= {setting.keyword: setting.key_for(pool) for setting in SETTINGS}
+    if word in known:
+        return known[word]
+    begun = [each for each in known if each.startswith(word) and known[each].startswith(prefix)]
+    found = nearest(word, begun, cutoff=0) or nearest(word, known)
+    return None if found is None else known[found]
 
 
-def _is_like(word: str, each: str) -> bool:
-    if word.startswith(each + ".") or each.startswith(word):
-        return True
-    # Without what stands before: a prefix in common makes all of them alike.
-    mine, other = (key.rpartition(".")[2].lower() for key in (word, each))
-    return _likeness(mine, other) >= _CLOSE
-
-
-def _likeness(word: str, each: str) -> float:
-    return SequenceMatcher(None, word.lower(), each).ratio()
-
-
-def unknown_key(given: Given, name: str, taken: Iterable[str], why: str = "") -> SettingsError:
+def unknown_key(given: Given, pool: str, taken: Iterable[str], why: str = "") -> SettingsError:
     """Return the error for a key of a pool that nothing takes."""
-    known = {s.key_for(name) for s in SETTINGS if s.scope == "pool" or name == "default"}
-    middle = "" if name == "default" else f"{name}."
-    known |= {f"sqlalchemy.{middle}{keyword}" for keyword in taken}
-    near = nearest(given.key, known - {given.key})
+    near = _nearest_key(given.key, pool, taken)
     hint = f": the nearest known key is {near}" if near else "; `pdbpool settings` lists them"
     return SettingsError(f"{given.key}{_cited(given)} is not a setting{why}{hint}.")
 
@@ -193,12 +176,13 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
         if key != url_key and _named_by(key) is None
     ]
     setting = BY_KEY["dbpool.url_setting"].key_for(name)
-    hint = ""
-    if likely:
-        found = max(sorted(likely), key=lambda key: _likeness(key, url_key))
+    by_lower = {key.lower(): key for key in sorted(likely)}
+    near, hint = nearest(url_key, by_lower), ""
+    if near is not None:
+        hint = f" There is {by_lower[near]}; did you mean {url_key}?"
+    elif likely:
+        found = min(likely)
         hint = f" There is {found}; if that is the URL, set {setting} = {found}."
-        if _likeness(found, url_key) >= _MISSPELT:
-            hint = f" There is {found}; did you mean {url_key}?"
     missing = f"{url_key} is missing"
     if url_key != BY_KEY["sqlalchemy.url"].key_for(name):
         missing = f"{setting} says {url_key}, and there is no {url_key}"
@@ -206,16 +190,3 @@ def missing_url(settings: Mapping[str, Any], name: str, url_key: str) -> Setting
         f"{missing}: set it to the database URL of the pool {name!r}, such as "
         f"postgresql+psycopg://user:password@host/database.{hint}"
     )
-
-
-def copied(settings: object) -> dict[str, Any]:
-    """Return a copy of an app's settings.
-
-    :raises TypeError: they are none.
-    """
-    if not isinstance(settings, Mapping):
-        raise TypeError(
-            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
-            " pyramid.paster.get_appsettings(ini_file) returns."
-        )
-    return dict(settings)

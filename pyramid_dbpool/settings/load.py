@@ -1,31 +1,29 @@
-"""From a settings dict to `PoolSettings` and `AppSettings`."""
+"""From a settings dict to `PoolSettings` and `AppSettings`.
 
-from collections.abc import Hashable, Mapping
+A pool is read in this order: whose the keys are (`keys`), the URL and what stands behind it
+(`backend`), each value by itself (`values`), then what does not go together (`checks`).
+"""
+
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import AssertionPool, Pool
 
 from ..errors import SettingsError
-from .backend import (
-    CONNECT_TIMEOUTS,
-    Backend,
-    dialect_class,
-    keywords,
-    open_backend,
-    pool_keywords,
-)
-from .checks import Draft, check_modes, check_taken
-from .coerce import coerce, infer
-from .declare import BY_KEY, KEYWORDS, SETTINGS
+from ..pool.options import PLUGIN_DEFAULTS, PoolOptions
+from .backend import Backend, dialect_class, keywords, open_backend, parse_url, pool_keywords
+from .checks import check_together
+from .connect_arguments import add_connect_arguments
+from .declaration import BY_KEY, KEYWORDS, MANAGED, SETTINGS, DbpoolOptions
+from .fingerprint import fingerprints
 from .keys import Keys, missing_pool, missing_url, sort_keys, unknown_key
 from .mistakes import Mistakes
-from .pools import AppSettings, Options, PoolSettings, freeze
-from .server import add_start_options, check_server
-from .urls import parse_url
+from .pool_settings import AppSettings, Draft, EngineOptions, PoolSettings
+from .values import coerce, infer
 
-__all__ = ["load_app", "load_pool"]
+__all__ = ["copied", "load_app", "load_pool"]
 
 # create_engine takes these itself, whatever the dialect and the pool are.
 _TAKEN = frozenset({"connect_args", "creator", "enable_from_linting", "module", "plugins"})
@@ -36,6 +34,19 @@ _INTERNAL = frozenset(
 )
 
 
+def copied(settings: object) -> dict[str, Any]:
+    """Return a copy of an app's settings.
+
+    :raises TypeError: they are none.
+    """
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {type(settings).__name__}; it has to be the app's dict, such as"
+            " pyramid.paster.get_appsettings(ini_file) returns."
+        )
+    return dict(settings)
+
+
 def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSettings:
     """Check and coerce the settings of one pool.
 
@@ -43,7 +54,7 @@ def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSetting
     pool's keys are looked at, and those that belong to no pool at all, because one
     of them may be a misspelt key of this one.
 
-    :raises SettingsError: a setting is unknown or wrong.
+    :raises SettingsError: settings are unknown or wrong, with a line for each.
 
     >>> load_pool({"sqlalchemy.url": "sqlite:///h.db", "sqlalchemy.pool_size": "3"}).capacity
     13
@@ -83,37 +94,20 @@ def load_app(settings: Mapping[str, Any]) -> AppSettings:
 def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
     url_key = _url_key(settings, name, keys)
     url = parse_url(settings[url_key], url_key)
-    made = dialect_class(url, url_key)
+    dialect = dialect_class(url, url_key)
     draft = Draft(name, keys.given.get(name, {}))
     _coerce_declared(draft)
     pool_class = draft.engine.pop("poolclass", None)
-    _take_undeclared(draft, keywords(made), (made,))
+    _take_undeclared(draft, keywords(dialect), (dialect,))
     backend = open_backend(url, url_key, draft.engine, pool_class)
-    takes = _takes(made, backend.pool_class)
+    takes = _takes(dialect, backend.pool_class)
     _take_undeclared(draft, takes, (backend.pool_class, Engine))
     _refuse_unknown(draft, takes)
     # What fits together can only be told of what is right by itself.
     draft.mistakes.tell()
-    check_taken(draft, takes, backend)
-    check_modes(draft, backend)
-    check_server(draft, backend)
-    if pool_class or backend.in_memory:
-        draft.engine["poolclass"] = backend.pool_class
-    engine = _defaults("sqlalchemy.", backend) | draft.engine
-    own = _defaults("dbpool.", backend) | draft.own
-    parts = _parts(url, engine, own)
-    _bound_connect(engine, own, url, backend)
-    add_start_options(engine, own, url)
-    return PoolSettings(
-        name=name,
-        url=url,
-        engine_options=Options(engine),
-        options=Options(own),
-        pool_class=backend.pool_class,
-        managed=backend.managed,
-        _sources={k.partition(".")[2]: g.key for k, g in draft.given.items()} | {"url": url_key},
-        _parts=parts,
-    )
+    check_together(draft, takes, backend)
+    draft.mistakes.tell()
+    return _finish(draft, url, url_key, backend)
 
 
 def _url_key(settings: Mapping[str, Any], name: str, keys: Keys) -> str:
@@ -145,9 +139,9 @@ def _coerce_declared(draft: Draft) -> None:
     draft.engine.pop("future", None)
 
 
-def _takes(made: type, pool_class: type[Pool]) -> frozenset[str]:
+def _takes(dialect: type, pool_class: type[Pool]) -> frozenset[str]:
     """Return the keyword arguments that `create_engine` takes for this dialect and pool."""
-    taken = _TAKEN | keywords(made) | keywords(Engine) | pool_keywords(pool_class)
+    taken = _TAKEN | keywords(dialect) | keywords(Engine) | pool_keywords(pool_class)
     return frozenset(k for k in taken if k not in _INTERNAL and not k.startswith("_"))
 
 
@@ -157,7 +151,8 @@ def _take_undeclared(draft: Draft, takes: frozenset[str], takers: tuple[type, ..
         prefix, _, keyword = key.partition(".")
         open_to_us = keyword in takes - _INTERNAL and not keyword.startswith("_")
         if prefix == "sqlalchemy" and open_to_us and keyword not in KEYWORDS | draft.engine.keys():
-            draft.engine[keyword] = infer(keyword, item.value, takers, item.key)
+            with draft.mistakes.noted():
+                draft.engine[keyword] = infer(keyword, item.value, takers, item.key)
 
 
 def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
@@ -166,12 +161,36 @@ def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
         setting = BY_KEY.get(key)
         if setting is not None and (setting.scope == "pool" or draft.name == "default"):
             continue
-        if setting is None and prefix == "sqlalchemy" and keyword in draft.engine:
+        if prefix == "sqlalchemy" and keyword in takes and keyword not in KEYWORDS:
             continue
         why = ", it is for the whole app" if setting else ""
         if keyword in _INTERNAL or keyword.startswith("_"):
             why = ", it is SQLAlchemy's own"
         draft.mistakes.note(unknown_key(item, draft.name, takes, why))
+
+
+def _finish(draft: Draft, url: URL, url_key: str, backend: Backend) -> PoolSettings:
+    """Add the defaults, and what follows from the values."""
+    if draft.chose_class or backend.in_memory:
+        draft.engine["poolclass"] = backend.pool_class
+    engine = _defaults("sqlalchemy.", backend) | draft.engine
+    own = _defaults("dbpool.", backend) | draft.own
+    # What we make of the values must not tell two engines apart.
+    parts = fingerprints(url, engine | own)
+    add_connect_arguments(engine, own, url, backend)
+    capacity = _capacity(engine, backend)
+    arguments = {keyword: own.pop(keyword) for keyword in MANAGED if backend.managed}
+    return PoolSettings(
+        name=draft.name,
+        url=url,
+        engine_options=EngineOptions(engine),
+        options=DbpoolOptions(**own),
+        managed=_managed(arguments, draft.name, capacity) if backend.managed else None,
+        pool_class=backend.pool_class,
+        capacity=capacity,
+        _sources={k.partition(".")[2]: g.key for k, g in draft.given.items()} | {"url": url_key},
+        _parts=parts,
+    )
 
 
 def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
@@ -188,22 +207,21 @@ def _defaults(prefix: str, backend: Backend) -> dict[str, Any]:
     }
 
 
-def _bound_connect(
-    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend
-) -> None:
-    """Add the limit on opening a connection, unless the user has set one for the driver."""
-    names = CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
-    arguments = engine.get("connect_args") or {}
-    users_own = any(each in url.query or each in arguments for each in names)
-    if not names or users_own or "creator" in engine:
-        own["connect_timeout"] = None
-    if own["connect_timeout"] is not None:
-        engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
+def _capacity(engine: Mapping[str, Any], backend: Backend) -> int | None:
+    """Return how many connections may be open at once; None means no limit."""
+    if issubclass(backend.pool_class, AssertionPool):
+        return 1
+    if not backend.queues:
+        return None
+    size: int = engine["pool_size"]
+    overflow: int = engine["max_overflow"]
+    return None if size == 0 or overflow == -1 else size + overflow
 
 
-def _parts(url: URL, engine: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Hashable]:
-    """Return what an engine is told apart by: every value that is not the default."""
-    plain = {s.keyword: s.default for s in SETTINGS}
-    parts = {k: freeze(v, k) for k, v in {**engine, **own}.items()}
-    told = {k: v for k, v in parts.items() if k not in plain or v != freeze(plain[k], k)}
-    return {"url": freeze(url), **told}
+def _managed(arguments: dict[str, Any], name: str, capacity: int | None) -> PoolOptions:
+    """Return the arguments of `ManagedPool` alone, where -1 and None mean something else."""
+    if arguments["max_waiting"] is None and capacity is not None:
+        arguments["max_waiting"] = PLUGIN_DEFAULTS["max_waiting_per_connection"] * capacity
+    elif arguments["max_waiting"] == -1:
+        arguments["max_waiting"] = None
+    return PoolOptions(**arguments, background=True, pool_name=name)

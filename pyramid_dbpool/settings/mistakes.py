@@ -1,11 +1,22 @@
-"""What is wrong with settings, told all at once."""
+"""What is wrong with settings: told all at once, with the nearest name that is right."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from ..errors import SettingsError
 
-__all__ = ["Mistakes"]
+__all__ = ["Mistakes", "nearest"]
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known word that is most like `word`; None if none is much like it.
+
+    >>> nearest("pool_siz", ["pool_size", "pool_timeout"])
+    'pool_size'
+    """
+    found = get_close_matches(word, list(known), 1, cutoff)
+    return found[0] if found else None
 
 
 class Mistakes:
@@ -14,9 +25,9 @@ class Mistakes:
     def __init__(self) -> None:
         self._said: list[str] = []
 
-    def note(self, error: SettingsError) -> None:
-        """Keep an error for `tell`."""
-        self._said.append(str(error))
+    def note(self, mistake: str | SettingsError) -> None:
+        """Keep one for `tell`."""
+        self._said.append(str(mistake))
 
     @contextmanager
     def noted(self) -> Iterator[None]:

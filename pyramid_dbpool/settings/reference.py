@@ -2,9 +2,8 @@
 
 from collections.abc import Collection
 
-from .coerce import allowed
-from .declare import SETTINGS
-from .setting import Setting
+from .declaration import SETTINGS, Setting
+from .values import allowed
 
 __all__ = ["COMMON", "default_text", "reference", "rows"]
 

@@ -1,4 +1,4 @@
-"""What `config.include("pyramid_dbpool")` registers with Pyramid."""
+"""What `config.include("pyramid_dbpool")` registers with Pyramid, in the order of `includeme`."""
 
 import logging
 import sys
@@ -12,19 +12,17 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
 from pyramid.tweens import EXCVIEW, INGRESS
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import sessionmaker
 
-from ..engines.identity import name_app
+from ..engines.application_name import name_app
+from ..engines.probes import check_at_start
 from ..engines.registry import EngineHook, process_engine
-from ..engines.startup import check_at_start
 from ..errors import SettingsError
 from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
+from . import readiness, retry
 from .overload import add_overload_view
-from .readiness import READINESS, PoolReadiness, Readiness
-from .retry import REQUEST_TIMEOUT, TWEEN
-from .sessions import RequestSessions, SessionMaker, request_sessionmaker
-from .streaming import environ_key
+from .request_db import RequestAttribute, RequestSessions, request_sessionmaker
 
 __all__ = [
     "PyramidSettingsError",
@@ -89,21 +87,8 @@ def refuse_taken_names(app: AppSettings) -> None:
             )
 
 
-def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
-    """Register the engine, the session factory and the request attribute of `pool`."""
-    suffix = "" if pool.name == "default" else f".{pool.name}"
-    attribute = _RequestAttribute(pool.name)
-
-    def register() -> None:
-        made = process_engine(config.get_settings(), pool.name)
-        config.registry[app.registry_key + suffix] = made.engine
-        config.registry["dbsession_factory" + suffix] = sessionmaker(
-            made.engine, class_=made.settings.options["session_class"]
-        )
-        attribute.maker = request_sessionmaker(made)
-
-    config.action(("pyramid_dbpool", pool.name), register)
-    config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+def _attribute_name(app: AppSettings, pool: PoolSettings) -> str:
+    return app.request_attr + ("" if pool.name == "default" else f"_{pool.name}")
 
 
 def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "default") -> None:
@@ -124,37 +109,32 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
     config.action(None, run)
 
 
-def add_release(config: Configurator, app: AppSettings) -> None:
-    """Register `request.release_db()`."""
-    known = tuple(app.pools)
-
-    def release_db(request: Request, name: str | None = None) -> None:
-        """Give the request's connections back, before something slow that needs none.
-
-        The sessions can be used again; what they have loaded is loaded anew then. A
-        session that a test supplied is left alone.
-
-        :param name: the pool; every pool if not given.
-        :raises SessionInUse: a session has uncommitted changes, which would be lost.
-        :raises TransactionFailed: a statement failed and its error was swallowed.
-        :raises ValueError: there is no such pool.
-        """
-        if name is not None and name not in known:
-            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
-        RequestSessions.of(request).release(name)
-
-    config.add_request_method(release_db)
-
-
 def close_sessions_with_request(event: NewRequest) -> None:
     """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
     RequestSessions.of(event.request).join_begun()
 
 
+def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
+    """Register the engine, the session factory and the request attribute of `pool`."""
+    suffix = "" if pool.name == "default" else f".{pool.name}"
+    attribute = RequestAttribute(pool.name)
+
+    def register() -> None:
+        made = process_engine(config.get_settings(), pool.name)
+        config.registry[app.registry_key + suffix] = made.engine
+        config.registry["dbsession_factory" + suffix] = sessionmaker(
+            made.engine, class_=made.settings.options.session_class
+        )
+        attribute.maker = request_sessionmaker(made)
+
+    config.action(("pyramid_dbpool", pool.name), register)
+    config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+
+
 def add_retry(config: Configurator, app: AppSettings) -> None:
     """Let requests be tried again where that is right, and bound their waits."""
-    config.registry[REQUEST_TIMEOUT] = app.request_timeout
-    _add_outer_tween(config, TWEEN)
+    config.registry[retry.REQUEST_TIMEOUT] = app.request_timeout
+    _add_outer_tween(config, retry.TWEEN)
 
 
 def _add_outer_tween(config: Configurator, factory: str) -> None:
@@ -179,34 +159,6 @@ def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:
         )
 
 
-def add_readiness(config: Configurator, app: AppSettings) -> None:
-    """Answer on the readiness path, if there is one."""
-    if app.readiness_route is None:
-        return
-    readiness = config.registry[READINESS] = Readiness(app.readiness_route)
-
-    def register() -> None:
-        settings = config.get_settings()
-        readiness.pools = [PoolReadiness(process_engine(settings, name)) for name in app.pools]
-
-    config.action(None, register, order=_LAST)
-    # After the other one, and so over it.
-    _add_outer_tween(config, "pyramid_dbpool.web.readiness.readiness_tween_factory")
-
-
-def check_when_created(config: Configurator, app: AppSettings) -> None:
-    """Have `dbpool.startup_check` done when the app is there, but not for a script."""
-
-    def check(_event: ApplicationCreated) -> None:
-        checked = [p for p in app.pools.values() if p.options["startup_check"] != "off"]
-        if checked and not started_by_script():
-            with noting_sigterm() as stop:
-                for pool in checked:
-                    check_at_start(process_engine(config.get_settings(), pool.name), stop.wait)
-
-    config.add_subscriber(check, ApplicationCreated)
-
-
 def answer_overload(config: Configurator, app: AppSettings) -> None:
     """Answer 503 where a pool refuses, unless the app has a view for that."""
 
@@ -218,51 +170,36 @@ def answer_overload(config: Configurator, app: AppSettings) -> None:
     config.action(None, register)
 
 
-def warn_without_retry(config: Configurator) -> None:
-    """Warn, once in a process, if no execution policy would try a request again."""
+def add_readiness(config: Configurator, app: AppSettings) -> None:
+    """Answer on the readiness path, if there is one."""
+    if app.readiness_route is None:
+        return
+    answers = config.registry[readiness.READINESS] = readiness.Readiness(app.readiness_route)
 
-    def warn(_event: ApplicationCreated) -> None:
-        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-        if policy is default_execution_policy:
-            _say_that_retry_is_missing()
+    def register() -> None:
+        settings = config.get_settings()
+        engines = [process_engine(settings, name) for name in app.pools]
+        answers.pools = [readiness.PoolReadiness(each) for each in engines]
 
-    # Not an action: where the configuration commits by itself, that is over before whoever
-    # comes next includes pyramid_retry.
-    config.add_subscriber(warn, ApplicationCreated)
-
-
-@cache
-def _say_that_retry_is_missing() -> None:
-    # Cached: an app that is made in every test says it once.
-    log.warning(
-        "pyramid_retry is not included: a request that loses a race against another transaction"
-        " fails, although a second attempt would succeed. Add"
-        ' config.include("pyramid_retry").'
-    )
+    config.action(None, register, order=_LAST)
+    # After the other one, and so over it.
+    _add_outer_tween(config, readiness.TWEEN)
 
 
-class _RequestAttribute:
-    """Computes `request.db`."""
+def check_when_created(config: Configurator, app: AppSettings) -> None:
+    """Have `dbpool.startup_check` done when the app is there, but not for a script."""
 
-    maker: SessionMaker
+    def check(_event: ApplicationCreated) -> None:
+        checked = [p for p in app.pools.values() if p.options.startup_check != "off"]
+        if checked and not _started_by_script():
+            with noting_sigterm() as stop:
+                for pool in checked:
+                    check_at_start(process_engine(config.get_settings(), pool.name), stop.wait)
 
-    def __init__(self, pool_name: str) -> None:
-        self._environ_key = environ_key(pool_name)
-
-    def __call__(self, request: Request) -> Session:
-        # A test's own session is handed out untouched: not joined, not
-        # closed, so that the test sees the work and rolls it back.
-        supplied: Session | None = request.environ.get(self._environ_key)
-        if supplied is not None:
-            return supplied
-        return RequestSessions.of(request).get(self.maker)
+    config.add_subscriber(check, ApplicationCreated)
 
 
-def _attribute_name(app: AppSettings, pool: PoolSettings) -> str:
-    return app.request_attr + ("" if pool.name == "default" else f"_{pool.name}")
-
-
-def started_by_script() -> bool:
+def _started_by_script() -> bool:
     """Tell whether one of Pyramid's scripts, or `bootstrap()`, makes the app just now.
 
     A script that only looks at the app, as proutes does, must work while the database is away.
@@ -276,3 +213,48 @@ def started_by_script() -> bool:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
+
+
+def add_release(config: Configurator, app: AppSettings) -> None:
+    """Register `request.release_db()`."""
+    known = tuple(app.pools)
+
+    def release_db(request: Request, name: str | None = None) -> None:
+        """Give the request's connections back, before something slow that needs none.
+
+        The sessions can be used again; what they have loaded is loaded anew then. A
+        session that a test supplied is left alone.
+
+        :param name: the pool; every pool if not given.
+        :raises SessionInUse: a session has uncommitted changes, which would be lost.
+        :raises TransactionFailed: a statement failed and its error was swallowed.
+        :raises ValueError: there is no such pool.
+        """
+        if name is not None and name not in known:
+            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
+        RequestSessions.of(request).release(name)
+
+    config.add_request_method(release_db)
+
+
+def warn_without_retry(config: Configurator) -> None:
+    """Warn, once in a process, if no execution policy would try a request again."""
+
+    def warn(_event: ApplicationCreated) -> None:
+        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
+        if policy is default_execution_policy:
+            _say_that_retry_is_missing()
+
+    # At that event: where the configuration commits by itself, an action is over before whoever
+    # comes next includes pyramid_retry.
+    config.add_subscriber(warn, ApplicationCreated)
+
+
+@cache
+def _say_that_retry_is_missing() -> None:
+    # Cached: an app that is made in every test says it once.
+    log.warning(
+        "pyramid_retry is not included: a request that loses a race against another transaction"
+        " fails, although a second attempt would succeed. Add"
+        ' config.include("pyramid_retry").'
+    )

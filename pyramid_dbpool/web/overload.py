@@ -20,11 +20,11 @@ from zope.interface import implementedBy
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.registry import ProcessEngine
-from ..engines.stored import IDEMPOTENT, current_outcome
+from ..engines.stored import current_outcome
 from ..errors import DatabaseUnavailable
 from ..pool.managed import ManagedPool
 from ..pool.stats import PoolSnapshot
-from .request_names import request_name
+from .requests import IDEMPOTENT, request_name
 
 __all__ = ["OverloadView", "add_overload_view", "estimate"]
 
@@ -46,7 +46,7 @@ def add_overload_view(registry: Registry, engines: Mapping[str, ProcessEngine]) 
     """
     # The last base of SQLAlchemy's errors before Exception: Pyramid asks the views of all the
     # others first, and this one also where their predicates (request_method, accept) say no.
-    # Not by add_exception_view, which takes nothing but exceptions for a context.
+    # By hand: add_exception_view takes nothing but exceptions for a context.
     where = (IExceptionViewClassifier, IRequest, implementedBy(sa_exc.HasDescriptionCode))
     registry.registerAdapter(OverloadView(engines), where, IView)
 
@@ -62,7 +62,7 @@ class OverloadView:
         if not isinstance(error, sa_exc.TimeoutError | DatabaseUnavailable):
             raise PredicateMismatch  # other views, or none, are for SQLAlchemy's other errors
         seconds, after, remedy = _advice(request, self._seconds(error))
-        # Not str(): SQLAlchemy would add a link, on a line of its own.
+        # The argument: in str() SQLAlchemy adds a link, on a line of its own.
         said = str(error.args[0]) if error.args else type(error).__name__
         text = " ".join(said.split())
         self._log.write((getattr(error, "pool_name", None), type(error)), request, after, text)
@@ -100,7 +100,7 @@ def estimate(made: ProcessEngine, error: Exception) -> int | None:
         outage = pool.outage
         lasted = None if outage is None else time.monotonic() - outage.since
         return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
-    timeout: float | None = made.settings.engine_options.get("pool_timeout")
+    timeout = made.settings.pool_timeout
     return SHORTEST if away or timeout is None else _bounded(timeout)
 
 

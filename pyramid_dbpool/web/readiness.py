@@ -18,7 +18,9 @@ from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
 from ..pool.managed import ManagedPool
 
-__all__ = ["READINESS", "PoolReadiness", "Readiness", "readiness_tween_factory"]
+__all__ = ["READINESS", "TWEEN", "PoolReadiness", "Readiness", "readiness_tween_factory"]
+
+TWEEN = f"{__name__}.readiness_tween_factory"
 
 # The registry's key of the app's `Readiness`.
 READINESS = "pyramid_dbpool.readiness"
@@ -71,7 +73,7 @@ class PoolReadiness:
 
     def __init__(self, made: ProcessEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = made.settings.name
-        self.read_only: bool = made.settings.options["read_only"]
+        self.read_only = made.settings.options.read_only
         self._made = made
         self._clock = clock
         self._start()

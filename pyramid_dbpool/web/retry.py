@@ -19,11 +19,12 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
-from ..drivers.error_text import driver_text
-from ..drivers.transactions import is_known_rollback, is_missed_disconnect
-from ..engines.stored import IDEMPOTENT, Outcome, current_outcome, is_aftermath, observed
+from ..drivers.driver_errors import driver_text
+from ..drivers.transactions import is_known_rollback, is_lost
+from ..engines.stored import Outcome, current_outcome, is_aftermath, observed
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
 from ..pool.deadlines import setting_limit
+from .requests import IDEMPOTENT
 
 try:
     from pyramid_retry import IRetryableError, is_last_attempt
@@ -120,12 +121,8 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
     if isinstance(error, sa_exc.DBAPIError):
-        return _is_lost(error) or is_known_rollback(error)
+        return is_lost(error) or is_known_rollback(error)
     return isinstance(error, StaleDataError)
-
-
-def _is_lost(error: sa_exc.DBAPIError) -> bool:
-    return error.connection_invalidated or is_missed_disconnect(error)
 
 
 def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | None:
@@ -143,15 +140,12 @@ def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | 
 def _unavailable(error: Exception) -> DatabaseUnavailable | None:
     """Say 503 in the place of an error 500, if the connection was lost and nobody tries again."""
     if isinstance(error, CommitUnknown) or not (
-        isinstance(error, sa_exc.DBAPIError) and _is_lost(error)
+        isinstance(error, sa_exc.DBAPIError) and is_lost(error)
     ):
         return None
-    refused = DatabaseUnavailable(None, None, error.orig or error, connection_invalidated=True)
     said = driver_text(error)
-    refused.args = (f"the connection was lost, and nothing of this attempt is stored ({said})",)
-    # SQLAlchemy's link would be a second line, about operational errors in general.
-    refused.code = ""
-    return refused
+    text = f"the connection was lost, and nothing of this attempt is stored ({said})"
+    return DatabaseUnavailable.saying(text, error.orig or error, connection_invalidated=True)
 
 
 def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from sqlalchemy.orm import Session
 
 from ..pool.labels import holder_label
-from ..sessions.units import close_session, session_factory
-from .request_names import request_name
+from ..sessions.closing import close_session
+from ..sessions.unit_of_work import session_factory
+from .requests import request_name, supplied_session
 
 if TYPE_CHECKING:
     from pyramid.request import Request
@@ -43,17 +44,12 @@ def stream(
     Errors, `PoolTimeout` and `DatabaseUnavailable` included, are raised to the server as it asks
     for a chunk: the status has been sent by then.
     """
-    supplied = request.environ.get(environ_key(name))
+    supplied = supplied_session(request, name)
     if supplied is not None:
         return RowStream(lambda: supplied, produce, lambda session: None)
     settings = request.registry.settings
     label = f"{request_name(request)}, streaming its body"
     return RowStream(lambda: session_factory(settings, name), produce, close_session, label)
-
-
-def environ_key(name: str) -> str:
-    """Return the WSGI key under which a test supplies a session for the pool `name`."""
-    return "app.dbsession" if name == "default" else f"app.dbsession.{name}"
 
 
 class RowStream(Generic[Chunk]):

@@ -1,7 +1,6 @@
 """One message's work in the database, tried again while that can help."""
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,23 +12,23 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
-from ..drivers.error_text import driver_text
-from ..drivers.transactions import is_known_rollback, is_missed_disconnect
-from ..engines.modes import Modes
+from ..drivers.driver_errors import driver_text
+from ..drivers.transactions import is_known_rollback, is_lost
+from ..engines.probes import pause_before
 from ..engines.stored import Outcome, is_aftermath, observed
+from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
-from ..sessions.units import unit_of_work
+from ..sessions.unit_of_work import unit_of_work
 from ..stopping import Stop, stoppable
-from .sources import MessageName
+from .message_names import MessageName
 
-__all__ = ["Unit", "chain"]
+__all__ = ["Attempts", "error_chain"]
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
-FIRST_PAUSE = 0.1  # seconds; doubled at each failure
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 5.0  # seconds, between two tries
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
 
 SAID_BY_DATABASE = (
@@ -43,12 +42,12 @@ WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
 
 
 @dataclass(frozen=True)
-class Unit(Generic[M]):
-    """One message's work in the database, and what to do when that fails."""
+class Attempts(Generic[M]):
+    """Does the work of one message after another, each as often as it takes and may be."""
 
     handle: Callable[[M, Session], object]
     session: Session
-    modes: Modes
+    modes: TransactionModes
     stop: Stop
     max_tries: int
     repeatable: bool
@@ -58,7 +57,7 @@ class Unit(Generic[M]):
 
         :raises Exception: the error of the last try.
         """
-        # Else a stop would wait as long as a caller may for a connection.
+        # A stop does not wait as long as a caller may for a connection.
         with stoppable(self.stop.is_set):
             return self._run(message, named)
 
@@ -169,7 +168,7 @@ class Unit(Generic[M]):
             return self.refusal(error) is None
         if not isinstance(error, sa_exc.DBAPIError):
             return False
-        if error.connection_invalidated or is_missed_disconnect(error):
+        if is_lost(error):
             return True
         return connect_failure(self._engine.dialect, error) in WORTH_WAITING
 
@@ -178,7 +177,7 @@ class Unit(Generic[M]):
         return self.session.get_bind().engine
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and those that led to it, the last one first."""
     seen: set[int] = set()
     each: BaseException | None = error
@@ -190,14 +189,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def database_error(error: Exception) -> Exception:
     """Return what the database said, where a handler has made an error of its own of it."""
-    # Else an outage has every message rejected by an app that wraps its database's errors.
-    return next((each for each in chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
+    # An app that wraps its database's errors would have every message rejected in an outage.
+    return next((each for each in error_chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
 
 
 def _pause(number: int) -> float:
-    # At random, so that a hundred workers do not all come back in the same instant.
-    longest = min(FIRST_PAUSE * 2 ** min(number - 1, 10), LONGEST_PAUSE)
-    return random.uniform(longest / 2, longest)
+    return pause_before(number, LONGEST_PAUSE)
 
 
 def _reason(error: Exception) -> str:

@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
-from ..engines.identity import take_role
-from ..engines.modes import Modes
+from ..engines.application_name import take_role
+from ..engines.probes import check_at_start
 from ..engines.registry import find_engine
-from ..engines.startup import check_at_start
+from ..engines.transaction_modes import TransactionModes
 from ..pool.labels import labelled_by
-from ..sessions.units import session_factory as default_session_factory
+from ..sessions.unit_of_work import session_factory as default_session_factory
 from ..stopping import Event, Stop, stop_signal
-from .attempts import Unit, chain
-from .sources import MessageName, SupportsGet, messages_of
+from .attempts import Attempts, error_chain
+from .message_names import MessageName
+from .sources import SupportsGet, messages_of
 
 __all__ = ["consume"]
 
@@ -106,12 +107,12 @@ def consume(
     _check_callable(optional=True, ack=ack, on_error=on_error, identify=identify)
     _check_stop(stop)
     _check_max_tries(max_tries)
-    modes = Modes(isolation_level, read_only, deferrable)
+    modes = TransactionModes(isolation_level, read_only, deferrable)
     take_role("worker")
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     _check_modes(modes, session)
     stopper = Stop(stop)
-    unit = Unit(handle, session, modes, stopper, max_tries, idempotent or read_only)
+    attempts = Attempts(handle, session, modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:
         if stop_on_sigterm:
             stack.enter_context(stop_signal(stopper))
@@ -120,7 +121,7 @@ def consume(
         source = messages_of(messages, stopper if stoppable else None)
         for number, message in enumerate(stack.enter_context(contextlib.closing(source)), 1):
             named = MessageName(message, number, identify)
-            if _settle(unit, message, named, on_error) and ack is not None:
+            if _settle(attempts, message, named, on_error) and ack is not None:
                 _acknowledge(ack, message, named)
 
 
@@ -132,9 +133,9 @@ def _check_at_start(session: Session, stopper: Stop) -> None:
         check_at_start(made, stopper.wait)
 
 
-def _check_modes(modes: Modes, session: Session) -> None:
+def _check_modes(modes: TransactionModes, session: Session) -> None:
     if session.bind is not None:
-        # Else each message of the queue is rejected for it.
+        # Here, because each message of the queue would be rejected for it.
         modes.check(session.bind.dialect.name)
 
 
@@ -160,7 +161,7 @@ def _check_max_tries(max_tries: object) -> None:
 
 
 def _settle(
-    unit: Unit[M],
+    attempts: Attempts[M],
     message: M,
     named: MessageName[M],
     on_error: Callable[[M, Exception], object] | None,
@@ -168,11 +169,11 @@ def _settle(
     """Handle a message or hand it on; return whether it was handled."""
     try:
         with labelled_by(named):
-            return unit.run(message, named)
+            return attempts.run(message, named)
     except Exception as error:
         _hide_parameters(error)
-        # Else a password that was changed has every message of the queue rejected.
-        if refusal := unit.refusal(error):
+        # A password that was changed would have every message of the queue rejected.
+        if refusal := attempts.refusal(error):
             said = str(refusal).partition("\n")[0]
             log.error("consume ends: %s; %s is not acknowledged and will come again.", said, named)
             raise refusal  # noqa: B904 (it is the error itself, or its cause)
@@ -194,6 +195,6 @@ def _acknowledge(ack: Callable[[M], object], message: M, named: MessageName[M]) 
 
 def _hide_parameters(error: BaseException) -> None:
     # SQLAlchemy's errors print the statement's parameters: the message's content, in the log.
-    for each in chain(error):
+    for each in error_chain(error):
         if isinstance(each, StatementError):
             each.hide_parameters = True

@@ -1,27 +1,18 @@
-"""Where a worker's messages come from, and what tells it to stop; knows no database."""
+"""Where a worker's messages come from: a queue or an iterator, asked until it is time to stop."""
 
 import contextlib
-import logging
 import queue
 import threading
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..stopping import SLICE, Stop
 
-__all__ = ["MessageName", "SupportsGet", "messages_of"]
-
-log = logging.getLogger(__name__)
+__all__ = ["SupportsGet", "messages_of"]
 
 M = TypeVar("M")
 R = TypeVar("R")
 M_co = TypeVar("M_co", covariant=True)
-
-# Not just anything: an attribute of a message may be its content, or another object.
-IDENTITY_TYPES = (str, int, bytes, uuid.UUID)
 
 
 class SupportsGet(Protocol[M_co]):
@@ -135,41 +126,3 @@ class _Pump(Generic[M]):
                 self._replies.put((next(self._iterator), None))
             except BaseException as error:
                 self._replies.put((None, error))
-
-
-@dataclass(frozen=True)
-class MessageName(Generic[M]):
-    """What a log line calls a message; never its content, which may be secret."""
-
-    message: M
-    number: int
-    identify: Callable[[M], object] | None
-
-    def __str__(self) -> str:
-        return self._text
-
-    @cached_property
-    def _text(self) -> str:
-        # Once for all log lines: an `identify` that fails warns once a message.
-        try:
-            found = (self.identify or _find_identity)(self.message)
-        except Exception as error:
-            found = None
-            log.warning("message #%d cannot be identified: %s", self.number, type(error).__name__)
-        if found is None:
-            return f"message #{self.number}"
-        text = found.decode(errors="replace") if isinstance(found, bytes) else str(found)
-        # As a literal: a line break in it must not look like another line of the log.
-        return f"message {text[:100]!r}"
-
-
-def _find_identity(message: Any) -> object:
-    properties = getattr(message, "properties", None)
-    candidates = (
-        getattr(message, "message_id", None),
-        getattr(message, "id", None),
-        properties.get("message_id") if isinstance(properties, Mapping) else None,
-        getattr(message, "delivery_tag", None),
-        message.get("id") if isinstance(message, Mapping) else None,
-    )
-    return next((found for found in candidates if isinstance(found, IDENTITY_TYPES)), None)

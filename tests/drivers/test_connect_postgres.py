@@ -14,8 +14,11 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from pyramid_dbpool.drivers import postgres_messages
-from pyramid_dbpool.drivers.connect_failures import ConnectFailure, classify_connect_failure
+from pyramid_dbpool.drivers.connect_failures import (
+    TRANSLATED_MESSAGES,
+    ConnectFailure,
+    classify_connect_failure,
+)
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.failed_connects import (
     CONFIGURATION,
@@ -156,13 +159,7 @@ def message_of(url: str) -> str:
 
 
 MESSAGES = [
-    (failure, message)
-    for failure, messages in {
-        SATURATED: postgres_messages.SATURATED,
-        UNREACHABLE: postgres_messages.UNREACHABLE,
-        CONFIGURATION: postgres_messages.CONFIGURATION,
-    }.items()
-    for message in messages
+    (failure, message) for failure, messages in TRANSLATED_MESSAGES.items() for message in messages
 ]
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, unit_of_work
 from pyramid_dbpool.pool.labels import current_label
 from pyramid_dbpool.pool.managed import ManagedPool
-from pyramid_dbpool.web.request_names import request_label
+from pyramid_dbpool.web.request_db import request_label
 from tests.support.makers import wait_until_gone
 from tests.support.programs import run_program
 from tests.support.webapp import app

@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.drivers.error_text import driver_text
+from pyramid_dbpool.drivers.driver_errors import driver_text
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.pool.deadlines import (

@@ -17,7 +17,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
-from pyramid_dbpool.sessions.units import close_session
+from pyramid_dbpool.sessions.closing import close_session
 from tests.sessions.work import DIES_AT_COMMIT, Broken, terminate
 from tests.support.webapp import Row
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
 from pyramid_dbpool.errors import SettingsError
-from pyramid_dbpool.secrets import is_secret, mask_text, mask_value, shown
-from pyramid_dbpool.settings import load_pool, mask_url, scrub
+from pyramid_dbpool.secrets import is_secret, mask_text, mask_url, mask_value, scrub, shown
+from pyramid_dbpool.settings import load_pool
 
 # Pieces that must not be seen, and what may stand between, before and after them.
 PIECES = ("QxSecretOne", "QxSecretTwo", "QxSecretThree")

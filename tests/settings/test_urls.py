@@ -164,7 +164,7 @@ MEMORY = [
 def test_a_database_in_memory_is_not_pooled(url: str) -> None:
     """Each connection of a pool would have an empty database of its own."""
     loaded = load_pool({"sqlalchemy.url": url})
-    assert not loaded.uses_queue_pool
+    assert not issubclass(loaded.pool_class, pool.QueuePool)
     assert loaded.capacity is None
     assert dict(loaded.engine_options) == {"poolclass": pool.SingletonThreadPool}
     for keyword, value in (("pool_size", "3"), ("max_overflow", "0"), ("pool_timeout", "1")):
@@ -175,7 +175,7 @@ def test_a_database_in_memory_is_not_pooled(url: str) -> None:
 def test_a_sqlite_file_is_pooled() -> None:
     """Like the database of any server."""
     for url in ("sqlite:///h.db", "sqlite:////srv/h@home.db", "sqlite:///file:h.db?uri=true"):
-        assert load_pool({"sqlalchemy.url": url}).uses_queue_pool
+        assert issubclass(load_pool({"sqlalchemy.url": url}).pool_class, pool.QueuePool)
 
 
 def test_a_password_with_an_at_sign_in_an_sqlite_url_is_not_shown() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, pool
 
 from pyramid_dbpool.errors import SettingsError
 from pyramid_dbpool.settings import SETTINGS, load_pool
-from pyramid_dbpool.settings.readers import parse_duration
+from pyramid_dbpool.settings.values import parse_duration
 from tests.settings.loading import FILE, load, refused, some_function
 
 ON = [True, 1, "true", "True", " yes ", "on", "1", "t", "y"]

@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -45,16 +44,14 @@ def pg_of_its_own(
 
 @pytest.fixture(params=["pymysql", "mysqlconnector", "mysqldb"])
 def mariadb_of_its_own(
-    request: pytest.FixtureRequest, mariadb: object, tmp_path: Path
-) -> Iterator[tuple[MariaDB, Worker]]:
+    request: pytest.FixtureRequest, new_mariadb: Callable[[], MariaDB]
+) -> tuple[MariaDB, Worker]:
     """Give a MariaDB server and a worker on it."""
     if request.param == "mysqldb":
         need_mysqlclient()
-    server = MariaDB(tmp_path / "mariadb")
-    server.start()
-    server.execute("CREATE DATABASE worker")
-    yield server, Worker(server.url(request.param, "worker"))
-    server.stop()
+    server = new_mariadb()
+    server.create("worker")
+    return server, Worker(server.url(request.param, "worker"))
 
 
 def test_a_message_survives_a_restart_of_postgres(

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import SessionInUse, TransactionFailed
-from pyramid_dbpool.web.sessions import RequestSessions
+from pyramid_dbpool.web.request_db import RequestSessions
 from tests.support.webapp import TM, Row, app
 from tests.web.request.views import (
     Broken,

@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import Engine, event
 
 from pyramid_dbpool import consume, get_engine
-from pyramid_dbpool.engines import startup
+from pyramid_dbpool.engines import probes
+from pyramid_dbpool.engines.probes import EXIT_STATUS, check_at_start
 from pyramid_dbpool.engines.registry import process_engine
-from pyramid_dbpool.engines.startup import EXIT_STATUS, check_at_start
 from pyramid_dbpool.stopping import noting_sigterm
 from tests.support.webapp import PARTS, app
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == startup.__name__]
+    return [r.getMessage() for r in caplog.records if r.name == probes.__name__]
 
 
 @pytest.mark.parametrize("mode", ["off", "warn", "wait", "require"])
@@ -59,7 +59,7 @@ def test_what_the_driver_quotes_is_told_without_the_password(
     """On one line."""
     away["dbpool.startup_check"] = "warn"
     error = OSError("cannot use\nwhat was given (geheim)")
-    monkeypatch.setattr(startup, "try_to_connect", lambda _made: error)
+    monkeypatch.setattr(probes, "try_to_connect", lambda _made: error)
     with app(away, *PARTS):
         (said,) = lines(caplog)
     assert "(cannot use; what was given (***))" in said
@@ -83,7 +83,7 @@ def test_wait_starts_when_its_time_is_over(
     away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "200ms"}
     # However long the first try takes, time is left after it.
     looks = itertools.count()
-    monkeypatch.setattr(startup, "time", SimpleNamespace(monotonic=lambda: next(looks) / 16))
+    monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: next(looks) / 16))
     with app(away, *PARTS):
         waiting, starting = lines(caplog)
     assert "waiting up to" in waiting and starting.endswith("starting all the same.")
@@ -96,7 +96,7 @@ def test_wait_ends_when_the_database_is_there(
     away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "1h"}
     pauses: list[float] = []
     errors = iter([ConnectionRefusedError()] * 2000)
-    monkeypatch.setattr(startup, "try_to_connect", lambda _made: next(errors, None))
+    monkeypatch.setattr(probes, "try_to_connect", lambda _made: next(errors, None))
     check_at_start(process_engine(away), pauses.append)
     assert len(pauses) == 2000 and 0.05 <= pauses[0] <= 0.1 and 1.0 <= pauses[-1] <= 2.0
 
@@ -107,12 +107,12 @@ def test_the_whole_time_is_used_and_told(
     """The last pause is cut short, so that the last try comes at the end."""
     away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "7s"}
     now = [0.0]
-    monkeypatch.setattr(startup, "try_to_connect", lambda _made: ConnectionRefusedError("no"))
+    monkeypatch.setattr(probes, "try_to_connect", lambda _made: ConnectionRefusedError("no"))
 
     def wait(pause: float) -> None:
         now[0] += pause
 
-    monkeypatch.setattr(startup, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: now[0]))
     check_at_start(process_engine(away), wait)
     assert now == [pytest.approx(7.0)]
     waiting, starting = lines(caplog)

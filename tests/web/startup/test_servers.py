@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pyramid.paster import bootstrap
 
-from pyramid_dbpool.engines.startup import EXIT_STATUS
+from pyramid_dbpool.engines.probes import EXIT_STATUS
 from tests.support.webapp import PARTS, app
 
 INI = """

@@ -1,4 +1,4 @@
-"""What this process is: which app, in which role. For those who look at the server's sessions."""
+"""What the server's list of sessions calls this process: app, role and process id."""
 
 from __future__ import annotations
 

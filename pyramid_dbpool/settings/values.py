@@ -1,31 +1,122 @@
-"""Read one kind of value each: from an ini string, or as the object that code has set.
+"""The value of one setting: read, held against its declaration, or refused with what is allowed.
 
-A reader takes a setting and a value, and raises ValueError with the reason.
+A value is an ini file's string, or the object that code has set. Each kind has a reader: it takes
+the setting and the value, and raises ValueError or TypeError with the reason.
 """
 
 import importlib
+import inspect
 import json
 import math
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from keyword import iskeyword
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import asbool
 
-from ..secrets import mask_text
-from .setting import Setting
+from ..errors import SettingsError
+from ..secrets import mask_text, shown
+from .declaration import YEAR, Setting
+from .mistakes import nearest
 
-__all__ = ["READERS", "parse_duration"]
+__all__ = ["allowed", "coerce", "infer", "parse_duration"]
 
-_DURATION = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*(ms|s|m|h)?", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_OFF = frozenset({"", "off", "none"})
 _TRUE = frozenset({"true", "yes", "on", "y", "t", "1"})
 _FALSE = frozenset({"false", "no", "off", "n", "f", "0"})
+_DURATION = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*(ms|s|m|h)?", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SCALARS: dict[str, Callable[[Any], Any]] = {"bool": asbool, "int": int, "float": float}
+_SCALAR_WORDS = {"asbool": "true or false", "int": "an integer", "asint": "an integer"}
+
+
+def coerce(setting: Setting, value: Any, key: str) -> Any:
+    """Return the value of `setting` that `value` means, in its own type.
+
+    `key` is the full ini key, for the message of the SettingsError that a value
+    out of bounds or of another type raises.
+    """
+    if setting.off is not ... and _is_off(setting, value):
+        return setting.off
+    try:
+        return _bounded(setting, _KINDS[setting.kind].read(setting, value))
+    except (ValueError, TypeError) as error:
+        reason = f" ({error})" if str(error) else ""
+        # JSON is not cited: in what cannot be parsed, no secret can be found and hidden.
+        cited = f"the value of {key}" if setting.kind == "json" else f"{key} = {shown(value)}"
+        raise SettingsError(f"{cited} is not allowed{reason}: give {allowed(setting)}.") from None
+
+
+def allowed(setting: Setting) -> str:
+    """Say in words which values a setting takes."""
+    words = _KINDS[setting.kind].words
+    if setting.whole:
+        words = "a duration in whole seconds, such as 5, 3m or 1h"
+    if setting.kind == "class" and setting.base:
+        bare = f"a name in {setting.within} or " if setting.within else ""
+        words = f"{bare}the dotted name of a {setting.base.__name__} class"
+    if setting.choices:
+        words = "one of " + ", ".join(setting.choices) if setting.choices[1:] else "only true"
+    unit = " s" if setting.unit else ""
+    if setting.low is not None:
+        words += f", at least {setting.low:g}{unit}"
+    if setting.high is not None and setting.high != YEAR:
+        words += f", at most {setting.high:.10g}{unit}"
+    if setting.off is not ...:
+        words += ", or off"
+    return words + (f" ({setting.note})" if setting.note else "")
+
+
+def _is_off(setting: Setting, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is None
+    word = str(value).strip().lower()
+    return word in _OFF or word == str(setting.off)
+
+
+def _bounded(setting: Setting, value: Any) -> Any:
+    if setting.low is not None and value < setting.low:
+        raise ValueError("it is too small")
+    if setting.high is not None and value > setting.high:
+        raise ValueError(
+            "it is too large" + (", more than a year" if setting.high == YEAR else "")
+        )
+    return value
+
+
+def infer(keyword: str, value: Any, takers: tuple[type, ...], key: str) -> Any:
+    """Return the value of a keyword that we do not declare, as its taker's signature has it.
+
+    `takers` are the classes one of which takes the keyword: the dialect first, with
+    its `engine_config_types`, then whatever else.
+
+    :raises SettingsError: the value is not what the signature has.
+    """
+    if not isinstance(value, str):
+        return value
+    configured = getattr(takers[0], "engine_config_types", {}).get(keyword)
+    read = configured or _reader_of(keyword, takers)
+    try:
+        return read(value) if read else value
+    except (ValueError, TypeError):
+        wanted = _SCALAR_WORDS.get(getattr(read, "__name__", ""), "a number")
+        raise SettingsError(f"{key} = {shown(value)} is not allowed: give {wanted}.") from None
+
+
+def _reader_of(keyword: str, takers: tuple[type, ...]) -> Callable[[Any], Any] | None:
+    for cls in (base for taker in takers for base in taker.__mro__):
+        found = inspect.signature(cls.__init__).parameters.get(keyword)  # type: ignore[misc]
+        if found is not None:
+            wanted = f"{found.annotation} {type(found.default).__name__}"
+            names = re.findall(r"\b(?:bool|int|float)\b", wanted)
+            return _SCALARS[names[0]] if names else None
+    return None
 
 
 def parse_duration(value: Any) -> float:
@@ -97,8 +188,8 @@ def _text(setting: Setting, value: Any) -> str:
 def _choice(setting: Setting, value: Any) -> str:
     word = str(value).strip().lower() if isinstance(value, str | bool) else ""
     if word not in setting.choices:
-        near = get_close_matches(word, setting.choices, 1)
-        raise ValueError(f"did you mean {near[0]}?" if near else "")
+        near = nearest(word, setting.choices)
+        raise ValueError(f"did you mean {near}?" if near else "")
     return word
 
 
@@ -183,7 +274,7 @@ def _class(setting: Setting, value: Any) -> type:
     base = setting.base or object
     if not isinstance(found, type) or not issubclass(found, base):
         raise ValueError(f"it is not a class derived from {base.__name__}")
-    if getattr(found, "_is_asyncio", False) is True:
+    if issubclass(found, AsyncAdaptedQueuePool):
         raise ValueError("it is for asyncio engines")
     return found
 
@@ -193,8 +284,8 @@ def _named_class(setting: Setting, name: str) -> Any:
         package = importlib.import_module(setting.within)
         if hasattr(package, name):
             return getattr(package, name)
-        near = get_close_matches(name, dir(package), 1)
-        raise ValueError(f"did you mean {near[0]}?" if near else f"not in {setting.within}")
+        near = nearest(name, dir(package))
+        raise ValueError(f"did you mean {near}?" if near else f"not in {setting.within}")
     return _import(_text(setting, name))
 
 
@@ -209,20 +300,29 @@ def _module(setting: Setting, value: Any) -> Any:
         raise ValueError(f"cannot import it: {mask_text(str(error))}") from None
 
 
-READERS: dict[str, Callable[[Setting, Any], Any]] = {
-    "callable": _callable,
-    "choice": _choice,
-    "class": _class,
-    "debug": _debug,
-    "duration": _duration,
-    "flag": _flag,
-    "identifier": _identifier,
-    "integer": _integer,
-    "json": _json,
-    "key": _key,
-    "module": _module,
-    "path": _path,
-    "plugins": _plugins,
-    "reset": _reset,
-    "text": _text,
+class _Kind(NamedTuple):
+    """How values of one kind are read, and which there are."""
+
+    read: Callable[[Setting, Any], Any]
+    words: str
+
+
+_KINDS = {
+    "callable": _Kind(_callable, "a callable, or the dotted name of one"),
+    "choice": _Kind(_choice, "a name"),
+    "class": _Kind(_class, "a class, or the dotted name of one"),
+    "debug": _Kind(_debug, "true, false or debug"),
+    "duration": _Kind(_duration, "a duration such as 2.5, 500ms, 5s, 3m or 1h"),
+    "flag": _Kind(_flag, "true or false"),
+    "identifier": _Kind(_identifier, "a Python identifier that does not start with _"),
+    "integer": _Kind(_integer, "an integer"),
+    "json": _Kind(_json, "a JSON object"),
+    "key": _Kind(_key, "the name of a setting"),
+    "module": _Kind(_module, "the dotted name of a module"),
+    "path": _Kind(_path, "a path such as /ready"),
+    "plugins": _Kind(_plugins, "names of engine plugins, separated by commas or spaces"),
+    "reset": _Kind(_reset, "a name"),
+    "text": _Kind(_text, "text"),
+    # `backend.parse_url` reads it, and says more about what is wrong.
+    "url": _Kind(_text, "a URL such as postgresql+psycopg://user:password@host/database"),
 }

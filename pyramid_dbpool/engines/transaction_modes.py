@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 
 from ..drivers.transactions import in_autocommit
 
-__all__ = ["Modes", "make_read_only"]
+__all__ = ["TransactionModes", "make_read_only"]
 
 ISOLATION_LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 
 @dataclass(frozen=True)
-class Modes:
+class TransactionModes:
     """The modes of one transaction.
 
     :param isolation_level: one of `ISOLATION_LEVELS`, or None for the pool's.
@@ -66,7 +66,7 @@ class Modes:
         :raises ValueError: the database does not have such a mode.
         :raises sqlalchemy.exc.DBAPIError: the database is away or refuses.
         """
-        if self == Modes():
+        if self == TransactionModes():
             yield
             return
         connection = session.connection()
@@ -107,7 +107,7 @@ def make_read_only(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda dbapi, _record: _set_query_only(dbapi, True))
     else:
-        statement = Modes(read_only=True)._statement()
+        statement = TransactionModes(read_only=True)._statement()
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(statement))
         event.listen(engine, "begin_twophase", _refuse_twophase)
 

@@ -1,27 +1,21 @@
-"""What a session has written and not committed, and what becomes of it."""
+"""What a session has written and not committed: a rollback would lose it."""
 
-import logging
 from typing import Any
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.sql.elements import TextClause
 
-from ..drivers.error_text import driver_text
 from ..drivers.statements import changes_nothing, first_word
-from ..engines.swallowed import has_failed
-from ..errors import SessionInUse, TransactionFailed
+from ..engines import refused_commits
 
 __all__ = [
     "WROTE",
+    "has_failed",
     "has_uncommitted_changes",
+    "has_written",
     "note_writes",
-    "refuse_to_lose_changes",
-    "roll_back",
 ]
-
-log = logging.getLogger(__name__)
 
 # A key of Session.info: whether its transaction has written.
 WROTE = "pyramid_dbpool.wrote"
@@ -77,65 +71,19 @@ def has_uncommitted_changes(session: Session) -> bool:
     return session.in_transaction() and bool(pending or session.info[WROTE])
 
 
-def refuse_to_lose_changes(session: Session, request: str, may_write: bool) -> None:
-    """Raise if ending the transaction of `session` would lose what somebody counts on.
-
-    :param request: its name.
-    :param may_write: whether the session can write at all.
-    :raises SessionInUse: it has changes, or is inside of a savepoint.
-    :raises TransactionFailed: a statement failed and its error was swallowed.
-    """
-    if session.in_nested_transaction():
-        raise SessionInUse(
-            f"{request} cannot give its connection back inside of begin_nested(): call"
-            " release_db() outside of it."
-        )
-    if has_uncommitted_changes(session):
-        raise _changes_would_be_lost(request)
-    if not session.is_active or _has_failed(session.connection()):
-        raise TransactionFailed(
-            f"{request} cannot give its connection back: a statement of its transaction failed"
-            " and its error was swallowed. Let the error propagate, or run the statement that may"
-            " fail inside session.begin_nested()."
-        )
-    if may_write and _has_written(session):
-        raise _changes_would_be_lost(request)
-
-
-def _changes_would_be_lost(request: str) -> SessionInUse:
-    return SessionInUse(
-        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
-        " locks), which would be lost. Call release_db() before the first change; outside of"
-        " pyramid_tm's transaction you may also commit() first."
-    )
-
-
-def _has_failed(connection: Connection) -> bool:
+def has_failed(session: Session) -> bool:
+    """Tell whether the transaction of a session cannot be committed any more."""
+    if not session.is_active:
+        return True
+    connection = session.connection()
     # One that is lost has no driver's connection to be asked, and raises.
-    return connection.invalidated or has_failed(connection)
+    return connection.invalidated or refused_commits.has_failed(connection)
 
 
-def _has_written(session: Session) -> bool:
+def has_written(session: Session) -> bool:
     """Look for what the session has not seen: Core statements, and functions that write."""
     connection = session.connection()
     if connection.dialect.name != "postgresql":
         return bool(connection.info.get(_CHANGED))
     # Only a transaction that has written or locked something has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
-
-
-def roll_back(session: Session) -> None:
-    """Roll back, and give the connection back; the objects stay, and are loaded anew.
-
-    SQLAlchemy lets go of the connection also where that fails, which is logged.
-    """
-    try:
-        session.rollback()
-    except Exception as error:
-        # A connection that is gone has been told of already, by what failed before.
-        gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        log.warning(
-            "The rollback of a session failed; its connection is closed: %s",
-            driver_text(error),
-            exc_info=not gone,
-        )

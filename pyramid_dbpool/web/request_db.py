@@ -1,4 +1,4 @@
-"""The sessions of a request: made when asked for, always given back.
+"""`request.db`, and the sessions behind it: made when asked for, always given back.
 
 One `RequestSessions` a request owns them. A session joins `request.tm` while
 pyramid_tm has its transaction open; before and after that it belongs to
@@ -9,6 +9,7 @@ nobody would give its connection back.
 
 import contextlib
 import logging
+import weakref
 from typing import Any, TypeAlias
 
 import transaction
@@ -17,22 +18,22 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from transaction.interfaces import NoTransaction
 
-from ..engines.identity import take_role
+from ..engines.application_name import take_role
 from ..engines.registry import ProcessEngine
-from ..errors import PoolError, RequestOver, SessionInUse
-from ..pool.labels import current_label, name_holder
+from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
+from ..pool.labels import Label, current_label, name_holder
+from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import join
-from ..sessions.losses import (
+from ..sessions.uncommitted import (
     WROTE,
+    has_failed,
     has_uncommitted_changes,
+    has_written,
     note_writes,
-    refuse_to_lose_changes,
-    roll_back,
 )
-from ..sessions.units import close_session
-from .request_names import request_label, request_name
+from .requests import request_name, supplied_session
 
-__all__ = ["RequestSessions", "request_sessionmaker"]
+__all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,23 @@ _POOL = "pyramid_dbpool.pool"
 _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
+
+
+class RequestAttribute:
+    """Computes `request.db`."""
+
+    maker: SessionMaker
+
+    def __init__(self, pool_name: str) -> None:
+        self._pool_name = pool_name
+
+    def __call__(self, request: Request) -> Session:
+        """Return the request's session; a test's own is handed out untouched.
+
+        It is neither joined nor closed, so that the test sees the work and rolls it back.
+        """
+        supplied = supplied_session(request, self._pool_name)
+        return RequestSessions.of(request).get(self.maker) if supplied is None else supplied
 
 
 class RequestSessions:
@@ -100,9 +118,9 @@ class RequestSessions:
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
-                refuse_to_lose_changes(session, request_name(self._request), session.info[_WRITES])
+                _refuse_to_lose_changes(session, request_name(self._request))
         for session in sessions:
-            # Not close(): a change to an object that it has detached would be lost unseen.
+            # close() would detach objects, and a change to one be lost unseen.
             roll_back(session)
 
     def join_begun(self) -> None:
@@ -198,10 +216,10 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
 
     The listeners are on the maker: they cost 30 µs each on every session.
     """
-    writes = not made.settings.options["read_only"]
+    writes = not made.settings.options.read_only
     info = {_WRITES: writes, _POOL: made.settings.name}
     maker: SessionMaker = sessionmaker(
-        made.engine, class_=made.settings.options["session_class"], info=info
+        made.engine, class_=made.settings.options.session_class, info=info
     )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
     # A read-only session never joins, so that it cannot fail a request that
@@ -211,7 +229,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     # What was sent in AUTOCOMMIT is stored.
-    if writes and made.settings.engine_options.get("isolation_level") != "AUTOCOMMIT":
+    if writes and made.settings.isolation_level != "AUTOCOMMIT":
         note_writes(maker)
     return maker
 
@@ -242,6 +260,33 @@ def _refuse_commit_by_hand(session: Session) -> None:
         )
 
 
+def _refuse_to_lose_changes(session: Session, request: str) -> None:
+    """Raise if ending the transaction of `session` would lose what somebody counts on."""
+    if session.in_nested_transaction():
+        raise SessionInUse(
+            f"{request} cannot give its connection back inside of begin_nested(): call"
+            " release_db() outside of it."
+        )
+    if has_uncommitted_changes(session):
+        raise _changes_would_be_lost(request)
+    if has_failed(session):
+        raise TransactionFailed(
+            f"{request} cannot give its connection back: a statement of its transaction failed"
+            " and its error was swallowed. Let the error propagate, or run the statement that may"
+            " fail inside session.begin_nested()."
+        )
+    if session.info[_WRITES] and has_written(session):
+        raise _changes_would_be_lost(request)
+
+
+def _changes_would_be_lost(request: str) -> SessionInUse:
+    return SessionInUse(
+        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
+        " locks), which would be lost. Call release_db() before the first change; outside of"
+        " pyramid_tm's transaction you may also commit() first."
+    )
+
+
 def _warn_of_lost_changes(request: Request) -> None:
     log.warning(
         "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
@@ -249,6 +294,13 @@ def _warn_of_lost_changes(request: Request) -> None:
         " unit_of_work.",
         request_name(request),
     )
+
+
+def request_label(request: Request) -> Label:
+    """Return a label that names a request for as long as it lives."""
+    # Weakly: the last label of a connection stays with it while it is idle.
+    weakly = weakref.ref(request)
+    return Label(lambda: "" if (alive := weakly()) is None else request_name(alive))
 
 
 def _is_served(request: Request) -> bool:

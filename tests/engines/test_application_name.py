@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import DatabaseUnavailable, SettingsError, consume, dispose_engine, get_engine
-from pyramid_dbpool.engines import identity
+from pyramid_dbpool.engines import application_name as naming
 from pyramid_dbpool.settings import load_pool
 from tests.support.programs import run_program
 from tests.support.webapp import app
@@ -28,7 +28,7 @@ TIMEOUTS = {
 @pytest.fixture(autouse=True)
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin as a process of which nothing is known."""
-    monkeypatch.setattr(identity, "_process", identity._Process())
+    monkeypatch.setattr(naming, "_process", naming._Process())
     monkeypatch.setattr(sys, "argv", ["/srv/bin/import-notes"])
 
 
@@ -55,7 +55,7 @@ def test_a_web_app_is_named_by_its_package(psycopg_url: str) -> None:
     """From the first request on."""
     settings = {"sqlalchemy.url": psycopg_url}
     with app(settings, "pyramid_dbpool", index=lambda request: request.db.scalar(NAME)) as web:
-        assert web.get().text == f"tests web {PID}"
+        assert web.get().text == f"tests.support web {PID}"
 
 
 def test_a_worker_is_named_so(psycopg_url: str) -> None:
@@ -79,16 +79,16 @@ def test_the_first_role_stays(psycopg_url: str) -> None:
 
     settings = {"sqlalchemy.url": psycopg_url}
     with app(settings, "pyramid_dbpool", index=view) as web:
-        assert web.get().text == f"tests web {PID}"
+        assert web.get().text == f"tests.support web {PID}"
 
 
 def test_the_first_app_stays() -> None:
     """An app that the first one makes beside itself is part of it; a script has a better name."""
-    identity.name_app("__main__")
-    assert identity.application_name() == f"import-notes script {PID}"
-    identity.name_app("notes")
-    identity.name_app("other")
-    assert identity.application_name() == f"notes script {PID}"
+    naming.name_app("__main__")
+    assert naming.application_name() == f"import-notes script {PID}"
+    naming.name_app("notes")
+    naming.name_app("other")
+    assert naming.application_name() == f"notes script {PID}"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_known_programs_have_a_role(
 ) -> None:
     """Before they have served anything."""
     monkeypatch.setattr(sys, "argv", argv)
-    assert identity.application_name() == f"{name} {PID}"
+    assert naming.application_name() == f"{name} {PID}"
 
 
 def test_a_long_name_is_cut_before_the_process_id() -> None:
     """PostgreSQL would cut off the part that tells the processes apart."""
-    name = identity.application_name("n\u00f6tes\n" * 30)
+    name = naming.application_name("n\u00f6tes\n" * 30)
     assert len(name) == 63
     assert name.startswith("n?tes n?tes")
     assert name.endswith(f" script {PID}")

@@ -1,4 +1,4 @@
-"""Sessions on the process's engines, and one unit of work on a session."""
+"""A session on the process's engine, and one unit of work on it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -8,15 +8,15 @@ import transaction
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session, scoped_session
 
-from ..drivers.error_text import driver_text
-from ..engines.modes import Modes
+from ..drivers.driver_errors import driver_text
 from ..engines.registry import find_engine, process_engine
 from ..engines.stored import current_outcome, observed, unobserved
+from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, SessionInUse
 from ..pool.labels import labelled_by_caller
-from .losses import roll_back
+from .closing import close_session
 
-__all__ = ["close_session", "session_factory", "unit_of_work"]
+__all__ = ["session_factory", "unit_of_work"]
 
 AnySession: TypeAlias = Session | scoped_session[Session]
 TransactionManager: TypeAlias = (
@@ -44,7 +44,7 @@ def session_factory(settings: Mapping[str, Any], name: str = "default") -> Sessi
     :raises SettingsError: a setting is unknown or wrong.
     """
     made = process_engine(settings, name)
-    session: Session = made.settings.options["session_class"](bind=made.engine)
+    session = made.settings.options.session_class(bind=made.engine)
     return session
 
 
@@ -84,7 +84,7 @@ def unit_of_work(
     :raises TypeError: neither a session nor settings.
     :raises ValueError: a mode that is unknown, or that the database does not have.
     """
-    modes = Modes(isolation_level, read_only, deferrable)
+    modes = TransactionModes(isolation_level, read_only, deferrable)
     session = _session(session_or_settings, name)
     if session.in_transaction():
         raise SessionInUse(
@@ -94,7 +94,7 @@ def unit_of_work(
     if transaction_manager is None:
         unit = _unit(session, read_only)
     else:
-        unit = _tm_unit(session, read_only, transaction_manager)
+        unit = _managed_unit(session, read_only, transaction_manager)
     # Whoever observes already is told; a read-only unit has no COMMIT worth knowing of.
     watch = nullcontext() if read_only or current_outcome() else observed()
     try:
@@ -102,16 +102,6 @@ def unit_of_work(
             yield session
     finally:
         close_session(session)
-
-
-def close_session(session: Session) -> None:
-    """Close `session` and give its connections back, whatever state they are in."""
-    try:
-        # A failure in close() would leave the connection checked out; after this,
-        # close() has nothing more to roll back.
-        roll_back(session)
-    finally:
-        session.close()
 
 
 def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
@@ -132,51 +122,22 @@ def _unit(session: Session, read_only: bool) -> Iterator[None]:
     # Around the body too: it may commit by hand.
     with _commit_outcome(session, read_only):
         yield
-        # Here, so that a connection that is lost in a flush is not taken for
-        # one that is lost in COMMIT.
+        # Here, so that a connection that is lost in a flush is not taken for one that is lost
+        # in COMMIT.
         session.flush()
         with unobserved() if read_only else nullcontext():
             session.commit()
 
 
 @contextmanager
-def _tm_unit(session: Session, read_only: bool, manager: TransactionManager) -> Iterator[None]:
+def _managed_unit(
+    session: Session, read_only: bool, manager: TransactionManager
+) -> Iterator[None]:
     # Here, because zope.sqlalchemy imports every driver that is installed.
-    from .joining import is_joined, join  # noqa: PLC0415
+    from .joining import joined_transaction  # noqa: PLC0415
 
-    if is_joined(session):
-        raise SessionInUse("The session is joined to another transaction manager already.")
-    _begin(manager)
-    with _commit_outcome(session, read_only):
-        try:
-            join(session, manager)
-            yield
-            session.flush()
-            manager.commit()
-        except BaseException:
-            # Also after a failed commit: until then the manager refuses to begin
-            # anything else.
-            manager.abort()
-            raise
-
-
-def _begin(manager: TransactionManager) -> None:
-    """Begin `manager`, unless that would abort what somebody else has begun on it."""
-    if not manager.explicit and _has_work(manager.get()):
-        raise SessionInUse(
-            "The transaction manager is already in a transaction with work in it: commit or abort"
-            " it first, or give unit_of_work a manager of its own."
-        )
-    try:
-        manager.begin()
-    except transaction.interfaces.AlreadyInTransaction as error:
-        raise SessionInUse("The transaction manager is already in a transaction.") from error
-
-
-def _has_work(begun: transaction.Transaction) -> bool:
-    hooks = (begun.getBeforeCommitHooks, begun.getAfterCommitHooks)
-    # There is no public way to ask for what has joined.
-    return bool(begun._resources) or begun.isDoomed() or any(list(get()) for get in hooks)
+    with _commit_outcome(session, read_only), joined_transaction(session, manager):
+        yield
 
 
 @contextmanager

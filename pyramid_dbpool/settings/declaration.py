@@ -1,20 +1,125 @@
 """Every setting, declared once, as data.
 
-Coercion, bounds, the reference page and the command line's listing are all made
-from `SETTINGS`. A new setting is one more entry in it.
+Reading, bounds, the reference page and the command line's listing are all made from
+`SETTINGS`. A new setting is one more entry in it; one of ours for each pool is one more
+field of `DbpoolOptions` too, one for the app of `AppSettings`, and one of `ManagedPool` of
+`PoolOptions` (a test compares them).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
 from ..pool.options import PLUGIN_DEFAULTS
-from .declare_server import SERVER_SETTINGS
-from .declare_web import WEB_SETTINGS
-from .setting import YEAR, Setting, managed, own, sa
+from ..secrets import mask_value
 
-__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS"]
+__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "DbpoolOptions", "Setting"]
 
+Kind = Literal[
+    "callable",
+    "choice",
+    "class",
+    "debug",
+    "duration",
+    "flag",
+    "identifier",
+    "integer",
+    "json",
+    "key",
+    "module",
+    "path",
+    "plugins",
+    "reset",
+    "text",
+    "url",
+]
+Prefix = Literal["sqlalchemy.", "dbpool."]
+# A longer wait is a slip of the pen, and soon more than a lock can wait.
+YEAR = 366 * 24 * 3600.0
 _STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
+# PostgreSQL counts these in milliseconds, in an integer of 32 bits.
+_BY_POSTGRESQL: dict[str, Any] = {
+    "low": 0.001,
+    "high": 2_147_483.0,
+    "off": None,
+    "note": "PostgreSQL, not through PgBouncer",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    - `prefix`, `keyword`: together the ini key. A `sqlalchemy.` keyword is an
+      argument of `sqlalchemy.create_engine`.
+    - `kind`: how a value is read; see `values`.
+    - `default`: in the setting's own type; None where SQLAlchemy, the dialect or
+      the driver decides.
+    - `doc`: one sentence.
+    - `scope`: "pool" settings exist once a named pool, "app" ones once an app.
+    - `low`, `high`: bounds, both allowed; seconds for durations.
+    - `off`: what `off`, `none` or an empty value means; `...` where there is no off.
+    - `base`: the class that a value of kind "class" must derive from.
+    - `within`: a package whose classes may be given by their bare name.
+    - `whole`: whole seconds only.
+    - `queue_only`: only for pools that make callers wait (QueuePool and its kind).
+    - `managed_only`: an argument of `ManagedPool`, and of no other pool.
+    - `note`: more about what is allowed, for messages and the reference.
+    """
+
+    prefix: Prefix
+    keyword: str
+    kind: Kind
+    default: Any
+    doc: str
+    scope: Literal["app", "pool"] = "pool"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    off: Any = ...
+    base: type | None = None
+    within: str = ""
+    whole: bool = False
+    queue_only: bool = False
+    managed_only: bool = False
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """The ini key for the default pool."""
+        return self.prefix + self.keyword
+
+    @property
+    def unit(self) -> str:
+        """The unit of a bare number."""
+        return "seconds" if self.kind == "duration" else ""
+
+    def key_for(self, pool: str) -> str:
+        """Return the ini key of this setting for a pool; those of the app have but one."""
+        if pool == "default" or self.scope == "app":
+            return self.key
+        return f"{self.prefix}{pool}.{self.keyword}"
+
+
+def sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    """Declare a setting of SQLAlchemy's."""
+    return Setting("sqlalchemy.", keyword, kind, default, doc, **rest)
+
+
+def own(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
+    """Declare a setting of ours."""
+    return Setting("dbpool.", keyword, kind, default, doc, **rest)
+
+
+def managed(keyword: str, kind: Kind, doc: str, **rest: Any) -> Setting:
+    """Declare an argument of `ManagedPool`, with the plugin's default."""
+    default = PLUGIN_DEFAULTS.get(keyword)
+    return own(keyword, kind, default, doc, managed_only=True, **rest)
+
 
 SETTINGS: tuple[Setting, ...] = (
     sa("url", "url", None, "The database URL."),
@@ -139,8 +244,42 @@ SETTINGS: tuple[Setting, ...] = (
         "The attribute of the request that holds its session.",
         scope="app",
     ),
-    *WEB_SETTINGS,
+    own(
+        "request_timeout",
+        "duration",
+        None,
+        "Let no wait for a connection last beyond so long after the request began, over all its"
+        " attempts.",
+        scope="app",
+        low=0.001,
+        high=YEAR,
+        off=None,
+    ),
+    own(
+        "readiness_route",
+        "path",
+        None,
+        "Answer on this path with 200 while the database can be reached, else with 503.",
+        scope="app",
+        off=None,
+    ),
     # Ours, for each pool.
+    own(
+        "startup_check",
+        "choice",
+        "off",
+        "When a server or `consume` starts, try a connection: `warn` once; `wait` until it works"
+        " or `startup_timeout` is over; `require` the same, and end the process if it does not.",
+        choices=("off", "warn", "wait", "require"),
+    ),
+    own(
+        "startup_timeout",
+        "duration",
+        20.0,
+        "How long `startup_check` waits for the database.",
+        low=0,
+        high=YEAR,
+    ),
     own("session_class", "class", Session, "The class of sessions.", base=Session),
     own(
         "engine_hook",
@@ -159,7 +298,36 @@ SETTINGS: tuple[Setting, ...] = (
         off=None,
         whole=True,
     ),
-    *SERVER_SETTINGS,
+    # What a server is told when a connection is opened.
+    own(
+        "application_name",
+        "text",
+        None,
+        "What PostgreSQL calls this app in `pg_stat_activity`; role and process id are added.",
+        off="",
+        note="the app's package or the program if not given",
+    ),
+    own(
+        "statement_timeout",
+        "duration",
+        None,
+        "The server cancels a statement that takes longer.",
+        **_BY_POSTGRESQL,
+    ),
+    own(
+        "lock_timeout",
+        "duration",
+        None,
+        "The server cancels a statement that waits longer for a lock.",
+        **_BY_POSTGRESQL,
+    ),
+    own(
+        "idle_in_transaction_timeout",
+        "duration",
+        None,
+        "The server ends a connection that is idle inside a transaction for longer.",
+        **_BY_POSTGRESQL,
+    ),
     # Ours, for the pool.
     managed(
         "min_idle",
@@ -231,7 +399,8 @@ SETTINGS: tuple[Setting, ...] = (
     managed(
         "hold_warning",
         "duration",
-        "Warn in the log when a connection is held for so long, and when one holder takes two.",
+        "Warn in the log when a connection is held for so long, and when a holder waits for"
+        " another.",
         low=0.1,
         high=YEAR,
         off=None,
@@ -241,3 +410,23 @@ SETTINGS: tuple[Setting, ...] = (
 BY_KEY = {setting.key: setting for setting in SETTINGS}
 MANAGED = tuple(setting.keyword for setting in SETTINGS if setting.managed_only)
 KEYWORDS = frozenset(setting.keyword for setting in SETTINGS)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DbpoolOptions:
+    """The values of one pool's `dbpool.*` settings, but for the arguments of `ManagedPool`."""
+
+    startup_check: Literal["off", "warn", "wait", "require"]
+    startup_timeout: float
+    session_class: type[Session]
+    engine_hook: Callable[[Engine], Any] | None
+    read_only: bool
+    connect_timeout: int | None
+    application_name: str | None
+    statement_timeout: float | None
+    lock_timeout: float | None
+    idle_in_transaction_timeout: float | None
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={mask_value(value)!r}" for name, value in vars(self).items())
+        return f"DbpoolOptions({listed})"

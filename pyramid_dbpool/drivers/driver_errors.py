@@ -1,0 +1,71 @@
+"""What a driver's error carries: a SQLSTATE or a number, and its words."""
+
+from __future__ import annotations
+
+from ..secrets import mask_text
+
+__all__ = [
+    "driver_error",
+    "driver_text",
+    "error_number",
+    "one_line",
+    "said_by",
+    "sqlite_code",
+    "sqlstate",
+]
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's own error, if SQLAlchemy's is around it."""
+    orig = getattr(error, "orig", None)
+    if isinstance(orig, BaseException) and orig is not error:
+        return driver_error(orig)
+    return error
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE that a driver's error carries."""
+    for name in ("sqlstate", "pgcode"):
+        if isinstance(value := getattr(error, name, None), str):
+            return value
+    # pg8000 hands on the fields of the server's message.
+    fields = error.args[0] if error.args else None
+    return fields.get("C") if isinstance(fields, dict) else None
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the server's number that a driver's error begins with, as MariaDB's do."""
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else None
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's primary code that a driver's error carries."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # The low byte is the primary code, the rest refines it.
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def driver_text(error: BaseException) -> str:
+    """Return a driver's error on one line, without its secrets."""
+    return mask_text(one_line(said_by(error)))
+
+
+def said_by(error: BaseException) -> str:
+    """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets."""
+    # SQLAlchemy's own text would add the statement and a link.
+    said = getattr(error, "orig", None) or error
+    text = str(said)
+    if isinstance(said, UnicodeDecodeError):
+        # Its own text says at which byte psycopg2 stumbled over what the server said.
+        text = said.object.decode(errors="replace")
+    return text.strip() or type(said).__name__
+
+
+def one_line(said: str) -> str:
+    """Put what a driver said on one line, without the question that libpq adds."""
+    lines = [" ".join(line.split()) for line in said.strip().splitlines()]
+    text = ""
+    for line in lines[:1] + [line for line in lines[1:] if line and not line.endswith("?")]:
+        text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
+    return text
