@@ -90,6 +90,19 @@ def test_what_was_just_opened_is_closed_when_its_caller_is_killed(
     pool.dispose()
 
 
+def test_what_was_taken_and_not_noted_is_forgotten_in_time(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two steps of a take: it is neither idle nor leased."""
+    monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    pool.connect().close()
+    pool._core.line.idle.take()
+    pool.connect().close()
+    assert (pool._core.line.total, pool.snapshot().unreceived) == (1, 1)
+    pool.dispose()
+
+
 def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     maker: Maker,
 ) -> None:
