@@ -238,7 +238,6 @@ class ManagedPool(QueuePool):
                     now < entry.check_at
                     and (closed is None or not closed())
                     and (glance is None or not glance(0, 1))
-                    and self._recycle < 0
                 ):
                     return cast("ConnectionPoolEntry", entry.record)
             elif entry.passes(now):
