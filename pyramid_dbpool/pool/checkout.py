@@ -167,7 +167,7 @@ class Checkout:
         if admitted is False:
             raise self._parts.refusals.line_full()
         if admitted is not True:
-            raise opener.refusal(admitted)
+            raise self._parts.refusals.away(admitted)
         opener.launch()
         return waiter
 

@@ -420,11 +420,6 @@ class BackgroundOpener:
         """Let a caller into the line, as `Openings.admit` has it; then `launch`."""
         return self.openings.admit(waiter, now, again=again)
 
-    def refusal(self, outage: Outage) -> BaseException:
-        """Make the error of a caller who is refused for an outage."""
-        lasted = self._clock() - outage.since
-        return self._refusals.unavailable(outage.error, outage.kind, lasted)
-
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         with self._door, self._lock:
@@ -553,10 +548,6 @@ class CallersOpen:
             return self._line.join(waiter)
         self._line.rejoin(waiter, now)
         return True
-
-    def refusal(self, outage: Outage) -> BaseException:
-        """Refuse nobody for an outage."""
-        raise AssertionError(outage)
 
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
