@@ -10,11 +10,11 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ..stopping import current_stopped
 from .deadlines import cited_setting, current_deadline, is_callers
-from .entry import PooledEntry
+from .entry import PooledEntry, Record
 from .health import Health
 from .line import LEASED, NEW, SLOT, Grant, Refusal, Waiter
 from .opener import BackgroundOpener, CallersOpen
@@ -31,7 +31,7 @@ LONG_WAIT = 0.1
 
 
 @dataclass(frozen=True)
-class Checkouts:
+class CheckoutParts:
     """What the checkouts of one pool need.
 
     - `holds_already`: tells whether the caller, in this thread, holds a connection of this pool,
@@ -77,7 +77,7 @@ class Checkout:
 
     def __init__(
         self,
-        parts: Checkouts,
+        parts: CheckoutParts,
         entry: PooledEntry | None,
         began: float,
         *,
@@ -91,9 +91,8 @@ class Checkout:
         self._began = began
         self._entry = entry
         self._slot = slot
-        self._record: Any = None
+        self._record: Record | None = None
         self._waiter: Waiter | None = None
-        self._gate: Any = None
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False

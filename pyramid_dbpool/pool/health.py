@@ -11,10 +11,9 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
-from .entry import PooledEntry
+from .entry import PooledEntry, Record
 from .housekeeper import run_beside
 from .shared import Shared, Timer
 
@@ -54,7 +53,7 @@ class Health:
 
     # Opening
 
-    def open(self, empty: Any = None) -> PooledEntry:
+    def open(self, empty: Record | None = None) -> PooledEntry:
         """Open a connection, in an empty record if there is one.
 
         :param empty: the record to open it in.
@@ -70,19 +69,20 @@ class Health:
             raise
         return entry
 
-    def _opened(self, empty: Any) -> Any:
+    def _opened(self, empty: Record | None) -> Record:
         if empty is None and self._shared.empties:
             with self._door, self._lock:
                 empty = self._shared.empties.pop() if self._shared.empties else None
         try:
-            return self._source.open(empty)
+            record: Record = self._source.open(empty)
+            return record
         except BaseException:
             if empty is not None:
                 with self._door, self._lock:
                     self.keep_empty_locked(empty)
             raise
 
-    def keep_empty_locked(self, record: Any) -> None:
+    def keep_empty_locked(self, record: Record) -> None:
         """Keep a record whose connection is gone, as long as there is room for it."""
         empties, keep = self._shared.empties, self._line.keep
         if not keep or len(empties) + len(self._line.idle) < keep:

@@ -331,8 +331,8 @@ class Line(Generic[E]):
         for waiter in self.waiters:
             entry.since = now
             entry.leased_at = now
-            # Not the last one's any more: should that caller be killed in another
-            # checkout just now, it must not take this connection back.
+            # Nobody's, until the waiter has it: should its last holder be killed in another
+            # checkout just now, that one must not take this connection back.
             entry.holder = 0
             waiter.granted = entry
             del self.waiters[waiter]

@@ -402,12 +402,14 @@ class IdleView(QueueCommon[Any]):
     def queue(self) -> deque[ConnectionPoolEntry]:
         """The records that are not checked out (a copy)."""
         shared = self._owner._core.shared
-        return deque([each.record for each in list(shared.line.idle)] + shared.empties)
+        records = [each.record for each in list(shared.line.idle)] + shared.empties
+        return deque(cast("list[ConnectionPoolEntry]", records))
 
     @queue.setter
     def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
         # SQLAlchemy's suite throws out the empty ones in this way.
-        kept, empties = set(records), self._owner._core.shared.empties
+        kept: set[object] = set(records)
+        empties = self._owner._core.shared.empties
         empties[:] = [each for each in empties if each in kept]
 
 
@@ -457,7 +459,7 @@ class PooledRecord(_ConnectionRecord):
 
     def _take_over(self, entry: PooledEntry) -> None:
         """Become the record of a connection that was opened for another one."""
-        other: PooledRecord = entry.record
+        other = cast("PooledRecord", entry.record)
         self.info.clear()
         self.info.update(other.info)
         self.finalize_callback, other.finalize_callback = (

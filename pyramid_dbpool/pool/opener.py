@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Generic
 
 from ..drivers.connect_failures import ConnectFailure
 from .entry import PooledEntry
@@ -50,7 +50,7 @@ STUCK = 4
 Refuse = Callable[[BaseException, ConnectFailure, float], BaseException]
 
 
-class Openings:
+class Openings(Generic[E]):
     """Decide which connections are to be opened, and when: no thread, no lock, no I/O, no clock.
 
     Whoever owns it calls it with the pool's lock held and passes the time in.
@@ -65,7 +65,7 @@ class Openings:
 
     def __init__(
         self,
-        line: Line[Any],
+        line: Line[E],
         stats: Stats,
         *,
         refuse: Refuse,
@@ -270,7 +270,7 @@ class Openings:
         self._watch(now)
         return True
 
-    def opened(self, opening: object, entry: Any, now: float) -> bool:
+    def opened(self, opening: object, entry: E, now: float) -> bool:
         """Hand out what was opened; false if it is surplus: then it is to be closed."""
         began = self._began.pop(opening)
         self.outage, self._opened_at = None, now

@@ -113,8 +113,8 @@ def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     def killed() -> None:
         raise KeyboardInterrupt
 
-    # Not in the wait itself: as it ends.
-    object.__setattr__(pool._core._checkouts, "reclaim", killed)
+    # As the wait ends.
+    object.__setattr__(pool._core._checkout_parts, "reclaim", killed)
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)
