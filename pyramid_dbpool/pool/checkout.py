@@ -24,7 +24,7 @@ from .shared import Shared
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
 # Seconds between two looks whether a caller who may be stopped has been.
-_LOOK = 0.2
+_STOP_INTERVAL = 0.2
 # Whoever has waited for so many seconds is looked at: does he hold a connection already?
 # Not sooner, because a crowd that waits for milliseconds must not pay for it.
 LONG_WAIT = 0.1
@@ -185,7 +185,7 @@ class Checkout:
             raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
         if self._counted:
             with self._door, self._lock:
-                self._uncount_locked()
+                self._uncount_holder_locked()
         self.waited_seconds = waited
         return granted
 
@@ -194,12 +194,12 @@ class Checkout:
         if self._gate_opens(min(until, began + LONG_WAIT)):
             return True
         if self._parts.holds_already():
-            self._count()
+            self._count_holder()
         return self._gate_opens(until)
 
     def _gate_opens(self, until: float) -> bool:
         stopped = current_stopped()
-        longest = _FOREVER if stopped is None else _LOOK
+        longest = _FOREVER if stopped is None else _STOP_INTERVAL
         while (left := until - self._clock()) > 0:
             if self._gate.acquire(timeout=min(left, longest)):
                 return True
@@ -207,13 +207,13 @@ class Checkout:
                 break
         return False
 
-    def _count(self) -> None:
+    def _count_holder(self) -> None:
         """Note for the errors of others that this caller waits beside what he holds."""
         with self._door, self._lock:
             self._parts.shared.stats.waiting_holders += 1
             self._counted = True
 
-    def _uncount_locked(self) -> None:
+    def _uncount_holder_locked(self) -> None:
         if self._counted:
             # No call between these two lines: an interrupt there would count twice.
             self._parts.shared.stats.waiting_holders -= 1
@@ -253,7 +253,7 @@ class Checkout:
         if self._slot and (opened is None or opened.state is not LEASED):
             granted = SLOT
         with self._door, self._lock:
-            self._uncount_locked()
+            self._uncount_holder_locked()
             if self._waiter is not None:
                 # Handed over, but perhaps not yet noted here.
                 granted = self._line.leave(self._waiter)

@@ -47,7 +47,7 @@ class Health:
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
         self._stats, self._options, self._source = shared.stats, shared.options, shared.source
         self._pre_ping = pre_ping
-        self._eager = pre_ping or shared.options.liveness
+        self._pings = pre_ping or shared.options.liveness
         self._examines = examines
         self._freed, self._was_opened = freed, opened
 
@@ -146,7 +146,7 @@ class Health:
         speaks = look is not None and look.speaks()
         if look is not None and speaks and look.ended():
             return "dead"
-        if self._eager and (speaks or entry.suspect or now - entry.since >= entry.patience):
+        if self._pings and (speaks or entry.suspect or now - entry.since >= entry.patience):
             return None if self.ping(entry, seconds) else "dead"
         entry.suspect = False
         return None
@@ -220,14 +220,14 @@ class Health:
     def close(self, entry: PooledEntry, reason: str) -> None:
         """Close a connection that is leased or held; its slot is free afterwards."""
         try:
-            self.empty(entry, reason)
+            self.close_in_slot(entry, reason)
         finally:
             with self._door, self._lock:
                 self._line.lost(entry)
             self._freed()
 
-    def empty(self, entry: PooledEntry, reason: str) -> None:
-        """Close what is behind an entry's record, and leave the slot as it is."""
+    def close_in_slot(self, entry: PooledEntry, reason: str) -> None:
+        """Close a connection whose slot goes on to be used: its record is empty afterwards."""
         with self._door, self._lock:
             self._stats.closed[reason] += 1
         entry.stop_looking()

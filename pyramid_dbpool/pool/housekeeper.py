@@ -182,7 +182,7 @@ def _run(task: Task) -> None:
         try:
             run()
         except BaseException:
-            # One pool's trouble must not end the upkeep of the others.
+            # One pool's failure must not end the upkeep of the others.
             log.exception("A background task failed")
 
 

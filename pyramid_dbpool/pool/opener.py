@@ -561,7 +561,7 @@ class CallersOpen:
         """Close a leased connection that must not be handed out; the caller has its slot."""
         with self._door, self._lock:
             self._line.reopening(entry)
-        self._health.empty(entry, reason)
+        self._health.close_in_slot(entry, reason)
 
     def rest_locked(self) -> None:
         """Do nothing: no minimum is kept."""

@@ -74,7 +74,7 @@ def test_cancelled_task_does_not_run() -> None:
 
 
 def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """One pool's trouble is logged, and does not end the upkeep of the others."""
+    """One pool's failure is logged, and does not end the upkeep of the others."""
     keeper, done = Housekeeper(), threading.Event()
     keeper.call_at(time.monotonic(), lambda: 1 / 0)
     keeper.call_at(time.monotonic() + 0.01, done.set)

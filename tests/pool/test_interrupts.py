@@ -12,7 +12,9 @@ from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Maker
 
 
-def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_nobody_received_is_forgotten(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its slot serves the next one whose time is over, at the latest."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0)
     pool._do_get()  # and nobody takes it on

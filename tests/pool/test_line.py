@@ -102,7 +102,7 @@ def test_refused_waiters_get_errors_of_their_own() -> None:
     assert len({id(error) for error in errors}) == 2
 
 
-def test_stray_that_turns_up_is_not_taken_back() -> None:
+def test_forgotten_lease_that_turns_up_is_not_taken_back() -> None:
     """Its slot is another's by now."""
     line = Line[Entry](1, 1)
     (lease,) = filled(line, 1)
