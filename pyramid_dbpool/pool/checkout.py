@@ -26,7 +26,7 @@ _FOREVER = threading.TIMEOUT_MAX
 # Seconds between two looks whether a caller who may be stopped has been.
 _STOP_INTERVAL = 0.2
 # Whoever has waited for so many seconds is looked at: does he hold a connection already?
-# Not sooner, because a crowd that waits for milliseconds must not pay for it.
+# A crowd that waits for milliseconds must not pay for that.
 LONG_WAIT = 0.1
 
 
@@ -157,6 +157,7 @@ class Checkout:
 
     def _join(self, now: float) -> Waiter:
         opener = self._parts.opener
+        # Held until something is handed over.
         self._gate = gate = threading.Lock()
         gate.acquire()
         since = self._began if self._served else now

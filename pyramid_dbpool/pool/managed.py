@@ -148,7 +148,7 @@ class ManagedPool(QueuePool):
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
-        # Not QueuePool's own, which counts in `_overflow`.
+        # QueuePool's own sets `_overflow`, which is computed here.
         Pool.__init__(self, creator, **kw)
         self._pool = IdleView(self, pool_size, use_lifo)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
@@ -234,6 +234,7 @@ class ManagedPool(QueuePool):
             entry.label = current_label()
             glance, closed = entry.glance, entry.closed
             if now >= line.crowded_until:
+                # While nobody waits, the quicker look may give the interpreter's lock away.
                 if (
                     now < entry.check_at
                     and (closed is None or not closed())
@@ -274,6 +275,7 @@ class ManagedPool(QueuePool):
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         held, hold = now - entry.leased_at, core.stats.hold
         with core.door, core.lock:
+            # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
             kept = core.line.put(entry, now)

@@ -116,8 +116,8 @@ class Openings(Generic[E]):
             return False
         if waiter.granted is None:
             self._asked(now)
-            # Neither a full pool nor a line that is soon looked at has anything to plan, and
-            # planning is half of what it costs to join: in a spike everybody waits for that.
+            # Planning is half of what it costs to join, and in a spike everybody waits for that.
+            # A full pool has nothing to plan, and a line that is soon looked at is planned then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
                 self.plan(now)
         return True
@@ -473,7 +473,7 @@ class BackgroundOpener:
         while planned:
             ticket: list[Context] = []
             try:
-                # Not popleft(): interrupted as it returns, the ticket would be lost.
+                # Interrupted as it returns, popleft() would lose the ticket.
                 ticket = planned[0]
                 del planned[0]
                 self._start("dbpool-opener", functools.partial(self._run, ticket))

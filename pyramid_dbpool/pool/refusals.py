@@ -66,6 +66,7 @@ class Refusals:
     ) -> BaseException:
         """Make the error for a caller whose time is over.
 
+        :param waited: for how many seconds he has waited.
         :param outage: what keeps openings from succeeding, if anything does.
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.

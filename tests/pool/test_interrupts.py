@@ -108,7 +108,7 @@ def test_what_was_taken_and_not_noted_is_forgotten_in_time(
 def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     maker: Maker,
 ) -> None:
-    """Nor among those who wait beside what they hold: the errors of others would say so."""
+    """He is in no count: of the line, and of those who wait beside what they hold."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0)
     lease = pool.connect()
 
