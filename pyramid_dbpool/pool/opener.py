@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -61,6 +62,7 @@ class Openings(Generic[E]):
     :param looks_again: whether anything that `set_timer` is told ever happens.
     :param min_idle: how many connections to keep open once the pool is used.
     :param grace: for how many seconds an outage is waited out; None: always.
+    :param chance: gives a number from 0 to 1 at random, for the pauses between two probes.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Openings(Generic[E]):
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._line = line
         self._stats = stats
@@ -82,6 +85,7 @@ class Openings(Generic[E]):
         self._looks_again = looks_again
         self._min_idle = min_idle
         self._grace = grace
+        self._chance = chance
         self.outage: Outage | None = None
         self.log = OutageLog(pool_name, grace)
         # A slot is reserved for each. Each is in a list of its own, which whoever starts it or
@@ -307,7 +311,8 @@ class Openings(Generic[E]):
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
         """Note that the server is out of reach, or full."""
         if self.outage is None:
-            self.outage = Outage(kind, began, error)  # away when the attempt began, at least
+            # Away when the attempt began, at least.
+            self.outage = Outage(kind, began, error, self._chance)
         outage, asked = self.outage, self._line.waiting > 0 or self._asked_lately(now)
         outage.failed(kind, error, now, asked=asked)
         self.log.note(outage, now)
