@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from ..stopping import current_stopped
+from ..stopping import SLICE, current_stopped
 from .deadlines import cited_setting, current_deadline, is_callers
 from .entry import PooledEntry, Record
 from .health import Health
@@ -23,8 +23,6 @@ from .shared import Shared
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
-# Seconds between two looks whether a caller who may be stopped has been.
-_STOP_INTERVAL = 0.2
 # Whoever has waited for so many seconds is looked at: does he hold a connection already?
 # A crowd that waits for milliseconds must not pay for that.
 LONG_WAIT = 0.1
@@ -200,7 +198,7 @@ class Checkout:
 
     def _gate_opens(self, until: float) -> bool:
         stopped = current_stopped()
-        longest = _FOREVER if stopped is None else _STOP_INTERVAL
+        longest = _FOREVER if stopped is None else SLICE
         while (left := until - self._clock()) > 0:
             if self._gate.acquire(timeout=min(left, longest)):
                 return True
