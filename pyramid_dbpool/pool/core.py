@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import inheritance
-from .checkout import Checkout, Checkouts
-from .entry import PooledEntry
+from .checkout import Checkout, CheckoutParts
+from .entry import PooledEntry, Record
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
@@ -43,8 +43,8 @@ class Core:
 
     def __init__(
         self,
-        source: Source,
-        let_in: Callable[[Any], object],
+        source: Source[Any],
+        let_in: Callable[[Record], object],
         options: PoolOptions,
         *,
         size: int,
@@ -79,7 +79,7 @@ class Core:
         self.refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, self.refusals)
         self.upkeep = Upkeep(shared, self.health)
-        self._checkouts = Checkouts(
+        self._checkout_parts = CheckoutParts(
             shared,
             self.health,
             self.refusals,
@@ -95,7 +95,7 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        checkout = Checkout(self._checkouts, taken, began)
+        checkout = Checkout(self._checkout_parts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
@@ -114,7 +114,7 @@ class Core:
             # Before the wait: in a pool of one it is the only slot there is.
             self.line.lost(gone)
         self.opener.replan()
-        entry = Checkout(self._checkouts, None, self.shared.clock(), again=True).run()
+        entry = Checkout(self._checkout_parts, None, self.shared.clock(), again=True).run()
         entry.label = current_label()
         return entry
 
@@ -126,7 +126,7 @@ class Core:
             missing = self.line.total < wanted and self.line.reserve()
         if not missing:
             return None
-        return Checkout(self._checkouts, None, self.shared.clock(), slot=True).run()
+        return Checkout(self._checkout_parts, None, self.shared.clock(), slot=True).run()
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and never received: it was killed before."""
@@ -229,8 +229,8 @@ class Core:
 
 
 def _share(
-    source: Source,
-    let_in: Callable[[Any], object],
+    source: Source[Any],
+    let_in: Callable[[Record], object],
     options: PoolOptions,
     line: Line[PooledEntry],
     *,

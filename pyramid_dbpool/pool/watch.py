@@ -118,7 +118,8 @@ class LeaseWatch:
                 (
                     each
                     for each in self._line.members
-                    # Not by its state: in between it may have its last holder's name.
+                    # An entry that is handed over at this moment is leased already, and may
+                    # still have its last holder's name.
                     if self._source.is_received(each.record) and _is_theirs(each, ident, label)
                 ),
                 None,

@@ -12,7 +12,9 @@ from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Maker
 
 
-def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_nobody_received_is_forgotten(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its slot serves the next one whose time is over, at the latest."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0)
     pool._do_get()  # and nobody takes it on
@@ -106,15 +108,15 @@ def test_what_was_taken_and_not_noted_is_forgotten_in_time(
 def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     maker: Maker,
 ) -> None:
-    """Nor among those who wait beside what they hold: the errors of others would say so."""
+    """He is in no count: of the line, and of those who wait beside what they hold."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0)
     lease = pool.connect()
 
     def killed() -> None:
         raise KeyboardInterrupt
 
-    # Not in the wait itself: as it ends.
-    object.__setattr__(pool._core._checkouts, "reclaim", killed)
+    # As the wait ends.
+    object.__setattr__(pool._core._checkout_parts, "reclaim", killed)
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)

@@ -74,7 +74,7 @@ def test_opening_that_hangs_does_not_stop_the_others(
 def test_connection_that_cannot_be_prepared_is_closed(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each try would leave one open."""
+    """An attempt that fails late leaves nothing open."""
 
     def fail(*_: object) -> None:
         raise OSError("too many open files")

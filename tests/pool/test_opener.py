@@ -114,7 +114,7 @@ class Callers:
 
     def _woken(self, waiter: Waiter) -> None:
         if isinstance(waiter.granted, Entry):
-            # Not inside the line: the one who wakes is in another thread.
+            # Outside of the line, as the one who wakes is in another thread.
             entry = waiter.granted
             self.clock.call_at(self.clock.now, lambda: self._serve(entry))
         else:
