@@ -192,7 +192,8 @@ class Checkout:
         """Wait for what is handed over; return whether it came."""
         if self._gate_opens(min(until, began + LONG_WAIT)):
             return True
-        if self._parts.holds_already():
+        # Whoever does not wait at all, as with `deadline(0)`, is in nobody's way.
+        if until > began and self._parts.holds_already():
             self._count_holder()
         return self._gate_opens(until)
 
