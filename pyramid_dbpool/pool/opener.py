@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Generic
 
 from ..drivers.connect_failures import ConnectFailure
 from .entry import PooledEntry
@@ -50,7 +50,7 @@ STUCK = 4
 Refuse = Callable[[BaseException, ConnectFailure, float], BaseException]
 
 
-class Openings:
+class Openings(Generic[E]):
     """Decide which connections are to be opened, and when: no thread, no lock, no I/O, no clock.
 
     Whoever owns it calls it with the pool's lock held and passes the time in.
@@ -65,7 +65,7 @@ class Openings:
 
     def __init__(
         self,
-        line: Line[Any],
+        line: Line[E],
         stats: Stats,
         *,
         refuse: Refuse,
@@ -116,8 +116,8 @@ class Openings:
             return False
         if waiter.granted is None:
             self._asked(now)
-            # Neither a full pool nor a line that is soon looked at has anything to plan, and
-            # planning is half of what it costs to join: in a spike everybody waits for that.
+            # Planning is half of what it costs to join, and in a spike everybody waits for that.
+            # A full pool has nothing to plan, and a line that is soon looked at is planned then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
                 self.plan(now)
         return True
@@ -270,7 +270,7 @@ class Openings:
         self._watch(now)
         return True
 
-    def opened(self, opening: object, entry: Any, now: float) -> bool:
+    def opened(self, opening: object, entry: E, now: float) -> bool:
         """Hand out what was opened; false if it is surplus: then it is to be closed."""
         began = self._began.pop(opening)
         self.outage, self._opened_at = None, now
@@ -420,11 +420,6 @@ class BackgroundOpener:
         """Let a caller into the line, as `Openings.admit` has it; then `launch`."""
         return self.openings.admit(waiter, now, again=again)
 
-    def refusal(self, outage: Outage) -> BaseException:
-        """Make the error of a caller who is refused for an outage."""
-        lasted = self._clock() - outage.since
-        return self._refusals.unavailable(outage.error, outage.kind, lasted)
-
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         with self._door, self._lock:
@@ -478,7 +473,7 @@ class BackgroundOpener:
         while planned:
             ticket: list[Context] = []
             try:
-                # Not popleft(): interrupted as it returns, the ticket would be lost.
+                # Interrupted as it returns, popleft() would lose the ticket.
                 ticket = planned[0]
                 del planned[0]
                 self._start("dbpool-opener", functools.partial(self._run, ticket))
@@ -554,10 +549,6 @@ class CallersOpen:
         self._line.rejoin(waiter, now)
         return True
 
-    def refusal(self, outage: Outage) -> BaseException:
-        """Refuse nobody for an outage."""
-        raise AssertionError(outage)
-
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         return self._refusals.timed_out(waited, None, cut=cut, setting=setting)
@@ -570,7 +561,7 @@ class CallersOpen:
         """Close a leased connection that must not be handed out; the caller has its slot."""
         with self._door, self._lock:
             self._line.reopening(entry)
-        self._health.empty(entry, reason)
+        self._health.close_in_slot(entry, reason)
 
     def rest_locked(self) -> None:
         """Do nothing: no minimum is kept."""

@@ -113,7 +113,7 @@ class OutageLog:
 
     def write(self) -> None:
         """Write what is to be said; never with the pool's lock held."""
-        # Not asked first whether there is a line: another thread may take it meanwhile.
+        # Another thread may take the last line at any moment.
         with suppress(IndexError):
             while True:
                 log.warning("%s", self._lines.popleft())

@@ -399,7 +399,8 @@ SETTINGS: tuple[Setting, ...] = (
     managed(
         "hold_warning",
         "duration",
-        "Warn in the log when a connection is held for so long, and when one holder takes two.",
+        "Warn in the log when a connection is held for so long, and when a holder waits for"
+        " another.",
         low=0.1,
         high=YEAR,
         off=None,

@@ -2,7 +2,7 @@
 
 import sqlite3
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from tests.support.failed_connects import (
     refused,
     refused_when_full,
 )
+from tests.support.servers.fixtures import need_mysqlclient
+from tests.support.servers.mariadb import MariaDB
 from tests.support.servers.ports import deaf_port
 
 
@@ -51,16 +53,15 @@ def user(url: str, name: str, options: str) -> Iterator[None]:
             connection.execute(text(f"DROP USER {name}@'%'"))
 
 
-def test_a_full_mariadb_is_saturated(mariadb_url: str) -> None:
-    """The server's own limit, lowered to what is connected already."""
-    with engine_of(mariadb_url).connect() as connection:
-        limit = connection.scalar(text("SELECT @@max_connections"))
-        connection.execute(text("SET GLOBAL max_connections = 10"))
-        try:
-            # One more than the limit is let in, for a user with SUPER.
-            assert refused_when_full(mariadb_url) is SATURATED
-        finally:
-            connection.execute(text(f"SET GLOBAL max_connections = {limit}"))
+@pytest.mark.parametrize("driver", ["pymysql", "mysqlconnector", "mysqldb"])
+def test_a_full_mariadb_is_saturated(new_mariadb: Callable[[], MariaDB], driver: str) -> None:
+    """The limit is the server's own."""
+    if driver == "mysqldb":
+        need_mysqlclient()
+    server = new_mariadb()
+    server.execute("SET GLOBAL max_connections = 10")
+    # One more than the limit is let in, for a user with SUPER.
+    assert refused_when_full(server.url(driver)) is SATURATED
 
 
 def test_pymysql_without_cryptography_is_configuration() -> None:

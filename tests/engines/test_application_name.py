@@ -55,7 +55,7 @@ def test_a_web_app_is_named_by_its_package(psycopg_url: str) -> None:
     """From the first request on."""
     settings = {"sqlalchemy.url": psycopg_url}
     with app(settings, "pyramid_dbpool", index=lambda request: request.db.scalar(NAME)) as web:
-        assert web.get().text == f"tests web {PID}"
+        assert web.get().text == f"tests.support web {PID}"
 
 
 def test_a_worker_is_named_so(psycopg_url: str) -> None:
@@ -79,7 +79,7 @@ def test_the_first_role_stays(psycopg_url: str) -> None:
 
     settings = {"sqlalchemy.url": psycopg_url}
     with app(settings, "pyramid_dbpool", index=view) as web:
-        assert web.get().text == f"tests web {PID}"
+        assert web.get().text == f"tests.support web {PID}"
 
 
 def test_the_first_app_stays() -> None:

@@ -137,7 +137,8 @@ def serving(url: str, **views: View) -> AbstractContextManager[WebApp]:
         "sqlalchemy.url": url,
         "sqlalchemy.pool_size": "1",
         "sqlalchemy.max_overflow": "0",
-        "sqlalchemy.pool_timeout": "10ms",
+        # Long enough for the first connection to be opened on a busy machine.
+        "sqlalchemy.pool_timeout": "500ms",
     }
     return app(settings, "pyramid_dbpool", **views)
 

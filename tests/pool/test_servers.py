@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -29,20 +28,14 @@ class Server(Protocol):
     def url(self, driver: str) -> str: ...
 
 
-@pytest.fixture(params=["psycopg", "psycopg2", "pymysql"])
-def server(
-    request: pytest.FixtureRequest, tmp_path: Path, new_postgres: NewPostgres
-) -> Iterator[tuple[Server, str]]:
+@pytest.fixture(params=["psycopg", "psycopg2", pytest.param("pymysql", marks=pytest.mark.servers)])
+def server(request: pytest.FixtureRequest, new_postgres: NewPostgres) -> tuple[Server, str]:
     """Give a server that the test may stop, and the URL for each driver."""
     if request.param != "pymysql":
         ours = new_postgres()
-        yield ours, ours.url(request.param)
-        return
-    request.getfixturevalue("mariadb")  # skips where there is none
-    theirs = MariaDB(tmp_path / "mariadb")
-    theirs.start()
-    yield theirs, theirs.url(request.param)
-    theirs.stop()
+        return ours, ours.url(request.param)
+    theirs: MariaDB = request.getfixturevalue("new_mariadb")()
+    return theirs, theirs.url(request.param)
 
 
 @pytest.fixture

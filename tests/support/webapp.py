@@ -66,7 +66,8 @@ class WebApp:
 def database(url: str) -> Iterator[Callable[[], int]]:
     """Make the table; yield what counts its rows, on a connection outside of any pool."""
     engine = create_engine(url, poolclass=NullPool)
-    Base.metadata.create_all(engine)
+    # Whether it is there already, nobody need ask: the database is new.
+    Base.metadata.create_all(engine, checkfirst=False)
 
     def count() -> int:
         with Session(engine) as session:

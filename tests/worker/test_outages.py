@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -45,16 +44,14 @@ def pg_of_its_own(
 
 @pytest.fixture(params=["pymysql", "mysqlconnector", "mysqldb"])
 def mariadb_of_its_own(
-    request: pytest.FixtureRequest, mariadb: object, tmp_path: Path
-) -> Iterator[tuple[MariaDB, Worker]]:
+    request: pytest.FixtureRequest, new_mariadb: Callable[[], MariaDB]
+) -> tuple[MariaDB, Worker]:
     """Give a MariaDB server and a worker on it."""
     if request.param == "mysqldb":
         need_mysqlclient()
-    server = MariaDB(tmp_path / "mariadb")
-    server.start()
-    server.execute("CREATE DATABASE worker")
-    yield server, Worker(server.url(request.param, "worker"))
-    server.stop()
+    server = new_mariadb()
+    server.create("worker")
+    return server, Worker(server.url(request.param, "worker"))
 
 
 def test_a_message_survives_a_restart_of_postgres(
@@ -176,7 +173,7 @@ def test_the_wait_probes_the_database_and_not_the_message(
 ) -> None:
     """However long an outage lasts, it costs the message one try."""
     server, worker = pg_of_its_own
-    # Else the pool itself waits until the server is back.
+    # Refused at once, so that it is the loop that waits for the server, and not the pool.
     worker.settings |= NO_GRACE
     seen: list[str] = []
 

@@ -1,15 +1,14 @@
 """The fixtures that give tests their servers and databases; `conftest.py` loads them."""
 
 import importlib
-import itertools
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import make_url
@@ -18,11 +17,12 @@ from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from pyramid_dbpool.embedded.cluster import Cluster
 from tests.support.servers import report
+from tests.support.servers.databases import KeptDatabases
 from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.support.servers.pgbouncer import PgBouncer
 from tests.support.servers.ports import kept_port
 from tests.support.servers.postgres import FAST, Postgres
-from tests.support.servers.process import ServerMissing
+from tests.support.servers.process import ServerMissing, copy_folder
 from tests.support.servers.proxy import FaultProxy
 from tests.support.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
@@ -30,19 +30,11 @@ POSTGRES = ("postgresql+psycopg", "postgresql+psycopg2")
 MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
+# Who uses one of these fixtures, or looks up one by a parameter, is marked `servers`.
+SERVERS = {"mariadb", "new_mariadb", "mariadb_url", "rabbitmq", "pgbouncer"}
+SERVERS |= {"pymysql_url", "mysqlconnector_url", "mysqlclient_url", *MARIADB}
+
 OFFERED, PRIVATE = "offered by the environment", "private"
-
-_numbers = itertools.count(1)
-
-
-class DatabaseServer(Protocol):
-    """A server that keeps databases."""
-
-    def execute(self, sql: str) -> None:
-        """Run a statement as the administrator."""
-
-    def url(self, driver: str, database: str) -> str:
-        """Give the SQLAlchemy URL of a database."""
 
 
 NewDatabase = Callable[[str], str]
@@ -69,9 +61,29 @@ def postgres(server_folder: Path) -> Iterator[Postgres]:
     server.stop()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark the tests that need more servers than PostgreSQL."""
+    for item in items:
+        words = {*item.fixturenames}
+        if "request" in words and hasattr(item, "callspec"):
+            words |= {each for each in item.callspec.params.values() if isinstance(each, str)}
+        if words & SERVERS:
+            item.add_marker("servers")
+
+
+def refuse_unmarked(request: pytest.FixtureRequest, server: str) -> None:
+    """Fail the test that needs a server, and was to be left out for it."""
+    if "not servers" in request.config.option.markexpr:
+        pytest.fail(f"this test needs {server}, and is not marked so: pytest.mark.servers")
+
+
 @pytest.fixture(scope="session")
-def mariadb(server_folder: Path) -> Iterator[MariaDB | OfferedMariaDB]:
+def mariadb(
+    request: pytest.FixtureRequest, server_folder: Path
+) -> Iterator[MariaDB | OfferedMariaDB]:
     """Give the run's MariaDB."""
+    refuse_unmarked(request, "MariaDB")
     offered = os.environ.get("TEST_MARIADB_URL")
     if offered:
         theirs = OfferedMariaDB(offered)
@@ -89,8 +101,11 @@ def mariadb(server_folder: Path) -> Iterator[MariaDB | OfferedMariaDB]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(server_folder: Path) -> Iterator[RabbitMQ | OfferedRabbitMQ]:
+def rabbitmq(
+    request: pytest.FixtureRequest, server_folder: Path
+) -> Iterator[RabbitMQ | OfferedRabbitMQ]:
     """Give the run's RabbitMQ."""
+    refuse_unmarked(request, "RabbitMQ")
     offered = os.environ.get("TEST_RABBITMQ_URL")
     if offered:
         report.used("RabbitMQ", "of unknown version", OFFERED)
@@ -139,7 +154,7 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     def start(settings: dict[str, object] | None = None, **options: Any) -> PrivatePostgres:
         folder = tmp_path / f"postgres{len(servers)}"
         if not {"password", "programs"} & options.keys():
-            shutil.copytree(empty_cluster, folder)
+            copy_folder(empty_cluster, folder)
         # Nobody else may take it while the server is stopped.
         options.setdefault("port", ports.enter_context(kept_port()))
         server = PrivatePostgres(folder, settings={**FAST, **(settings or {})}, **options)
@@ -159,32 +174,71 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     ports.close()
 
 
+@pytest.fixture(scope="session")
+def installed_mariadb(request: pytest.FixtureRequest, server_folder: Path) -> Path:
+    """Give the data of a MariaDB to copy."""
+    refuse_unmarked(request, "MariaDB")
+    try:
+        server = MariaDB(server_folder / "installed")
+    except ServerMissing as error:
+        report.skip_without("MariaDB", str(error))
+    server.folder.mkdir()
+    server.prepare()
+    return server.data
+
+
+@pytest.fixture
+def new_mariadb(tmp_path: Path, installed_mariadb: Path) -> Iterator[Callable[[], MariaDB]]:
+    """Start MariaDB servers of the test's own, to stop, crash and restrict as it likes."""
+    servers: list[MariaDB] = []
+
+    def start() -> MariaDB:
+        servers.append(MariaDB(tmp_path / f"mariadb{len(servers)}", installed_mariadb))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres: Postgres) -> Iterator[KeptDatabases]:
+    """Keep the run's databases at PostgreSQL."""
+    databases = KeptDatabases(postgres)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb_databases(mariadb: MariaDB | OfferedMariaDB) -> Iterator[KeptDatabases]:
+    """Keep the run's databases at MariaDB."""
+    databases = KeptDatabases(mariadb)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewDatabase]:
-    """Make empty databases for the test: `new_database("mysql+pymysql")` gives a URL.
+    """Give the test databases that are as new: `new_database("mysql+pymysql")` gives a URL.
 
-    A backend is one of BACKENDS. The databases go after the test.
+    A backend is one of BACKENDS.
     """
-    made: list[tuple[DatabaseServer, str]] = []
+    with ExitStack() as returns:
 
-    def make(backend: str) -> str:
-        name = f"test_{os.getpid()}_{next(_numbers)}"
-        if backend == "sqlite":
-            return f"sqlite:///{tmp_path / name}.db"
-        dialect, _, driver = backend.partition("+")
-        if driver == "mysqldb":
-            need_mysqlclient()
-        fixture = {"postgresql": "postgres", "mysql": "mariadb"}[dialect]
-        server: DatabaseServer = request.getfixturevalue(fixture)
-        server.execute(f"CREATE DATABASE {name}")
-        made.append((server, name))
-        return server.url(driver, name)
+        def take(backend: str) -> str:
+            dialect, _, driver = backend.partition("+")
+            if dialect == "sqlite":
+                return f"sqlite:///{tmp_path / uuid4().hex}.db"
+            if driver == "mysqldb":
+                need_mysqlclient()
+            fixture = {"postgresql": "postgres_databases", "mysql": "mariadb_databases"}[dialect]
+            databases: KeptDatabases = request.getfixturevalue(fixture)
+            name, give_back = databases.take()
+            returns.callback(give_back)
+            return databases.server.url(driver, name)
 
-    yield make
-    for server, name in made:
-        # MariaDB waits for the locks of those still connected; PostgreSQL would refuse.
-        force = " WITH (FORCE)" if isinstance(server, Postgres) else ""
-        server.execute(f"DROP DATABASE {name}{force}")
+        yield take
 
 
 def need_mysqlclient() -> None:

@@ -2,22 +2,31 @@
 
 import contextlib
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pymysql
 from sqlalchemy import make_url
 
-from tests.support.servers.process import ServerProcess, find_program, run
+from tests.support.servers.process import ServerProcess, copy_folder, find_program, run
+
+# By default 96 MB are written at first.
+LOG_SIZE = "--innodb-log-file-size=8M"
+USERS = "SELECT id FROM information_schema.processlist WHERE db = %s"
 
 
 class MariaDB(ServerProcess):
-    """MariaDB with a user `test` (password `test`) who may do everything."""
+    """MariaDB with a user `test` (password `test`) who may do everything.
+
+    `installed` is the data of another one to copy, which is quicker than to make it.
+    """
 
     name = "MariaDB"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, installed: Path | None = None) -> None:
         super().__init__(folder)
+        self.installed = installed
         self.program = find_program("mariadbd")
         self.install = find_program("mariadb-install-db")
         # The install script calls it; Debian has it in the package mariadb-client-core.
@@ -34,10 +43,13 @@ class MariaDB(ServerProcess):
 
     def prepare(self) -> None:
         """Make the system tables and the user."""
-        as_root = ["--user=root", "--auth-root-authentication-method=normal"]
         self.temporary.mkdir()
-        folders = [f"--datadir={self.data}", f"--tmpdir={self.temporary}"]
-        run(self.install, "--no-defaults", *as_root, *folders, "--skip-test-db")
+        if self.installed:
+            copy_folder(self.installed, self.data)
+        else:
+            as_root = ["--user=root", "--auth-root-authentication-method=normal"]
+            folders = [f"--datadir={self.data}", f"--tmpdir={self.temporary}"]
+            run(self.install, "--no-defaults", *as_root, *folders, LOG_SIZE, "--skip-test-db")
         lines = [
             "CREATE USER IF NOT EXISTS test@'%' IDENTIFIED BY 'test';",
             "GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION;",
@@ -59,7 +71,7 @@ class MariaDB(ServerProcess):
             "innodb-flush-log-at-trx-commit": 0,
         }
         words = [f"--{key}={value}" for key, value in options.items()]
-        return [self.program, "--no-defaults", "--skip-name-resolve", *words]
+        return [self.program, "--no-defaults", "--skip-name-resolve", LOG_SIZE, *words]
 
     def answers(self) -> bool:
         """Tell whether the user can log in."""
@@ -76,6 +88,18 @@ class MariaDB(ServerProcess):
     def execute(self, sql: str) -> None:
         """Run a statement as the administrator."""
         self.offer.execute(sql)
+
+    def create(self, database: str) -> None:
+        """Make an empty database."""
+        self.offer.create(database)
+
+    def renew(self, database: str) -> bool:
+        """Make a database as new."""
+        return self.offer.renew(database)
+
+    def drop(self, database: str) -> None:
+        """Remove a database, and end who uses it."""
+        self.offer.drop(database)
 
     def url(self, driver: str = "pymysql", database: str = "mysql") -> str:
         """Give the SQLAlchemy URL of a database."""
@@ -100,6 +124,27 @@ class OfferedMariaDB:
         """Run a statement as the administrator."""
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(sql)
+
+    def create(self, database: str) -> None:
+        """Make an empty database."""
+        self.execute(f"CREATE DATABASE {database}")
+
+    def renew(self, database: str) -> bool:
+        """Make a database as new: all that it has goes with it."""
+        self.drop(database)
+        self.create(database)
+        return True
+
+    def drop(self, database: str) -> None:
+        """Remove a database, and end who uses it: it would wait for their locks."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            deadline = time.monotonic() + 10
+            while cursor.execute(USERS, [database]) and time.monotonic() < deadline:
+                for (number,) in cursor.fetchall():
+                    with contextlib.suppress(pymysql.err.OperationalError):  # it has ended
+                        cursor.execute(f"KILL {number}")
+                time.sleep(0.002)
+            cursor.execute(f"DROP DATABASE {database}")
 
     def url(self, driver: str = "pymysql", database: str = "mysql") -> str:
         """Give the SQLAlchemy URL of a database."""

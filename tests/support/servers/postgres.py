@@ -1,5 +1,6 @@
 """The tests' PostgreSQL: private, or one that the environment offers."""
 
+import contextlib
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,35 @@ FAST = {
     "autovacuum": "off",
 }
 
+END_OTHERS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+NEW_SCHEMA = """
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+"""
+NEW_SCHEMA_BEFORE_15 = """
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public;
+GRANT ALL ON SCHEMA public TO PUBLIC;
+"""
+# What tells such a database from a new one: objects of schemas show in pg_depend.
+CATALOGS = "cast default_acl depend foreign_data_wrapper language largeobject_metadata publication"
+TRACES = f"""
+SELECT {", ".join(f"(SELECT count(*) FROM pg_{each})" for each in CATALOGS.split())},
+       (SELECT string_agg(concat_ws(' ', nspname, nspowner, nspacl), ';' ORDER BY nspname)
+          FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'),
+       (SELECT concat_ws(' ', datdba, datconnlimit, datallowconn, datacl)
+          FROM pg_database WHERE oid = this),
+       (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = this),
+       (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()),
+       (SELECT count(*) FROM pg_locks WHERE database = this AND pid <> pg_backend_pid()),
+       (SELECT count(*) FROM pg_stat_activity WHERE datid = this AND pid <> pg_backend_pid())
+  FROM (SELECT oid AS this FROM pg_database WHERE datname = current_database()) AS own
+"""
+
 
 class Postgres:
     """PostgreSQL for a whole run; `private` is the server where it is our own."""
@@ -26,6 +56,7 @@ class Postgres:
     def __init__(self, address: URL, private: PrivatePostgres | None = None) -> None:
         self.address = address
         self.private = private
+        self._traces_of_new: tuple[object, ...] | None = None
 
     @classmethod
     def start(cls, folder: Path, offered: str | None) -> "Postgres":
@@ -58,11 +89,35 @@ class Postgres:
         with self._connect() as connection:
             connection.execute(sql.encode())
 
+    def create(self, database: str) -> None:
+        """Make an empty database."""
+        self.execute(f"CREATE DATABASE {database}")
+        if self._traces_of_new is None:
+            with self._connect(database) as connection:
+                self._traces_of_new = connection.execute(TRACES).fetchone()
+
+    def renew(self, database: str) -> bool:
+        """Make a database as new; False: it holds more than objects in its schema "public"."""
+        with self._connect(database, options="-c lock_timeout=10s") as connection:
+            connection.execute(END_OTHERS)
+            old = connection.info.server_version < 150000
+            # A prepared transaction keeps its locks.
+            with contextlib.suppress(psycopg.errors.LockNotAvailable):
+                connection.execute(NEW_SCHEMA_BEFORE_15 if old else NEW_SCHEMA)
+            return connection.execute(TRACES).fetchone() == self._traces_of_new
+
+    def drop(self, database: str) -> None:
+        """Remove a database, and end who uses it."""
+        self.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
     def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
         """Give the SQLAlchemy URL of a database."""
         url = self.address.set(drivername=f"postgresql+{driver}", database=database)
         return url.render_as_string(hide_password=False)
 
-    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
-        plain = self.address.set(drivername="postgresql").render_as_string(hide_password=False)
-        return psycopg.connect(plain, autocommit=True)
+    def _connect(
+        self, database: str | None = None, options: str | None = None
+    ) -> "psycopg.Connection[tuple[object, ...]]":
+        url = self.address.set(drivername="postgresql", database=database)
+        plain = url.render_as_string(hide_password=False)
+        return psycopg.connect(plain, autocommit=True, options=options)

@@ -131,6 +131,11 @@ def find_program(*names: str) -> Path:
     raise ServerMissing(f"no program {' or '.join(names)} on this machine")
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder with all that is in it; Python's own way takes three times as long."""
+    run("cp", "-a", source, target)
+
+
 def run(*command: str | Path) -> str:
     """Run a program to its end and give what it printed."""
     done = subprocess.run(

@@ -125,7 +125,7 @@ def test_a_disconnect_after_something_was_stored_is_no_503(
 
 
 def test_an_unknown_commit_is_no_503(settings: dict[str, Any]) -> None:
-    """Not even where it might be tried again: nobody knows what is stored."""
+    """Nobody knows what is stored, so nobody is told to try again."""
 
     def view(request: Request) -> None:
         request.db.add(Row(id=ENDS_SESSION))
