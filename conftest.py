@@ -1,5 +1,6 @@
 """Give the tests of the project and of the example app the same servers."""
 
+import gc
 import os
 import signal
 
@@ -22,3 +23,9 @@ os.environ["SSL_CERT_FILE"] = os.devnull
 # A busy machine would fail what takes 0.2 s, and chance what nobody has changed. To let chance
 # look for more: --hypothesis-profile=default.
 hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there before the first test from every full collection that a test asks for."""
+    gc.collect()
+    gc.freeze()

@@ -16,7 +16,11 @@ from example_app import main
 from example_app.broker import Inbox, connect
 from example_app.migrate import upgrade
 from pyramid_dbpool import dispose_engine
+from tests.support.servers.fixtures import PROGRAMS
 from tests.support.servers.ports import kept_port
+
+# gunicorn and waitress, Chromium, a Celery worker, and RabbitMQ, which is production's broker.
+PROGRAMS.update({"serve", "browser", "celery", "production"})
 
 
 @pytest.fixture

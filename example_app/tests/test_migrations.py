@@ -35,6 +35,7 @@ def test_they_make_what_the_models_say(settings: dict[str, Any]) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
+@pytest.mark.programs
 def test_workers_that_start_together(empty: dict[str, Any], tmp_path: Path) -> None:
     """One runs the migrations, the others wait for it and have nothing to do."""
     ini = str(write_ini(tmp_path, "production.ini", empty))

@@ -30,6 +30,7 @@ def said(script: str, folder: Path, settings: dict[str, Any]) -> str:
     return line
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -63,6 +64,7 @@ def told_by_celery(monkeypatch: pytest.MonkeyPatch, ini_file: str) -> str:
     return program.output
 
 
+@pytest.mark.programs
 def test_a_wrong_setting_ends_the_worker_at_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_wrong_setting_stops_the_streamers_start(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.programs
 def test_an_unreachable_server_is_one_line(tmp_path: Path, nobodys_port: int) -> None:
     """The driver says why."""
     url = f"postgresql+psycopg://h:secret@127.0.0.1:{nobodys_port}/h"
@@ -106,6 +109,7 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path, nobodys_port: int) ->
     assert "onnection refused" in line
 
 
+@pytest.mark.programs
 def test_a_database_that_is_not_there_is_one_line(tmp_path: Path, psycopg_url: str) -> None:
     """Without SQLAlchemy's own lines about it."""
     line = said(MIGRATE, tmp_path, {"sqlalchemy.url": f"{psycopg_url}_nowhere"})

@@ -236,6 +236,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "not all_of_this", s
 """
 
 
+@pytest.mark.programs
 def test_all_of_this_under_gevent() -> None:
     """The same holds for greenlets, whose sockets may send a part of what they are given."""
     tests = Program("-c", UNDER_GEVENT, __file__)

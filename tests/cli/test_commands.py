@@ -93,6 +93,7 @@ def test_check_takes_another_section_and_variables(run: Run, ini: Callable[..., 
     }
 
 
+@pytest.mark.programs
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """As in `pdbpool settings | head -1`."""
     command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.cli.pdbpool settings | true"

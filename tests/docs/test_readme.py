@@ -227,6 +227,7 @@ def test_a_view_parts_with_its_connection(
     assert (held, client.get("/notes").json) == ([0], ["HELLO"])
 
 
+@pytest.mark.programs
 def test_a_private_server_is_for_tests(code: dict[str, Any], tmp_path: Path) -> None:
     """It is there inside the block."""
     with code["settings_of_a_test"](tmp_path) as made:

@@ -23,6 +23,8 @@ from pyramid_dbpool.embedded import (
 )
 from tests.support.servers.postgres import FAST
 
+pytestmark = pytest.mark.programs
+
 NewPostgres = Callable[..., PrivatePostgres]
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on"}

@@ -150,6 +150,7 @@ if child:
 """
 
 
+@pytest.mark.programs
 def test_a_child_has_an_id_of_its_own(postgres_url: str) -> None:
     """The parent's would lead to the wrong process."""
     done = run_program(FORK, postgres_url)

@@ -18,6 +18,8 @@ from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
 
+pytestmark = pytest.mark.programs
+
 GOOD = {
     "child": {
         "first": "ForkedConnectionError",

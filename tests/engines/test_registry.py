@@ -272,6 +272,7 @@ def test_what_a_savepoint_has_undone_is_not_named(postgres_url: str) -> None:
     dispose_engine(settings)
 
 
+@pytest.mark.programs
 def test_engines_are_closed_at_exit(postgres_url: str) -> None:
     """The server is told goodbye, newest pool first, and nothing is printed."""
     program = f"""

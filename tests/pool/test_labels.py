@@ -269,6 +269,7 @@ gevent.joinall(both)
 """
 
 
+@pytest.mark.programs
 def test_greenlets_have_labels_of_their_own(tmp_path: Any) -> None:
     """Though they share one thread."""
     done = run_program(GREENLETS % (tmp_path / "some.db"))

@@ -40,6 +40,7 @@ print("\\n".join(said))
 """
 
 
+@pytest.mark.programs
 def test_the_places_of_greenlets_are_found(tmp_path: Any) -> None:
     """Though they are no threads, and suspended."""
     done = run_program(GREENLETS % (tmp_path / "some.db"))

@@ -28,7 +28,7 @@ class Server(Protocol):
     def url(self, driver: str) -> str: ...
 
 
-@pytest.fixture(params=["psycopg", "psycopg2", pytest.param("pymysql", marks=pytest.mark.servers)])
+@pytest.fixture(params=["psycopg", "psycopg2", "pymysql"])
 def server(request: pytest.FixtureRequest, new_postgres: NewPostgres) -> tuple[Server, str]:
     """Give a server that the test may stop, and the URL for each driver."""
     if request.param != "pymysql":

@@ -24,6 +24,8 @@ def missing(*words, **options):
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Give a place for test runs inside this one, with these fixtures."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for server in ("POSTGRES", "MARIADB", "RABBITMQ"):
+        monkeypatch.delenv(f"TEST_{server}_URL", raising=False)
     pytester.makeconftest('pytest_plugins = ["tests.support.servers.fixtures"]')
     return pytester
 

@@ -235,6 +235,7 @@ def test_passwords_make_a_difference(password: str) -> None:
     assert (first == second) is (password == "x")
 
 
+@pytest.mark.programs
 def test_the_hash_of_a_password_is_another_in_every_process() -> None:
     """So that a dump of it is worth nothing."""
     program = (

@@ -1,5 +1,7 @@
 """Workers and scripts use the package where there is no Pyramid."""
 
+import pytest
+
 from tests.support.programs import run_program
 
 SCRIPT = """
@@ -17,6 +19,7 @@ print(sorted(name for name in drivers | {"zope.sqlalchemy"} if name in sys.modul
 """
 
 
+@pytest.mark.programs
 def test_a_script_needs_no_pyramid() -> None:
     """It loads no driver that it has no use for either, as zope.sqlalchemy does."""
     assert run_program(SCRIPT).stdout.strip() == "[]"

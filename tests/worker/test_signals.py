@@ -125,6 +125,7 @@ def test_a_worker_process_stops_while_it_waits(kind: str, worker: Worker, tmp_pa
         assert process.process.wait(30) == 0
 
 
+@pytest.mark.programs
 def test_a_worker_process_finishes_its_message_after_sigterm(
     worker: Worker, tmp_path: Path
 ) -> None:

@@ -30,9 +30,16 @@ POSTGRES = ("postgresql+psycopg", "postgresql+psycopg2")
 MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
-# Who uses one of these fixtures, or looks up one by a parameter, is marked `servers`.
-SERVERS = {"mariadb", "new_mariadb", "mariadb_url", "rabbitmq", "pgbouncer"}
-SERVERS |= {"pymysql_url", "mysqlconnector_url", "mysqlclient_url", *MARIADB}
+# Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
+PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
+PROGRAMS |= {
+    "mariadb_url",
+    "pymysql_url",
+    "mysqlconnector_url",
+    "mysqlclient_url",
+    "pymysql",
+    *MARIADB,
+}
 
 OFFERED, PRIVATE = "offered by the environment", "private"
 
@@ -44,38 +51,43 @@ NewProxy = Callable[[str], FaultProxy]
 @pytest.fixture(scope="session")
 def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of this run's servers."""
-    return tmp_path_factory.mktemp("servers")
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture(scope="session")
 def postgres(server_folder: Path) -> Iterator[Postgres]:
     """Give the run's PostgreSQL; without one nothing could be tested, so its lack is an error."""
     offered = os.environ.get("TEST_POSTGRES_URL")
+    if offered:
+        theirs = Postgres(make_url(offered))
+        report.used("PostgreSQL", theirs.version, OFFERED)
+        yield theirs
+        return
     try:
-        server = Postgres.start(server_folder / "postgres", offered)
+        server = Postgres.start(server_folder / "postgres")
     except ServerMissing as error:
         pytest.fail(f"the tests need PostgreSQL: {error}", pytrace=False)
-    programs = server.private.programs if server.private else ""
-    report.used("PostgreSQL", server.version, f"{PRIVATE}, {programs}" if programs else OFFERED)
+    assert server.private
+    report.used("PostgreSQL", server.version, f"{PRIVATE}, {server.private.programs}")
     yield server
     server.stop()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Mark the tests that need more servers than PostgreSQL."""
+    """Mark the tests that need a program beside the one PostgreSQL."""
     for item in items:
         words = {*item.fixturenames}
         if "request" in words and hasattr(item, "callspec"):
             words |= {each for each in item.callspec.params.values() if isinstance(each, str)}
-        if words & SERVERS:
-            item.add_marker("servers")
+        if words & PROGRAMS:
+            item.add_marker("programs")
 
 
 def refuse_unmarked(request: pytest.FixtureRequest, server: str) -> None:
     """Fail the test that needs a server, and was to be left out for it."""
-    if "not servers" in request.config.option.markexpr:
-        pytest.fail(f"this test needs {server}, and is not marked so: pytest.mark.servers")
+    if "not programs" in request.config.option.markexpr:
+        pytest.fail(f"this test needs {server}, and is not marked so: pytest.mark.programs")
 
 
 @pytest.fixture(scope="session")
@@ -331,16 +343,21 @@ def sqlite_url(new_database: NewDatabase) -> str:
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Check after each test that no pool of this process has a connection checked out."""
+    """Check after each test that no pool of this process has a connection checked out.
+
+    The next test starts without engines: on the same database it may have other settings.
+    """
     yield
-    engines = sys.modules.get("pyramid_dbpool.engines.registry")
+    registry = sys.modules.get("pyramid_dbpool.engines.registry")
     leaks = []
-    for name, engine in engines.live_engines() if engines else ():
+    for name, engine in registry.live_engines() if registry else ():
         checked_out = getattr(engine.pool, "checkedout", int)()
         if checked_out:
             leaks.append(f"pool {name!r} at {make_url(engine.url)!r}: {checked_out}")
-        # The next test starts without connections; those that leaked would hide in it.
         engine.dispose()
+    if registry:
+        registry._engines._by_identity.clear()
+        registry._engines._remembered.clear()
     assert not leaks, f"connections still checked out after the test: {'; '.join(leaks)}"
 
 

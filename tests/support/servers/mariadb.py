@@ -24,9 +24,10 @@ class MariaDB(ServerProcess):
 
     name = "MariaDB"
 
-    def __init__(self, folder: Path, installed: Path | None = None) -> None:
+    def __init__(self, folder: Path, installed: Path | None = None, **settings: object) -> None:
         super().__init__(folder)
         self.installed = installed
+        self.settings = settings
         self.program = find_program("mariadbd")
         self.install = find_program("mariadb-install-db")
         # The install script calls it; Debian has it in the package mariadb-client-core.
@@ -70,7 +71,7 @@ class MariaDB(ServerProcess):
             "innodb-buffer-pool-size": "32M",
             "innodb-flush-log-at-trx-commit": 0,
         }
-        words = [f"--{key}={value}" for key, value in options.items()]
+        words = [f"--{key}={value}" for key, value in {**options, **self.settings}.items()]
         return [self.program, "--no-defaults", "--skip-name-resolve", LOG_SIZE, *words]
 
     def answers(self) -> bool:

@@ -59,15 +59,13 @@ class Postgres:
         self._traces_of_new: tuple[object, ...] | None = None
 
     @classmethod
-    def start(cls, folder: Path, offered: str | None) -> "Postgres":
-        """Take the server that the environment offers, or start a private one.
+    def start(cls, folder: Path, **settings: object) -> "Postgres":
+        """Start a private one; `settings` are added to the fast ones.
 
-        Raises ServerMissing when neither can be had.
+        Raises ServerMissing when there is none on this machine.
         """
-        if offered:
-            return cls(make_url(offered))
         try:
-            server = PrivatePostgres(folder, settings=FAST)
+            server = PrivatePostgres(folder, settings={**FAST, **settings})
             server.start()
         except EmbeddedServerError as error:
             raise ServerMissing(str(error)) from error

@@ -136,14 +136,13 @@ def test_an_unknown_commit_is_no_503(settings: dict[str, Any]) -> None:
         web.get()
 
 
-def test_a_race_that_is_lost_each_time_is_no_503(new_database: NewDatabase) -> None:
+def test_a_race_that_is_lost_each_time_is_no_503(pymysql_url: str) -> None:
     """The database is there."""
-    url = new_database("mysql+pymysql")
 
     def view(request: Request) -> None:
         request.db.execute(text(MARIADB_RACE))
 
-    with app(settings_for(url), *PARTS, index=view) as web:
+    with app(settings_for(pymysql_url), *PARTS, index=view) as web:
         with pytest.raises(DBAPIError) as raised:
             web.client.post("/")
         assert not isinstance(raised.value, DatabaseUnavailable)

@@ -115,16 +115,18 @@ def test_a_driver_that_commits_by_itself_stores_with_its_first_statement(
 
 
 def test_what_mariadb_commits_before_it_changes_a_table_is_stored(
-    new_database: NewDatabase,
+    pymysql_url: str,
 ) -> None:
     """Nobody has said COMMIT."""
-    url = new_database("mysql+pymysql")
 
     def trouble(request: Request) -> None:
         request.db.execute(text("create table another (id int)"))
         request.db.execute(text(MARIADB_RACE))
 
-    with database(url) as count, app(settings_for(url), *PARTS, index=at_first(trouble)) as web:
+    with (
+        database(pymysql_url) as count,
+        app(settings_for(pymysql_url), *PARTS, index=at_first(trouble)) as web,
+    ):
         with pytest.raises(OperationalError):
             web.client.post("/")
         assert count() == 1

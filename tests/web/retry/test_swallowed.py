@@ -183,10 +183,10 @@ def test_nothing_is_prepared_that_the_server_has_given_up(
 
 
 def test_a_deadlock_in_a_two_phase_transaction_is_over_with_it(
-    new_database: NewDatabase,
+    pymysql_url: str,
 ) -> None:
     """The next one of the connection is prepared."""
-    settings = settings_for(new_database("mysql+pymysql"))
+    settings = settings_for(pymysql_url)
     with app(settings, *PARTS), get_engine(settings).connect() as connection:
         with pytest.raises(DBAPIError), connection.begin_twophase():
             connection.execute(text(MARIADB_RACE))
@@ -209,9 +209,9 @@ def test_a_deadlock_in_autocommit_ends_nothing_but_its_statement(
             connection.commit()
 
 
-def test_a_deadlock_that_was_rolled_back_is_over(new_database: NewDatabase) -> None:
+def test_a_deadlock_that_was_rolled_back_is_over(pymysql_url: str) -> None:
     """The next transaction of the connection commits."""
-    settings = settings_for(new_database("mysql+pymysql"))
+    settings = settings_for(pymysql_url)
     with app(settings, *PARTS), get_engine(settings).connect() as connection:
         with pytest.raises(DBAPIError):
             connection.execute(text(MARIADB_RACE))

@@ -107,7 +107,9 @@ def test_a_lost_rollback_after_a_commit_is_no_unknown_commit(settings: dict[str,
         assert web.checked_out() == 0
 
 
-@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
+@pytest.mark.parametrize(
+    "backend", ["postgresql", pytest.param("mysql", marks=pytest.mark.programs)]
+)
 def test_nothing_is_tried_again_after_a_two_phase_prepare(
     backend: str, request: pytest.FixtureRequest
 ) -> None:

@@ -40,6 +40,7 @@ def make_app(_global_config: object, **settings: str) -> Any:
         return web.router
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("script", ["proutes", "pviews", "ptweens", "prequest"])
 def test_pyramids_scripts_work_without_a_database(ini: Path, script: str) -> None:
     """They look at the app, not at its data."""
@@ -60,6 +61,7 @@ def test_bootstrap_is_a_scripts(ini: Path) -> None:
     bootstrap(str(ini))["closer"]()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "server",
     [
@@ -85,6 +87,7 @@ def test_a_server_that_requires_a_database_ends(ini: Path, server: list[str]) ->
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("worker", ["sync", "gevent"])
 def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) -> None:
     """At once, long before its wait is over, and without a kill."""
