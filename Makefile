@@ -6,11 +6,12 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test lint style types layers format docs bench drill \
+.PHONY: help demo picture quick test lint style types layers format docs bench drill \
 	pool-suite matrix wheel clean
 
 help:
 	@echo 'make demo     run the example app, live in the browser; Ctrl-C stops it'
+	@echo 'make quick    run the tests that need no time and no server but PostgreSQL'
 	@echo 'make test     run all tests; as root on Debian this installs missing servers'
 	@echo '              (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
@@ -29,6 +30,10 @@ help:
 demo:
 	@tools/install demo
 	@exec .venv/bin/python -m example_app.demo $(ARGS)
+
+quick:
+	@tools/install test
+	@.venv/bin/python tools/run_tests --quick $(ARGS)
 
 test:
 	@tools/install test

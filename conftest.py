@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # PyMySQL reads these for each connection, TLS or not: a system's certificates take 20 ms.
 os.environ["SSL_CERT_FILE"] = os.devnull
 
-# Else a busy machine fails what takes 0.2 s, and chance what nobody has changed. To let chance
+# A busy machine would fail what takes 0.2 s, and chance what nobody has changed. To let chance
 # look for more: --hypothesis-profile=default.
 hypothesis.settings.load_profile("ci")
 

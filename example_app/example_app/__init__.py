@@ -17,7 +17,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include(".busy")
         config.include(".views")
     if asbool(settings.get("migrate_on_start")):
-        # Not at the top: in production nobody needs Alembic but the command.
+        # Here, because in production nobody needs Alembic but the command.
         from example_app.migrate import upgrade  # noqa: PLC0415
 
         upgrade(settings)

@@ -51,7 +51,7 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     try:
         return Connection(url, transport_options=options, connect_timeout=2)
     except (ImportError, KeyError, ValueError) as error:
-        # Not the URL itself: it can hold a password.
+        # The URL itself can hold a password.
         raise ConfigurationError(f"broker.url: {error.args[0]}") from None
 
 

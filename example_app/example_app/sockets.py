@@ -68,7 +68,7 @@ class Hub:
             sockets = list(self._sockets)
         for socket in sockets:
             socket.close()
-        # Not by the clock: a busy machine would hold up the goodbyes, and then have them cut.
+        # Counts looks and not seconds: a busy machine holds up the goodbyes, and would cut them.
         for _ in range(int(GOODBYE / LOOK)):
             if not self.count:
                 break

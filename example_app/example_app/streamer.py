@@ -96,7 +96,7 @@ def worker_exit(server: Arbiter, worker: Worker) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None and "end" in app.registry:
         worker.alive = False
-        # Else the interpreter ends under the stream, with a traceback now and then.
+        # An interpreter that ends under the stream shows a traceback now and then.
         app.registry["end"].join()
 
 
@@ -147,7 +147,7 @@ def end(registry: Registry, worker: Worker, taking: threading.Thread) -> None:
     ending = Ending(worker)
     while not ending.is_set():
         ending.wait(0.1)
-    # Not after the stream: it may still wait for a broker that does not answer.
+    # Before the stream ends, for it may still wait for a broker that does not answer.
     registry["hub"].close()
     taking.join(LAST_MOMENT)
     # The broker files have to get back what a stream that is stuck has in hand.

@@ -106,7 +106,7 @@ def change_password(settings: dict[str, Any]) -> None:
     engine = create_engine(settings["sqlalchemy.url"])
     with engine.begin() as connection:
         connection.execute(text("ALTER ROLE postgres PASSWORD 'new'"))
-    # Not before that holds: they would log in again with the old one.
+    # Only now that this holds: they would log in again with the old one.
     with engine.begin() as connection:
         connection.execute(text(OTHERS))
     engine.dispose()

@@ -65,7 +65,7 @@ def open_page(demo: Program) -> int:
 def process_id(folder: Path, words: str) -> int:
     """Give the id of the one program of a demo with these words in its command."""
     found = {pid for pid, command in programs_with(str(folder)).items() if words in command}
-    # Not gunicorn's worker, which has its command.
+    # gunicorn's worker has the same command as its master.
     (first,) = (pid for pid in found if parent(pid) not in found)
     return first
 

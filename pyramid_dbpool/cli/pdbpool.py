@@ -147,6 +147,12 @@ def _read(config_uri: str, config_vars: Sequence[str]) -> dict[str, Any]:
     path = config_uri.partition("#")[0]
     try:
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)
+    except configparser.InterpolationMissingOptionError as error:
+        # The name is not cited: it may be a piece of a password with a bare %.
+        raise Misconfigured(
+            f"{path}: [{error.section}] {error.option}: the name in a %(name)s is not given: set "
+            "it in [DEFAULT], or write name=value after the file. A plain % must be written %%."
+        ) from None
     except configparser.InterpolationError as error:
         # Its own message quotes the value, in which a password may stand.
         raise Misconfigured(

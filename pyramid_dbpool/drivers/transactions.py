@@ -53,7 +53,7 @@ def transaction_failed(dbapi_connection: Any) -> bool:
 
 
 def in_autocommit(dialect: Dialect, dbapi_connection: Any, *, may_ask: bool = False) -> bool:
-    """Tell whether the driver's connection commits each statement; SQLAlchemy can from 2.0.43 on.
+    """Tell whether the driver's connection commits each statement.
 
     :param may_ask: whether it may cost a round trip: mysql-connector asks the server.
     """

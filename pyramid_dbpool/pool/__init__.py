@@ -4,7 +4,8 @@ From the top: `managed` is SQLAlchemy's face and the only module here that touch
 names; `core` puts the parts together; `checkout` is one caller's way, `upkeep` and `watch` are
 what happens beside it; `opener` opens, `health` checks and closes, `refusals` makes the errors;
 `outage` is what is known of a server that is away; `shared` is what the parts have in common.
-`line` decides who gets what.
+`line` decides who gets what, `entry` is one connection in it, `leases` says who holds which;
+`housekeeper` is the thread that calls what is due.
 
 For the floors above: `managed.ManagedPool`, `deadlines` (how long a caller waits), `labels`
 (what a holder is called), `inheritance` (what a forked child must not use), `options` (what

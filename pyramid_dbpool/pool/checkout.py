@@ -10,11 +10,11 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from ..stopping import current_stopped
+from ..stopping import SLICE, current_stopped
 from .deadlines import cited_setting, current_deadline, is_callers
-from .entry import PooledEntry
+from .entry import PooledEntry, Record
 from .health import Health
 from .line import LEASED, NEW, SLOT, Grant, Refusal, Waiter
 from .opener import BackgroundOpener, CallersOpen
@@ -23,15 +23,13 @@ from .shared import Shared
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
-# Seconds between two looks whether a caller who may be stopped has been.
-_LOOK = 0.2
 # Whoever has waited for so many seconds is looked at: does he hold a connection already?
-# Not sooner, because a crowd that waits for milliseconds must not pay for it.
+# A crowd that waits for milliseconds must not pay for that.
 LONG_WAIT = 0.1
 
 
 @dataclass(frozen=True)
-class Checkouts:
+class CheckoutParts:
     """What the checkouts of one pool need.
 
     - `holds_already`: tells whether the caller, in this thread, holds a connection of this pool,
@@ -77,7 +75,7 @@ class Checkout:
 
     def __init__(
         self,
-        parts: Checkouts,
+        parts: CheckoutParts,
         entry: PooledEntry | None,
         began: float,
         *,
@@ -91,9 +89,8 @@ class Checkout:
         self._began = began
         self._entry = entry
         self._slot = slot
-        self._record: Any = None
+        self._record: Record | None = None
         self._waiter: Waiter | None = None
-        self._gate: Any = None
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
@@ -158,6 +155,7 @@ class Checkout:
 
     def _join(self, now: float) -> Waiter:
         opener = self._parts.opener
+        # Held until something is handed over.
         self._gate = gate = threading.Lock()
         gate.acquire()
         since = self._began if self._served else now
@@ -167,26 +165,26 @@ class Checkout:
         if admitted is False:
             raise self._parts.refusals.line_full()
         if admitted is not True:
-            raise opener.refusal(admitted)
+            raise self._parts.refusals.away(admitted)
         opener.launch()
         return waiter
 
     def _wait(self, waiter: Waiter, began: float) -> Grant:
         until = math.inf if self._limit is None else self._limit
-        try:
-            if not self._is_handed_over(until, began):
-                self._parts.reclaim()
-            granted = waiter.granted
-            if granted is None:
-                # Too late, unless something has been handed over in this very moment.
-                with self._door, self._lock:
-                    granted = self._line.leave(waiter)
-            waited = self._clock() - self._began
-            if granted is None:
-                cited = cited_setting(self._limit)
-                raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
-        finally:
-            self._uncount()
+        if not self._is_handed_over(until, began):
+            self._parts.reclaim()
+        granted = waiter.granted
+        if granted is None:
+            # Too late, unless something has been handed over in this very moment.
+            with self._door, self._lock:
+                granted = self._line.leave(waiter)
+        waited = self._clock() - self._began
+        if granted is None:
+            cited = cited_setting(self._limit)
+            raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
+        if self._counted:
+            with self._door, self._lock:
+                self._uncount_holder_locked()
         self.waited_seconds = waited
         return granted
 
@@ -194,13 +192,14 @@ class Checkout:
         """Wait for what is handed over; return whether it came."""
         if self._gate_opens(min(until, began + LONG_WAIT)):
             return True
-        if self._parts.holds_already():
-            self._count()
+        # Whoever does not wait at all, as with `deadline(0)`, is in nobody's way.
+        if until > began and self._parts.holds_already():
+            self._count_holder()
         return self._gate_opens(until)
 
     def _gate_opens(self, until: float) -> bool:
         stopped = current_stopped()
-        longest = _FOREVER if stopped is None else _LOOK
+        longest = _FOREVER if stopped is None else SLICE
         while (left := until - self._clock()) > 0:
             if self._gate.acquire(timeout=min(left, longest)):
                 return True
@@ -208,17 +207,17 @@ class Checkout:
                 break
         return False
 
-    def _count(self) -> None:
+    def _count_holder(self) -> None:
         """Note for the errors of others that this caller waits beside what he holds."""
         with self._door, self._lock:
             self._parts.shared.stats.waiting_holders += 1
             self._counted = True
 
-    def _uncount(self) -> None:
+    def _uncount_holder_locked(self) -> None:
         if self._counted:
-            with self._door, self._lock:
-                self._parts.shared.stats.waiting_holders -= 1
-                self._counted = False
+            # No call between these two lines: an interrupt there would count twice.
+            self._parts.shared.stats.waiting_holders -= 1
+            self._counted = False
 
     def _discard(self, entry: PooledEntry, reason: str) -> None:
         """Part with a connection that must not be handed out, but keep our turn."""
@@ -254,6 +253,7 @@ class Checkout:
         if self._slot and (opened is None or opened.state is not LEASED):
             granted = SLOT
         with self._door, self._lock:
+            self._uncount_holder_locked()
             if self._waiter is not None:
                 # Handed over, but perhaps not yet noted here.
                 granted = self._line.leave(self._waiter)
@@ -261,7 +261,8 @@ class Checkout:
                 passed_on = self._line.give_back(granted, self._clock())
             self._entry = self._waiter = None
             self._slot = False
-        if isinstance(granted, PooledEntry) and granted.state is LEASED and not passed_on:
+        # Also one that was given up as unreceived, and so has no slot any more.
+        if isinstance(granted, PooledEntry) and not passed_on:
             self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
             self._parts.shared.source.close(opened.record)

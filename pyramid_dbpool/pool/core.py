@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import inheritance
-from .checkout import Checkout, Checkouts
-from .entry import PooledEntry
+from .checkout import Checkout, CheckoutParts
+from .entry import PooledEntry, Record
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
@@ -43,8 +43,8 @@ class Core:
 
     def __init__(
         self,
-        source: Source,
-        let_in: Callable[[Any], object],
+        source: Source[Any],
+        let_in: Callable[[Record], object],
         options: PoolOptions,
         *,
         size: int,
@@ -68,11 +68,18 @@ class Core:
         self.line, self.stats, self.options = line, shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
         examines = not opener_class.callers_open
-        self.health = Health(shared, pre_ping=pre_ping, examines=examines, freed=self._replan)
+        self.watch = LeaseWatch(shared)
+        self.health = Health(
+            shared,
+            pre_ping=pre_ping,
+            examines=examines,
+            freed=self._replan,
+            opened=self.watch.begin,
+        )
         self.refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, self.refusals)
-        self.upkeep, self.watch = Upkeep(shared, self.health), LeaseWatch(shared)
-        self._checkouts = Checkouts(
+        self.upkeep = Upkeep(shared, self.health)
+        self._checkout_parts = CheckoutParts(
             shared,
             self.health,
             self.refusals,
@@ -88,8 +95,7 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        self.watch.begin()
-        checkout = Checkout(self._checkouts, taken, began)
+        checkout = Checkout(self._checkout_parts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
@@ -108,32 +114,30 @@ class Core:
             # Before the wait: in a pool of one it is the only slot there is.
             self.line.lost(gone)
         self.opener.replan()
-        entry = Checkout(self._checkouts, None, self.shared.clock(), again=True).run()
+        entry = Checkout(self._checkout_parts, None, self.shared.clock(), again=True).run()
         entry.label = current_label()
         return entry
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
-        self.watch.begin()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.retired else self.options.min_idle
             missing = self.line.total < wanted and self.line.reserve()
         if not missing:
             return None
-        return Checkout(self._checkouts, None, self.shared.clock(), slot=True).run()
+        return Checkout(self._checkout_parts, None, self.shared.clock(), slot=True).run()
 
     def unreceived_by(self, thread: int) -> list[PooledEntry]:
         """List what this thread was handed and never received: it was killed before."""
-        # What waits at the door has been received, and given back.
-        self.door.let_in()
         with self.door, self.lock:
             return [
                 each
                 for each in self.line.members
                 if each.state is LEASED
-                and each.holder == thread
                 and not self.source.is_received(each.record)
+                # Last: a return, which the collector may make in between, takes the name away.
+                and each.holder == thread
             ]
 
     def take_changed(self, entry: PooledEntry, now: float) -> bool:
@@ -225,8 +229,8 @@ class Core:
 
 
 def _share(
-    source: Source,
-    let_in: Callable[[Any], object],
+    source: Source[Any],
+    let_in: Callable[[Record], object],
     options: PoolOptions,
     line: Line[PooledEntry],
     *,

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from ..drivers.sockets import Look
 from .line import Entry
+
+
+class Record(Protocol):
+    """What a pool's source knows a connection by; it finds its entry again by its record."""
+
+    dbpool_entry: PooledEntry | None
 
 
 class PooledEntry(Entry):
@@ -34,7 +40,7 @@ class PooledEntry(Entry):
         "suspect",
     )
 
-    def __init__(self, record: Any, opened_at: float, now: float) -> None:
+    def __init__(self, record: Record, opened_at: float, now: float) -> None:
         super().__init__()
         self.record = record
         # SQLAlchemy may reconnect a record behind our back, for a checkout listener

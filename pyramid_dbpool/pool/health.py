@@ -11,10 +11,9 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
-from .entry import PooledEntry
+from .entry import PooledEntry, Record
 from .housekeeper import run_beside
 from .shared import Shared, Timer
 
@@ -32,22 +31,29 @@ class Health:
     :param examines: whether suspects are pinged at once, in threads; else when they are
         handed out.
     :param freed: called, without the lock, when a slot has become free.
+    :param opened: called, without the lock, when a connection was opened, by whomever.
     """
 
     def __init__(
-        self, shared: Shared, *, pre_ping: bool, examines: bool, freed: Callable[[], object]
+        self,
+        shared: Shared,
+        *,
+        pre_ping: bool,
+        examines: bool,
+        freed: Callable[[], object],
+        opened: Callable[[], object],
     ) -> None:
         self._shared = shared
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
         self._stats, self._options, self._source = shared.stats, shared.options, shared.source
         self._pre_ping = pre_ping
-        self._eager = pre_ping or shared.options.liveness
+        self._pings = pre_ping or shared.options.liveness
         self._examines = examines
-        self._freed = freed
+        self._freed, self._was_opened = freed, opened
 
     # Opening
 
-    def open(self, empty: Any = None) -> PooledEntry:
+    def open(self, empty: Record | None = None) -> PooledEntry:
         """Open a connection, in an empty record if there is one.
 
         :param empty: the record to open it in.
@@ -57,24 +63,26 @@ class Health:
         entry = record.dbpool_entry = PooledEntry(record, self._source.opened_at(record), now)
         try:
             self._prepare(entry, now)
+            self._was_opened()
         except BaseException:
             self._source.close(record)
             raise
         return entry
 
-    def _opened(self, empty: Any) -> Any:
+    def _opened(self, empty: Record | None) -> Record:
         if empty is None and self._shared.empties:
             with self._door, self._lock:
                 empty = self._shared.empties.pop() if self._shared.empties else None
         try:
-            return self._source.open(empty)
+            record: Record = self._source.open(empty)
+            return record
         except BaseException:
             if empty is not None:
                 with self._door, self._lock:
                     self.keep_empty_locked(empty)
             raise
 
-    def keep_empty_locked(self, record: Any) -> None:
+    def keep_empty_locked(self, record: Record) -> None:
         """Keep a record whose connection is gone, as long as there is room for it."""
         empties, keep = self._shared.empties, self._line.keep
         if not keep or len(empties) + len(self._line.idle) < keep:
@@ -138,7 +146,7 @@ class Health:
         speaks = look is not None and look.speaks()
         if look is not None and speaks and look.ended():
             return "dead"
-        if self._eager and (speaks or entry.suspect or now - entry.since >= entry.patience):
+        if self._pings and (speaks or entry.suspect or now - entry.since >= entry.patience):
             return None if self.ping(entry, seconds) else "dead"
         entry.suspect = False
         return None
@@ -212,14 +220,14 @@ class Health:
     def close(self, entry: PooledEntry, reason: str) -> None:
         """Close a connection that is leased or held; its slot is free afterwards."""
         try:
-            self.empty(entry, reason)
+            self.close_in_slot(entry, reason)
         finally:
             with self._door, self._lock:
                 self._line.lost(entry)
             self._freed()
 
-    def empty(self, entry: PooledEntry, reason: str) -> None:
-        """Close what is behind an entry's record, and leave the slot as it is."""
+    def close_in_slot(self, entry: PooledEntry, reason: str) -> None:
+        """Close a connection whose slot goes on to be used: its record is empty afterwards."""
         with self._door, self._lock:
             self._stats.closed[reason] += 1
         entry.stop_looking()

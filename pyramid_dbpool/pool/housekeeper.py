@@ -94,8 +94,8 @@ class Housekeeper:
             self._wake.release()
 
     def _start(self) -> None:
-        # Not blocking: the collector may run this inside itself, and whoever is
-        # starting the thread will find our task in the inbox.
+        # Without a wait, which would never end where the collector runs this inside itself;
+        # whoever is starting the thread will find our task in the inbox.
         if self._paused or not self.runs or not self._starting.acquire(blocking=False):
             return
         try:
@@ -182,7 +182,7 @@ def _run(task: Task) -> None:
         try:
             run()
         except BaseException:
-            # One pool's trouble must not end the upkeep of the others.
+            # One pool's failure must not end the upkeep of the others.
             log.exception("A background task failed")
 
 

@@ -88,7 +88,7 @@ def labelled_by_caller(what: str) -> Iterator[None]:
     frame = sys._getframe(1)
     while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
         frame = frame.f_back
-    # Not the frame: it would keep the caller's variables alive.
+    # A frame would keep its variables alive.
     code, module = frame.f_code, _module(frame)
     del frame
     with _labelled(Label(lambda: f"{what} in {module}.{code.co_qualname}")):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
-from .line import LEASED, Entry, Line
+from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
 # How many of the app's functions a place names, the innermost first.
@@ -39,7 +39,7 @@ class Lease(NamedTuple):
     held_seconds: float
 
 
-def leases(line: Line[Any], now: float) -> list[Lease]:
+def leases(line: Line[E], now: float) -> list[Lease]:
     """List what is checked out, under the pool's lock; `named` without it."""
     return [
         Lease(each.label, each.holder, now - each.leased_at)

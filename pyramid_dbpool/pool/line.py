@@ -1,8 +1,8 @@
 """Who gets what: idle connections, free slots and those who wait for them.
 
 A pure state machine: no thread, no lock, no I/O, no clock.  Whoever owns a `Line` calls
-it with its own lock held and passes the time in; only `take` needs none, for it is one
-atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
+it with its own lock held and passes the time in, in seconds; only `take` needs no lock, for it
+is one atomic `pop`, and while anything is idle nobody waits.  What is decided is returned, or
 put into `Waiter.granted` just before its `wake`.
 
 The promises (`tests/pool/test_line_model.py` proves them):
@@ -331,8 +331,8 @@ class Line(Generic[E]):
         for waiter in self.waiters:
             entry.since = now
             entry.leased_at = now
-            # Not the last one's any more: should that caller be killed in another
-            # checkout just now, it must not take this connection back.
+            # Nobody's, until the waiter has it: should its last holder be killed in another
+            # checkout just now, that one must not take this connection back.
             entry.holder = 0
             waiter.granted = entry
             del self.waiters[waiter]

@@ -148,7 +148,7 @@ class ManagedPool(QueuePool):
         pool_name: str | None = None,
         **kw: Any,
     ) -> None:
-        # Not QueuePool's own, which counts in `_overflow`.
+        # QueuePool's own sets `_overflow`, which is computed here.
         Pool.__init__(self, creator, **kw)
         self._pool = IdleView(self, pool_size, use_lifo)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
@@ -234,11 +234,11 @@ class ManagedPool(QueuePool):
             entry.label = current_label()
             glance, closed = entry.glance, entry.closed
             if now >= line.crowded_until:
+                # While nobody waits, the quicker look may give the interpreter's lock away.
                 if (
                     now < entry.check_at
                     and (closed is None or not closed())
                     and (glance is None or not glance(0, 1))
-                    and self._recycle < 0
                 ):
                     return cast("ConnectionPoolEntry", entry.record)
             elif entry.passes(now):
@@ -255,11 +255,14 @@ class ManagedPool(QueuePool):
     def _do_return_conn(self, record: Any) -> None:
         """Take a record back: the one way in, also for what the garbage collector returns."""
         core = self._core
+        entry: PooledEntry = record.dbpool_entry
+        # Were its last holder killed in another checkout while this return waits for the lock or
+        # at the door, it would be taken for never received, and returned twice.
+        entry.holder = 0
         if core.door.is_inside():
             core.door.put_off(record)
             return
         now = _monotonic()
-        entry: PooledEntry = record.dbpool_entry
         if (
             record.dbapi_connection is None
             or entry.state is not LEASED
@@ -272,6 +275,7 @@ class ManagedPool(QueuePool):
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         held, hold = now - entry.leased_at, core.stats.hold
         with core.door, core.lock:
+            # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
             kept = core.line.put(entry, now)
@@ -400,12 +404,14 @@ class IdleView(QueueCommon[Any]):
     def queue(self) -> deque[ConnectionPoolEntry]:
         """The records that are not checked out (a copy)."""
         shared = self._owner._core.shared
-        return deque([each.record for each in list(shared.line.idle)] + shared.empties)
+        records = [each.record for each in list(shared.line.idle)] + shared.empties
+        return deque(cast("list[ConnectionPoolEntry]", records))
 
     @queue.setter
     def queue(self, records: Iterable[ConnectionPoolEntry]) -> None:
         # SQLAlchemy's suite throws out the empty ones in this way.
-        kept, empties = set(records), self._owner._core.shared.empties
+        kept: set[object] = set(records)
+        empties = self._owner._core.shared.empties
         empties[:] = [each for each in empties if each in kept]
 
 
@@ -455,7 +461,7 @@ class PooledRecord(_ConnectionRecord):
 
     def _take_over(self, entry: PooledEntry) -> None:
         """Become the record of a connection that was opened for another one."""
-        other: PooledRecord = entry.record
+        other = cast("PooledRecord", entry.record)
         self.info.clear()
         self.info.update(other.info)
         self.finalize_callback, other.finalize_callback = (

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Generic
 
 from ..drivers.connect_failures import ConnectFailure
 from .entry import PooledEntry
@@ -50,7 +51,7 @@ STUCK = 4
 Refuse = Callable[[BaseException, ConnectFailure, float], BaseException]
 
 
-class Openings:
+class Openings(Generic[E]):
     """Decide which connections are to be opened, and when: no thread, no lock, no I/O, no clock.
 
     Whoever owns it calls it with the pool's lock held and passes the time in.
@@ -61,11 +62,12 @@ class Openings:
     :param looks_again: whether anything that `set_timer` is told ever happens.
     :param min_idle: how many connections to keep open once the pool is used.
     :param grace: for how many seconds an outage is waited out; None: always.
+    :param chance: gives a number from 0 to 1 at random, for the pauses between two probes.
     """
 
     def __init__(
         self,
-        line: Line[Any],
+        line: Line[E],
         stats: Stats,
         *,
         refuse: Refuse,
@@ -74,6 +76,7 @@ class Openings:
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._line = line
         self._stats = stats
@@ -82,6 +85,7 @@ class Openings:
         self._looks_again = looks_again
         self._min_idle = min_idle
         self._grace = grace
+        self._chance = chance
         self.outage: Outage | None = None
         self.log = OutageLog(pool_name, grace)
         # A slot is reserved for each. Each is in a list of its own, which whoever starts it or
@@ -116,8 +120,8 @@ class Openings:
             return False
         if waiter.granted is None:
             self._asked(now)
-            # Neither a full pool nor a line that is soon looked at has anything to plan, and
-            # planning is half of what it costs to join: in a spike everybody waits for that.
+            # Planning is half of what it costs to join, and in a spike everybody waits for that.
+            # A full pool has nothing to plan, and a line that is soon looked at is planned then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
                 self.plan(now)
         return True
@@ -270,7 +274,7 @@ class Openings:
         self._watch(now)
         return True
 
-    def opened(self, opening: object, entry: Any, now: float) -> bool:
+    def opened(self, opening: object, entry: E, now: float) -> bool:
         """Hand out what was opened; false if it is surplus: then it is to be closed."""
         began = self._began.pop(opening)
         self.outage, self._opened_at = None, now
@@ -307,7 +311,8 @@ class Openings:
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
         """Note that the server is out of reach, or full."""
         if self.outage is None:
-            self.outage = Outage(kind, began, error)  # away when the attempt began, at least
+            # Away when the attempt began, at least.
+            self.outage = Outage(kind, began, error, self._chance)
         outage, asked = self.outage, self._line.waiting > 0 or self._asked_lately(now)
         outage.failed(kind, error, now, asked=asked)
         self.log.note(outage, now)
@@ -420,11 +425,6 @@ class BackgroundOpener:
         """Let a caller into the line, as `Openings.admit` has it; then `launch`."""
         return self.openings.admit(waiter, now, again=again)
 
-    def refusal(self, outage: Outage) -> BaseException:
-        """Make the error of a caller who is refused for an outage."""
-        lasted = self._clock() - outage.since
-        return self._refusals.unavailable(outage.error, outage.kind, lasted)
-
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         with self._door, self._lock:
@@ -478,7 +478,7 @@ class BackgroundOpener:
         while planned:
             ticket: list[Context] = []
             try:
-                # Not popleft(): interrupted as it returns, the ticket would be lost.
+                # Interrupted as it returns, popleft() would lose the ticket.
                 ticket = planned[0]
                 del planned[0]
                 self._start("dbpool-opener", functools.partial(self._run, ticket))
@@ -554,10 +554,6 @@ class CallersOpen:
         self._line.rejoin(waiter, now)
         return True
 
-    def refusal(self, outage: Outage) -> BaseException:
-        """Refuse nobody for an outage."""
-        raise AssertionError(outage)
-
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         return self._refusals.timed_out(waited, None, cut=cut, setting=setting)
@@ -570,7 +566,7 @@ class CallersOpen:
         """Close a leased connection that must not be handed out; the caller has its slot."""
         with self._door, self._lock:
             self._line.reopening(entry)
-        self._health.empty(entry, reason)
+        self._health.close_in_slot(entry, reason)
 
     def rest_locked(self) -> None:
         """Do nothing: no minimum is kept."""

@@ -30,8 +30,6 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # Firewalls drop idle flows after minutes; HikariCP's keepaliveTime is 2 min.
         "keepalive": 60.0,
         "background": True,
-        # As a multiple of the capacity; a line without end helps nobody.
-        "max_waiting_per_connection": 20,
         # For as long as a restart usually takes.
         "outage_grace": 10.0,
         # HikariCP's leakDetectionThreshold is off, because it takes a stack trace at each
@@ -39,6 +37,9 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "hold_warning": 60.0,
     }
 )
+
+# The plugin's `max_waiting` is so many times the capacity: a line without end helps nobody.
+WAITING_PER_CONNECTION = 20
 
 # At most this part of `max_lifetime` is taken off at random.
 LIFETIME_JITTER = 0.25
@@ -82,11 +83,15 @@ class PoolOptions:
 def plugin_defaults(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
     """Return `ManagedPool`'s arguments as the plugin sets them where the ini file does not."""
     defaults = {"pool_size": pool_size, "max_overflow": max_overflow, **PLUGIN_DEFAULTS}
-    per_connection = defaults.pop("max_waiting_per_connection")
     bounded = pool_size > 0 and max_overflow >= 0
-    defaults["max_waiting"] = per_connection * (pool_size + max_overflow) if bounded else None
+    defaults["max_waiting"] = default_max_waiting(pool_size + max_overflow if bounded else None)
     defaults["min_idle"] = min(defaults["min_idle"], pool_size) if pool_size else 1
     return defaults
+
+
+def default_max_waiting(capacity: int | None) -> int | None:
+    """Return how many may wait for a pool of this capacity where nobody has said it."""
+    return None if capacity is None else WAITING_PER_CONNECTION * capacity
 
 
 def pool_text(pool_name: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,12 +32,14 @@ class Outage:
     """Openings fail: since when, why, and when the prober tries again.
 
     `known_until`: up to when nobody need ask the server to know that it is away.
+    `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
     """
 
     kind: ConnectFailure
     since: float
     error: BaseException
+    chance: Callable[[], float] = random.random
     retry_at: float = NEVER
     known_until: float = NEVER
     attempts: int = 0
@@ -55,7 +58,7 @@ class Outage:
         pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(self.attempts - 1, 10))
         if not asked:
             pause = SLOW_PAUSE
-        self.retry_at = now + pause * random.uniform(0.5, 1.0)
+        self.retry_at = now + pause * (1 + self.chance()) / 2
 
     def asked(self, now: float) -> None:
         """Note that somebody asks: a prober at the slow pace tries at once."""
@@ -113,7 +116,7 @@ class OutageLog:
 
     def write(self) -> None:
         """Write what is to be said; never with the pool's lock held."""
-        # Not asked first whether there is a line: another thread may take it meanwhile.
+        # Another thread may take the last line at any moment.
         with suppress(IndexError):
             while True:
                 log.warning("%s", self._lines.popleft())

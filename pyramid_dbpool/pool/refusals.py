@@ -14,7 +14,7 @@ from .shared import Shared
 from .stats import Holder
 
 # SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
-BACKGROUND = "3o7r"
+EXHAUSTED = "3o7r"
 
 
 class Refusals:
@@ -39,6 +39,11 @@ class Refusals:
         refusal.__cause__ = error
         return refusal
 
+    def away(self, outage: Outage) -> DatabaseUnavailable:
+        """Make the error for one caller who gets nothing because of an outage."""
+        lasted = self._shared.clock() - outage.since
+        return self.unavailable(outage.error, outage.kind, lasted)
+
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
         shared = self._shared
@@ -47,7 +52,7 @@ class Refusals:
             held, line = leases(shared.line, shared.clock()), shared.line
             waiting, capacity = line.waiting, line.capacity
         text = line_full_text(self._name, waiting, capacity, named(held))
-        error = PoolLineFull(text, code=BACKGROUND)
+        error = PoolLineFull(text, code=EXHAUSTED)
         error.pool_name = self._name
         return error
 
@@ -61,21 +66,22 @@ class Refusals:
     ) -> BaseException:
         """Make the error for a caller whose time is over.
 
+        :param waited: for how many seconds he has waited.
         :param outage: what keeps openings from succeeding, if anything does.
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.
         """
         shared, name = self._shared, self._name
         with shared.door, shared.lock:
-            now, line = shared.clock(), shared.line
-            held, opening, waiting = leases(line, now), line.opening, line.waiting
-            opened, leased, stuck = line.total - opening, line.leased, shared.stats.waiting_holders
-            overflow = shared.overflow
+            line, overflow = shared.line, shared.overflow
+            held, waiting = leases(line, shared.clock()), line.waiting
+            opening, opened, leased = line.opening, line.total - line.opening, line.leased
+            waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
             text = saturated_text(name, waited, opened, outage.error, named(held))
         elif outage is not None:
-            return self.unavailable(outage.error, outage.kind, now - outage.since)
+            return self.away(outage)
         elif opening and opening >= leased:
             text = slow_text(name, waited, opening, cut=cut, setting=setting)
         else:
@@ -86,11 +92,11 @@ class Refusals:
                 overflow=overflow,
                 waiting=waiting,
                 holders=named(held),
-                waiting_holders=stuck,
+                waiting_holders=waiting_holders,
                 cut=cut,
                 setting=setting,
             )
-        error = PoolTimeout(text, code=BACKGROUND)
+        error = PoolTimeout(text, code=EXHAUSTED)
         error.__cause__ = None if outage is None else outage.error
         error.pool_name = name
         return error

@@ -6,21 +6,26 @@ with a clock and a source of a test's own.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..drivers.connect_failures import ConnectFailure
-from .entry import PooledEntry
+from .entry import PooledEntry, Record
 from .housekeeper import Task
 from .line import Line
 from .options import PoolOptions
 from .stats import Stats
 
+log = logging.getLogger(__name__)
 
-class Source(Protocol):
+R = TypeVar("R", bound=Record)
+
+
+class Source(Protocol[R]):
     """Where a pool's connections come from, and what only their maker knows of them.
 
     A *record* stands for one connection of the driver; it can be empty, and be used again
@@ -40,31 +45,31 @@ class Source(Protocol):
     def may_look(self) -> bool:
         """Whether a driver's connection has a socket that tells something."""
 
-    def open(self, empty: Any = None) -> Any:
+    def open(self, empty: R | None = None) -> R:
         """Return a record with an open connection, the empty one if there is one."""
 
-    def close(self, record: Any) -> None:
+    def close(self, record: R) -> None:
         """Close the connection in order."""
 
-    def drop(self, record: Any) -> None:
+    def drop(self, record: R) -> None:
         """Close a connection that is dead."""
 
-    def ping(self, record: Any) -> bool:
+    def ping(self, record: R) -> bool:
         """Ask the server; false if the connection is dead.
 
         :raises NotImplementedError: nobody here knows how to ask.
         """
 
-    def connection(self, record: Any) -> Any:
+    def connection(self, record: R) -> Any:
         """Return the driver's connection; None in an empty record."""
 
-    def opened_at(self, record: Any) -> float:
+    def opened_at(self, record: R) -> float:
         """Say when the connection was opened, on the source's clock."""
 
-    def is_outdated(self, record: Any) -> bool:
+    def is_outdated(self, record: R) -> bool:
         """Tell whether the connection is gone or was condemned."""
 
-    def is_received(self, record: Any) -> bool:
+    def is_received(self, record: R) -> bool:
         """Tell whether a caller has the connection, all of its checkout being done."""
 
     def classify(self, error: BaseException) -> ConnectFailure | None:
@@ -100,12 +105,12 @@ class Door:
 
     __slots__ = ("_late", "_let_in", "is_inside")
 
-    def __init__(self, is_inside: Callable[[], bool], let_in: Callable[[Any], object]) -> None:
+    def __init__(self, is_inside: Callable[[], bool], let_in: Callable[[Record], object]) -> None:
         self.is_inside = is_inside
         self._let_in = let_in
-        self._late: deque[Any] = deque()
+        self._late: deque[Record] = deque()
 
-    def put_off(self, record: Any) -> None:
+    def put_off(self, record: Record) -> None:
         """Have a record returned when this thread has left the lock."""
         self._late.append(record)
 
@@ -113,18 +118,35 @@ class Door:
         """Do nothing."""
 
     def __exit__(self, *_error: object) -> None:
-        """Let in who waits, if the lock is free again."""
+        """Let in who waits."""
         if self._late:
             self.let_in()
 
     def let_in(self) -> None:
-        """Make the returns that were put off, unless this thread is inside still."""
-        while self._late and not self.is_inside():
-            try:
-                record = self._late.popleft()
-            except IndexError:  # another thread took the last one
-                return
+        """Make the returns that were put off.
+
+        Inside of the lock still, each of them is put off again.
+        """
+        mine: deque[Record] = deque()
+        try:
+            # All of them first: each return comes to the door as it leaves the lock, and would
+            # make the next one from within, deeper and deeper.
+            with suppress(IndexError):  # another thread took the last one
+                while self._late:
+                    mine.append(self._late.popleft())
+            while mine:
+                self._make(mine.popleft())
+        finally:
+            # Interrupted, it leaves them to whoever comes next.
+            self._late += mine
+
+    def _make(self, record: Record) -> None:
+        try:
             self._let_in(record)
+        except Exception:
+            # As of a listener of the app's. Whoever happens to leave the lock has nothing to
+            # do with it; the collector would have told nobody either.
+            log.exception("A connection could not be taken back in order")
 
 
 @dataclass(frozen=True)
@@ -145,12 +167,12 @@ class Shared:
     line: Line[PooledEntry]
     stats: Stats
     options: PoolOptions
-    source: Source
+    source: Source[Any]
     clock: Callable[[], float]
     timer: Timer
     size: int
     timeout: float | None
-    empties: list[Any] = field(default_factory=list)
+    empties: list[Record] = field(default_factory=list)
 
     @property
     def overflow(self) -> int:

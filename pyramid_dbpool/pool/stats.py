@@ -10,9 +10,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from .line import Line
+from .line import E, Line
 
 # OpenTelemetry's advice for database durations, in seconds, with two finer steps
 # at the start: most waits and holds of a healthy pool are below a millisecond.
@@ -183,7 +182,7 @@ class Stats:
         *,
         name: str,
         size: int,
-        line: Line[Any],
+        line: Line[E],
         now: float,
         outage_since: float | None,
     ) -> PoolSnapshot:

@@ -15,8 +15,7 @@ import threading
 from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
 from .labels import Label, current_label
-from .leases import Lease, named, place, places
-from .line import LEASED
+from .leases import Lease, is_with_a_holder, named, place, places
 from .options import ini_key, pool_text
 from .shared import Shared
 from .stats import Holder
@@ -104,7 +103,7 @@ class LeaseWatch:
         for entry, since in overdue.items():
             lease = Lease(entry.label, entry.holder, self._clock() - since)
             # It may have been given back meanwhile, and the place be somebody else's.
-            if entry.state is LEASED and entry.leased_at == since:
+            if is_with_a_holder(entry) and entry.leased_at == since:
                 (holder,) = named([lease])
                 here = _may_have_moved_on(lease.label, where.get(lease.ident, NOWHERE))
                 log.warning("%s", held_text(self._name, holder, here))
@@ -119,7 +118,8 @@ class LeaseWatch:
                 (
                     each
                     for each in self._line.members
-                    # Not by its state: in between it may have its last holder's name.
+                    # An entry that is handed over at this moment is leased already, and may
+                    # still have its last holder's name.
                     if self._source.is_received(each.record) and _is_theirs(each, ident, label)
                 ),
                 None,

@@ -76,6 +76,7 @@ def add_connect_arguments(
     `own`'s `connect_timeout` is None afterwards where it is not ours to set.
     """
     _bound_connect(engine, own, url, backend)
+    _choose_code(engine, url, backend)
     _add_server_timeouts(engine, own, url)
 
 
@@ -90,6 +91,19 @@ def _bound_connect(
         own["connect_timeout"] = None
     if own["connect_timeout"] is not None:
         engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
+
+
+def _choose_code(engine: dict[str, Any], url: URL, backend: Backend) -> None:
+    """Have mysql-connector run its Python code, unless the user has chosen.
+
+    An error of COMMIT or ROLLBACK in its C extension is no `mysql.connector.Error`: SQLAlchemy
+    would take a connection that is lost there for a whole one, and nobody would know whether
+    the work is stored.
+    """
+    arguments = engine.get("connect_args") or {}
+    users_own = "use_pure" in url.query or "use_pure" in arguments
+    if backend.dialect.driver == "mysqlconnector" and not users_own and "creator" not in engine:
+        engine["connect_args"] = {**arguments, "use_pure": True}
 
 
 def _add_server_timeouts(engine: dict[str, Any], own: Mapping[str, Any], url: URL) -> None:

@@ -204,7 +204,7 @@ SETTINGS: tuple[Setting, ...] = (
         "skip_autocommit_rollback",
         "flag",
         False,
-        "Send no ROLLBACK on a connection in autocommit mode (SQLAlchemy 2.0.43 and later).",
+        "Send no ROLLBACK on a connection in autocommit mode.",
     ),
     # The engine and its dialect.
     sa("echo", "debug", False, "Log every statement; `debug` adds the rows."),

@@ -67,7 +67,7 @@ def sort_keys(settings: Mapping[str, Any], mistakes: Mistakes) -> Keys:
 
 
 def _refuse_other_prefixes(settings: Mapping[str, Any], mistakes: Mistakes) -> None:
-    # Else it is not looked at, and whoever wrote it believes that it holds.
+    # Whoever wrote such a key believes that it holds, and nobody looks at it.
     for key in settings:
         head, _, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
         prefix = _meant_by(head, rest)

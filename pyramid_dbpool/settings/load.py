@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import AssertionPool, Pool
 
 from ..errors import SettingsError
-from ..pool.options import PLUGIN_DEFAULTS, PoolOptions
+from ..pool.options import PoolOptions, default_max_waiting
 from .backend import Backend, dialect_class, keywords, open_backend, parse_url, pool_keywords
 from .checks import check_together
 from .connect_arguments import add_connect_arguments
@@ -220,8 +220,8 @@ def _capacity(engine: Mapping[str, Any], backend: Backend) -> int | None:
 
 def _managed(arguments: dict[str, Any], name: str, capacity: int | None) -> PoolOptions:
     """Return the arguments of `ManagedPool` alone, where -1 and None mean something else."""
-    if arguments["max_waiting"] is None and capacity is not None:
-        arguments["max_waiting"] = PLUGIN_DEFAULTS["max_waiting_per_connection"] * capacity
+    if arguments["max_waiting"] is None:
+        arguments["max_waiting"] = default_max_waiting(capacity)
     elif arguments["max_waiting"] == -1:
         arguments["max_waiting"] = None
     return PoolOptions(**arguments, background=True, pool_name=name)

@@ -3,6 +3,7 @@
 import logging
 import sys
 from functools import cache
+from types import FrameType
 
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewRequest
@@ -204,14 +205,14 @@ def _started_by_script() -> bool:
 
     A script that only looks at the app, as proutes does, must work while the database is away.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if (module, function) == ("pyramid.paster", "bootstrap"):
             return True
         if module.startswith("pyramid.scripts.") and module != "pyramid.scripts.pserve":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

@@ -184,6 +184,7 @@ def test_an_interrupt_is_no_traceback(
         ("[app:main]\nuse = egg:x\n", "#other", "no section [app:other]"),
         ("[app:main]\nsqlalchemy.url = sqlite://\n", "", "add use = egg:NAME"),
         ("[app:main]\nuse = egg:x\ndatabase_url = x://a:s3cret%40@b\n", "", "must be written %%"),
+        ("[app:main]\nuse = egg:x\nsqlalchemy.url = %(s3cret)s\n", "", "write name=value after"),
         ("[app:main]\nuse = egg:no_such_package\n", "", "no_such_package: install the app"),
         ("[app:main]\nuse = call:no_such_module:main\n", "", "or set PYTHONPATH"),
         (b"\xff\xfe\x00", "", "not a text file"),

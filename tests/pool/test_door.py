@@ -1,6 +1,8 @@
 """The garbage collector returns a connection in the middle of whatever a pool is doing."""
 
+import ast
 import itertools
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -9,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 import pyramid_dbpool.pool
 from pyramid_dbpool import ManagedPool, PoolTimeout, deadline
@@ -133,6 +136,35 @@ def test_a_return_inside_of_the_lock_waits_for_its_end(maker: Maker) -> None:
     pool.dispose()
 
 
+def test_a_return_waits_until_all_of_the_lock_is_left(maker: Maker) -> None:
+    """It is reentrant: whoever leaves an inner part is in the middle of something still."""
+    pool = ManagedPool(maker, 2, 0)
+    lease = pool.connect()
+    core = pool._core
+    with core.door, core.lock:
+        del lease
+        with core.door, core.lock:
+            pass
+        assert core.line.leased == 1
+    assert core.line.leased == 0
+    pool.dispose()
+
+
+def test_the_lock_is_always_taken_through_the_door() -> None:
+    """What is put off in there would wait for the next one who does otherwise."""
+    blocks = [
+        (path.name, node.lineno, [ast.unparse(each.context_expr) for each in node.items])
+        for path in Path(CODE).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.With)
+    ]
+    # A name without a dot is a lock of a function's own.
+    taking = [each for each in blocks if each[2][-1].endswith((".lock", "._lock"))]
+    assert len(taking) > 30
+    for name, line, taken in taking:
+        assert taken == [taken[-1].replace("lock", "door"), taken[-1]], f"{name}:{line}"
+
+
 def test_what_is_put_off_is_no_lease_that_nobody_received(maker: Maker) -> None:
     """Its holder's thread may be killed just then: it comes back once, not twice."""
     pool = ManagedPool(maker, 2, 0)
@@ -145,3 +177,84 @@ def test_what_is_put_off_is_no_lease_that_nobody_received(maker: Maker) -> None:
     pool.connect().close()
     assert len(maker.made) == 1
     pool.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+def test_what_the_collector_returns_meanwhile_was_received(maker: Maker, background: bool) -> None:
+    """The same thread is killed in another checkout: nothing is returned twice."""
+    sys._getframe().f_trace_opcodes = True
+    for step in itertools.count():
+        scene = Scene(maker, "return", lifo=False, background=background)
+        left = [step]
+        trace = forgetting(scene, left)
+        sys.settrace(trace)
+        try:
+            scene.pool._reclaim_from_killed()
+        finally:
+            sys.settrace(None)
+        scene.forgotten.clear()
+        assert scene.pool.snapshot().returns == 1, step
+        assert not any(each.closed for each in maker.made), step
+        scene.check_the_books()
+        maker.forget()
+        if left[0] >= 0:
+            assert step > 50, "nothing was interrupted"
+            return
+
+
+def test_any_number_may_wait_at_the_door() -> None:
+    """A collector may find hundreds at once: the last one is let in as the first one was."""
+    pool = ManagedPool(Plain, 0, -1)
+    leases = [pool.connect() for _ in range(600)]
+    core = pool._core
+    with core.door, core.lock:
+        leases.clear()
+    assert (core.line.leased, len(core.line.idle)) == (0, 600)
+    pool.dispose()
+
+
+def test_a_late_return_that_fails_is_not_the_fault_of_whoever_leaves_the_lock(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told in the log, and the others are let in."""
+    pool = ManagedPool(maker, 1, 2)
+    leases = [pool.connect() for _ in range(3)]
+    # Two of the three are surplus.
+    event.listen(pool, "close", lambda *_: 1 / 0)
+    core = pool._core
+    with core.door, core.lock:
+        leases.clear()
+    assert (core.line.leased, len(core.line.idle), core.line.total) == (0, 1, 1)
+    told = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert [each.name for each in told] == ["pyramid_dbpool.pool.shared"] * 2
+
+
+def test_an_interrupt_at_the_door_keeps_nobody_out(maker: Maker) -> None:
+    """Who has not been let in yet is let in by the next one who leaves the lock."""
+    pool = ManagedPool(maker, 3, 0)
+    leases = [pool.connect() for _ in range(3)]
+    core, let_in = pool._core, pool._core.door._let_in
+
+    def interrupted(record: Any) -> None:
+        core.door._let_in = let_in
+        let_in(record)
+        raise KeyboardInterrupt
+
+    core.door._let_in = interrupted
+    with pytest.raises(KeyboardInterrupt), core.door, core.lock:
+        leases.clear()
+    assert core.line.leased == 2
+    assert pool.snapshot().leased == 2
+    assert core.line.leased == 0
+    pool.dispose()
+
+
+class Plain:
+    """A connection without a socket."""
+
+    def rollback(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -29,7 +29,7 @@ def held_up(keeper: Housekeeper) -> Iterator[float]:
 
 
 def test_calls_come_in_order_of_their_time() -> None:
-    """Not in that in which they were asked for."""
+    """In whichever order they were asked for."""
     keeper, calls = Housekeeper(), list[str]()
     with held_up(keeper) as now:
         keeper.call_at(now + 0.002, lambda: calls.append("second"))
@@ -63,7 +63,7 @@ def test_no_thread_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cancelled_task_does_not_run() -> None:
-    """Nor does it keep the thread alive."""
+    """It does not keep the thread alive either."""
     keeper, calls = Housekeeper(), list[str]()
     with held_up(keeper) as now:
         task = keeper.call_at(now + 0.001, lambda: calls.append("cancelled"))
@@ -74,7 +74,7 @@ def test_cancelled_task_does_not_run() -> None:
 
 
 def test_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """One pool's trouble is logged, and does not end the upkeep of the others."""
+    """One pool's failure is logged, and does not end the upkeep of the others."""
     keeper, done = Housekeeper(), threading.Event()
     keeper.call_at(time.monotonic(), lambda: 1 / 0)
     keeper.call_at(time.monotonic() + 0.01, done.set)

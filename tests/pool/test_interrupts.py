@@ -12,7 +12,9 @@ from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Maker
 
 
-def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_nobody_received_is_forgotten(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its slot serves the next one whose time is over, at the latest."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0)
     pool._do_get()  # and nobody takes it on
@@ -21,6 +23,105 @@ def test_stray_lease_is_forgotten(maker: Maker, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
     pool.connect().close()
     assert pool.snapshot().unreceived == 1
+
+
+def test_a_lease_that_was_forgotten_is_closed_when_its_caller_is_killed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He was in the middle of a ping for so long that its slot was given away."""
+    pool = ManagedPool(maker, 1, 0, liveness=True)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    entry.doubt()
+
+    def ping(_record: object) -> bool:
+        monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
+        core.upkeep.reclaim()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core.source, "ping", ping)
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    assert (core.line.total, maker.made[0].closed) == (0, 1)
+    pool.dispose()
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+@pytest.mark.parametrize("where", ["ping", "drop"])
+def test_who_is_killed_while_he_checks_a_connection_loses_only_that_one(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool, where: str
+) -> None:
+    """In the middle of a ping, or of closing a dead one: it is closed, and its slot is free."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.2, liveness=True, background=background)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    entry.doubt()
+
+    def killed(_record: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core.source, "ping", lambda _record: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(core.source, where, killed)
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+    assert (core.line.total, core.line.leased) == (0, 0)
+    assert maker.made[0].closed or where == "drop"
+    pool.connect().close()
+    assert len(maker.made) == 2
+    pool.dispose()
+
+
+def test_what_was_just_opened_is_closed_when_its_caller_is_killed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it counts as a lease: the slot is free, and nothing stays open beside it."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pool._core.line, "opened", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+    assert (pool._core.line.total, maker.made[0].closed) == (0, 1)
+    pool.connect().close()
+    pool.dispose()
+
+
+def test_what_was_taken_and_not_noted_is_forgotten_in_time(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two steps of a take: it is neither idle nor leased."""
+    monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    pool.connect().close()
+    pool._core.line.idle.take()
+    pool.connect().close()
+    assert (pool._core.line.total, pool.snapshot().unreceived) == (1, 1)
+    pool.dispose()
+
+
+def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
+    maker: Maker,
+) -> None:
+    """He is in no count: of the line, and of those who wait beside what they hold."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.0)
+    lease = pool.connect()
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    # As the wait ends.
+    object.__setattr__(pool._core._checkout_parts, "reclaim", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)
+    lease.close()
+    pool.dispose()
 
 
 INTERRUPTED = """

@@ -74,7 +74,7 @@ def test_opening_that_hangs_does_not_stop_the_others(
 def test_connection_that_cannot_be_prepared_is_closed(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each try would leave one open."""
+    """An attempt that fails late leaves nothing open."""
 
     def fail(*_: object) -> None:
         raise OSError("too many open files")
@@ -193,3 +193,30 @@ def test_child_leaves_its_parents_connections_alone(maker: Maker) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert pool.checkedin() == 1
     lease.close()
+
+
+def test_a_pool_that_is_disposed_of_opens_no_minimum(maker: Maker) -> None:
+    """Each connection that is closed would be replaced at once."""
+    pool = ManagedPool(maker, 1, 0, background=True, min_idle=1)
+    pool.connect().close()
+    pool.dispose()
+    assert pool._core.line.total == 0
+    assert len(maker.made) == 1
+
+
+def test_what_is_pinged_while_its_pool_is_replaced_is_closed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put back, it would be idle in a pool that nobody uses any more."""
+    pool = ManagedPool(maker, 1, 0, background=True, liveness=True)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+
+    def ping(_record: object) -> bool:
+        core.retire()
+        return True
+
+    monkeypatch.setattr(core.source, "ping", ping)
+    core.health.examine(entry)
+    assert (core.line.total, maker.made[0].closed) == (0, 1)

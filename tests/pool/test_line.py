@@ -102,7 +102,7 @@ def test_refused_waiters_get_errors_of_their_own() -> None:
     assert len({id(error) for error in errors}) == 2
 
 
-def test_stray_that_turns_up_is_not_taken_back() -> None:
+def test_forgotten_lease_that_turns_up_is_not_taken_back() -> None:
     """Its slot is another's by now."""
     line = Line[Entry](1, 1)
     (lease,) = filled(line, 1)
@@ -113,7 +113,7 @@ def test_stray_that_turns_up_is_not_taken_back() -> None:
 
 
 def test_connection_that_was_held_goes_to_whoever_waits() -> None:
-    """Not back to its place among the idle ones."""
+    """It does not go back to its place among the idle ones while anybody waits."""
     line = Line[Entry](1, 1)
     (lease,) = filled(line, 1)
     line.put(lease, 0.0)
@@ -125,7 +125,7 @@ def test_connection_that_was_held_goes_to_whoever_waits() -> None:
 
 
 def test_idle_connection_has_no_holder() -> None:
-    """Else its last holder, killed elsewhere, would take it back from the next one."""
+    """Its last holder, killed elsewhere, must not take it back from the next one."""
     line = Line[Entry](1, 1)
     (lease,) = filled(line, 1)
     lease.holder = 7

@@ -114,7 +114,7 @@ class Callers:
 
     def _woken(self, waiter: Waiter) -> None:
         if isinstance(waiter.granted, Entry):
-            # Not inside the line: the one who wakes is in another thread.
+            # Outside of the line, as the one who wakes is in another thread.
             entry = waiter.granted
             self.clock.call_at(self.clock.now, lambda: self._serve(entry))
         else:
@@ -286,3 +286,28 @@ def test_opening_for_nobody_gives_its_slot_back(callers: Callers) -> None:
     callers.line.leave(waiter)
     assert not callers.openings.begin("late", start)
     assert callers.line.opening == 0
+
+
+def test_an_opening_that_fails_late_tells_old_news(callers: Callers) -> None:
+    """Begun before another one that has succeeded since: the server is there."""
+    openings, line, now = callers.openings, callers.line, callers.clock.now
+    for at, opening in ((now, "old"), (now + 1.0, "new")):
+        assert openings.admit(Waiter(lambda: None, at), at) is True
+        line.opening = max(line.opening, 1 if opening == "old" else 2)
+        openings.planned.clear()
+        assert openings.begin(opening, at)
+    openings.opened("new", Entry(), now + 2.0)
+    openings.failed("old", ConnectFailure.UNREACHABLE, OSError("gone"), now + 3.0)
+    assert openings.outage is None
+
+
+def test_minimum_is_not_opened_again_and_again_after_a_fault_of_the_program(clock: Clock) -> None:
+    """As of a connect listener's: nobody asks, so nothing is tried until somebody does."""
+    callers = Callers(clock, min_idle=1)
+    openings = callers.openings
+    openings.admit(Waiter(lambda: None, clock.now), clock.now)
+    openings.planned.popleft()
+    openings.begin("first", clock.now)
+    openings.failed("first", None, ValueError("a fault"), clock.now)
+    assert not openings.planned
+    assert callers.line.total == 0

@@ -233,10 +233,10 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
     """What goes on failing, or working, is not said again; the next outage is."""
     outages = OutageLog("jobs", None)
     for begin in (10.0, 20.0):
-        trouble = Outage(ConnectFailure.UNREACHABLE, begin, OSError("away"))
-        outages.note(trouble, begin)
+        outage = Outage(ConnectFailure.UNREACHABLE, begin, OSError("away"))
+        outages.note(outage, begin)
         outages.refused()
-        outages.note(trouble, begin + 1)
+        outages.note(outage, begin + 1)
         outages.note(None, begin + 2)
         outages.note(None, begin + 3)
     outages.write()

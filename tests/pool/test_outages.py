@@ -93,7 +93,8 @@ def test_server_that_comes_back_in_time_serves_those_who_waited(
         server.url(driver), **ENOUGH, **{"dbpool.outage_grace": "60", "dbpool.max_waiting": "50"}
     )
     fill(engine, 5)
-    drivers = [each.record.dbapi_connection for each in managed(engine)._core.line.idle]
+    core = managed(engine)._core
+    drivers = [core.source.connection(each.record) for each in core.line.idle]
     server.kill()
     # A unit that begins before the end has come through fails, as it must.
     until(lambda: all(has_ended(each) for each in drivers), "the kernel knows")

@@ -100,6 +100,17 @@ def test_a_script_that_opens_several_on_purpose_is_left_alone(
     pool.dispose()
 
 
+def test_who_does_not_wait_at_all_is_not_warned_of(
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller who only asks whether there is a connection is in nobody's way."""
+    first = narrow.connect()
+    with deadline(0.0):
+        wait_in_vain(narrow)
+    first.close()
+    assert warnings(caplog) == []
+
+
 def test_two_holders_are_no_second_connection(
     narrow: ManagedPool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,7 +148,8 @@ def serving(url: str, **views: View) -> AbstractContextManager[WebApp]:
         "sqlalchemy.url": url,
         "sqlalchemy.pool_size": "1",
         "sqlalchemy.max_overflow": "0",
-        "sqlalchemy.pool_timeout": "10ms",
+        # Long enough for the first connection to be opened on a busy machine.
+        "sqlalchemy.pool_timeout": "500ms",
     }
     return app(settings, "pyramid_dbpool", **views)
 

@@ -74,7 +74,7 @@ def test_checkouts_include_leases_that_were_given_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(upkeep, "UNRECEIVED_AFTER", 0.0)
     pool = ManagedPool(Connection, 2, 0, timeout=0.0)
     lease = pool.connect()
-    stray = pool._do_get()  # and nobody takes it on
+    unreceived = pool._do_get()  # and nobody takes it on
     assert pool.snapshot().checkouts == 2
     other = pool.connect()
     numbers = pool.snapshot()
@@ -85,5 +85,5 @@ def test_checkouts_include_leases_that_were_given_up(monkeypatch: pytest.MonkeyP
     assert (numbers.leased, numbers.disowned, numbers.checkouts) == (0, 2, 3)
     lease.close()
     other.close()
-    stray.close()
+    unreceived.close()
     assert pool.snapshot().checkouts == 3

@@ -68,6 +68,29 @@ def test_the_next_long_hold_of_a_connection_is_another_one(
     assert len(warnings(caplog)) == 2
 
 
+def test_what_was_opened_for_nobody_is_watched_too(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once the pool was empty, `min_idle` is opened again, and taken at once by the next one."""
+    pool = ManagedPool(maker, 1, 0, min_idle=1, background=True, hold_warning=60.0)
+    clock, core = Clock(pool), pool._core
+    pool.connect().close()
+    (entry,) = core.line.idle
+    with core.door, core.lock:
+        core.line.hold(entry)
+        core.line.lost(entry)
+    core.watch.look()  # and finds nothing to watch
+    core.opener.replan()
+    wait_for(lambda: core.line.idle)
+    lease = pool.connect()
+    clock.ahead = 61.0
+    wait_for(lambda: core.watch._watching)
+    core.watch.look()
+    assert len(warnings(caplog)) == 1
+    lease.close()
+    pool.dispose()
+
+
 def test_the_housekeeper_comes_by_itself(maker: Maker, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing but an open connection is needed."""
     pool = ManagedPool(maker, 1, 0, hold_warning=0.05)

@@ -135,7 +135,7 @@ def test_cuts_with_a_reset(proxy: FaultProxy) -> None:
 
 
 def test_cuts_after_so_many_bytes(proxy: FaultProxy) -> None:
-    """Not one more arrives, in the middle of an answer or not."""
+    """No further byte arrives, in the middle of an answer or not."""
     proxy.faults.answer_limit = 7
     with client(proxy) as sock:
         assert echo(sock) == b"hello"

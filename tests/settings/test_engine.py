@@ -171,6 +171,15 @@ def test_the_users_limit_on_opening_wins(driver: str, argument: str) -> None:
     assert (arguments[argument], arguments["x"]) == (7, 1)
 
 
+def test_mysql_connector_runs_its_python_code_unless_the_user_has_chosen() -> None:
+    """A connection that its C extension loses at COMMIT is not seen to be lost."""
+    url = "mysql+mysqlconnector://web@db.example/h"
+    assert _arguments(load(url))["use_pure"] is True
+    assert _arguments(load(f"{url}?use_pure=false"))["use_pure"] is False
+    assert _arguments(load(url, connect_args={"use_pure": False}))["use_pure"] is False
+    assert "use_pure" not in _arguments(load("mysql+pymysql://web@db.example/h"))
+
+
 def test_connect_timeout_where_there_is_none_is_refused() -> None:
     """SQLite has no such limit, and a creator opens connections as it likes."""
     assert "pysqlite" in refusal({"sqlalchemy.url": FILE, "dbpool.connect_timeout": "9"})

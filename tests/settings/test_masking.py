@@ -82,7 +82,7 @@ def test_a_password_that_was_not_encoded_is_never_seen(password: str, scheme: st
     """It breaks the URL in places that nobody foresees."""
     urls = [f"{scheme}web:{password}@db.example/h"]
     if "@" not in password and not PORT.match(password):
-        # Otherwise what follows the @ does look like a host, or what follows web like its port.
+        # What follows an @ looks like a host, and a number like the port.
         urls.append(f"{scheme}web:{password}")
     for url in urls:
         assert_hidden(mask_url(url))

@@ -193,7 +193,7 @@ def test_an_app_has_its_pools_and_its_names() -> None:
 
 @pytest.mark.parametrize("name", ["_db", "d b", "class", "", "1db", "db-2", 7])
 def test_the_attribute_of_the_request_is_an_identifier(name: Any) -> None:
-    """Otherwise nobody could write `request.` before it."""
+    """It has to be something that can be written after `request.`."""
     with pytest.raises(SettingsError, match=r"dbpool\.request_attr"):
         load_app({"sqlalchemy.url": FILE, "dbpool.request_attr": name})
 

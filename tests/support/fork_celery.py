@@ -68,8 +68,8 @@ def main() -> None:
         print(json.dumps(seen), flush=True)
 
     def begin(**_signal: Any) -> None:
-        # Not before the children are there: a fork beside a thread that is sending
-        # may copy a lock that is held.
+        # Now the children are there: a fork beside a thread that is sending may copy a lock
+        # that is held.
         threading.Thread(target=client, daemon=True).start()
 
     signals.worker_ready.connect(begin, weak=False)

@@ -104,8 +104,7 @@ def main(
     idle, held = session_factory(settings), session_factory(settings)
     before = [backend(idle), backend(held)]
     idle.close()
-    # Not a context manager: the child leaves this function too, and would
-    # remove the folder.
+    # The child leaves this function too, and a context manager would remove the folder there.
     folder = Path(tempfile.mkdtemp())
     fork(how, lambda: in_child(settings, held, folder / "child", first))
     child = json.loads((folder / "child").read_text())

@@ -190,7 +190,7 @@ def test_a_row_that_another_one_changed_is_tried_again(pg_worker: Worker) -> Non
 def test_an_error_that_the_handler_has_wrapped_is_tried_again(
     pg_worker: Worker, explicit: bool
 ) -> None:
-    """Else an outage has every message rejected by an app with errors of its own."""
+    """An outage must not have messages rejected by an app that has errors of its own."""
     numbers: list[int] = []
 
     def handle(message: str, session: Session) -> None:

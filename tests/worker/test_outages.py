@@ -173,7 +173,7 @@ def test_the_wait_probes_the_database_and_not_the_message(
 ) -> None:
     """However long an outage lasts, it costs the message one try."""
     server, worker = pg_of_its_own
-    # Else the pool itself waits until the server is back.
+    # Refused at once, so that it is the loop that waits for the server, and not the pool.
     worker.settings |= NO_GRACE
     seen: list[str] = []
 

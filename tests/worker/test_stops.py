@@ -123,7 +123,7 @@ def test_a_stop_waits_for_the_message_in_hand(worker: Worker) -> None:
 
 
 def test_after_the_stop_no_message_is_taken(worker: Worker) -> None:
-    """Not even the first."""
+    """What is in the queue stays there."""
     stop = threading.Event()
     stop.set()
     work: queue.Queue[str] = queue.Queue()

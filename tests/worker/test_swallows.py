@@ -45,7 +45,7 @@ def pg_worker(postgres_url: str) -> Worker:
 def test_an_error_that_may_pass_is_tried_again(
     pg_worker: Worker, statement: str, rest: Callable[[str, Session], None]
 ) -> None:
-    """Else a restart, or a conflict, has every message rejected whose handler logs errors."""
+    """A restart or a conflict must not have messages rejected whose handlers log errors."""
     numbers: list[int] = []
 
     def handle(message: str, session: Session) -> None:

@@ -93,7 +93,7 @@ def test_between_reminders_an_outage_is_silent(
 
 
 def test_pauses_grow_to_five_seconds_and_differ() -> None:
-    """Not all of a fleet's workers come back in the same instant."""
+    """The workers of a fleet do not all come back in the same instant."""
     assert 0.05 <= attempts._pause(1) <= 0.1
     assert 2.5 <= attempts._pause(7) <= 5
     assert 2.5 <= attempts._pause(100_000) <= 5

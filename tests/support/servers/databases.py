@@ -45,8 +45,8 @@ class KeptDatabases:
 
     def take(self) -> tuple[str, Callable[[], None]]:
         """Give the name of a database that is as new, and what gives it back."""
-        # Not at its return: the engines of that test are disposed after its databases, and
-        # what they still open would be in the next test's way.
+        # Made as new here: at its return the engines of that test are still to be disposed, and
+        # what they open until then would be in the next test's way.
         name = self._renewed() or self._created()
         return name, lambda: self._free.append(name)
 

@@ -16,7 +16,7 @@ def keep_port() -> socket.socket:
     another run of the tests, gets the port.
     """
     keeper = _bound()
-    # Not before: two keepers could have the same port.
+    # After the port was given: two keepers that allow reuse could be given the same one.
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return keeper
 
@@ -37,6 +37,6 @@ def kept_port() -> Iterator[int]:
 def deaf_port() -> int:
     """Give a port at which nobody listens, and nobody will until the program ends."""
     keeper = _bound()
-    # Else Python closes it, and somebody else may take it.
+    # Keeps it from being closed: somebody else could take the port then.
     atexit.register(keeper.close)
     return int(keeper.getsockname()[1])

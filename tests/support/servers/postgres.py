@@ -117,10 +117,8 @@ class Postgres:
         return url.render_as_string(hide_password=False)
 
     def _connect(
-        self, database: str | None = None, **options: str
+        self, database: str | None = None, options: str | None = None
     ) -> "psycopg.Connection[tuple[object, ...]]":
-        url = self.address.set(
-            drivername="postgresql", **{"database": database} if database else {}
-        )
+        url = self.address.set(drivername="postgresql", database=database)
         plain = url.render_as_string(hide_password=False)
-        return psycopg.connect(plain, autocommit=True, **options)
+        return psycopg.connect(plain, autocommit=True, options=options)

@@ -183,7 +183,7 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             server = socket.create_connection(("127.0.0.1", self._server_port))
             for sock in (client, server):
-                # Else small answers wait for acknowledgements, which no real fault does.
+                # Small answers would wait for acknowledgements, which no real fault makes them do.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = Link(client, server, self.faults)
             with self._lock:

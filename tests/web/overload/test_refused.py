@@ -246,8 +246,8 @@ def test_retry_after_is_as_long_as_the_server_was_away_or_full(
     now = time.monotonic()
     monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: now))
     made = process_engine(settings)
-    trouble = Outage(kind, now - lasted, OSError("away"))
-    made.engine.pool._core.opener.openings.outage = trouble  # type: ignore[attr-defined]
+    outage = Outage(kind, now - lasted, OSError("away"))
+    made.engine.pool._core.opener.openings.outage = outage  # type: ignore[attr-defined]
     for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
         assert overload.estimate(made, error) == seconds
     dispose_engine(settings)

@@ -1,5 +1,6 @@
 """What is answered when nobody tries again: 503 if nothing is stored, else the error."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,8 @@ def test_a_disconnect_at_the_last_attempt_is_503(
         assert answer.headers["Retry-After"] == "1"
         assert (seen, count(), web.checked_out()) == ([0, 1, 2], 0, 0)
     (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
-    assert "nothing of this attempt is stored (terminating connection" in said
+    # psycopg before 3.2.4 says first what it was doing.
+    assert re.search(r"nothing of this attempt is stored \((\w+ input failed: )?terminating", said)
     assert "\n" not in said
 
 
@@ -125,7 +127,7 @@ def test_a_disconnect_after_something_was_stored_is_no_503(
 
 
 def test_an_unknown_commit_is_no_503(settings: dict[str, Any]) -> None:
-    """Not even where it might be tried again: nobody knows what is stored."""
+    """Nobody knows what is stored, so nobody is told to try again."""
 
     def view(request: Request) -> None:
         request.db.add(Row(id=ENDS_SESSION))

@@ -209,17 +209,6 @@ def test_a_deadlock_in_autocommit_ends_nothing_but_its_statement(
             connection.commit()
 
 
-def test_a_deadlock_stays_one_with_an_older_sqlalchemy(
-    pymysql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its dialects cannot say whether a connection is in autocommit, up to 2.0.42."""
-    settings = settings_for(pymysql_url)
-    with app(settings, *PARTS), get_engine(settings).connect() as connection:
-        monkeypatch.setattr(connection.dialect, "detect_autocommit_setting", None)
-        with pytest.raises(DBAPIError):
-            connection.execute(text(MARIADB_RACE))
-
-
 def test_a_deadlock_that_was_rolled_back_is_over(pymysql_url: str) -> None:
     """The next transaction of the connection commits."""
     settings = settings_for(pymysql_url)

@@ -131,7 +131,7 @@ def test_nothing_is_tried_again_after_a_two_phase_prepare(
         with pytest.raises(CommitUnknown):
             web.client.put("/")
         assert attempts == [0]
-        # Else it would keep its locks for ever.
+        # A transaction that is prepared keeps its locks for ever.
         with outside.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             for xid in outside.dialect.do_recover_twophase(other):
                 outside.dialect.do_rollback_twophase(other, xid, recover=True)

@@ -90,7 +90,7 @@ def test_a_server_that_requires_a_database_ends(ini: Path, server: list[str]) ->
 @pytest.mark.programs
 @pytest.mark.parametrize("worker", ["sync", "gevent"])
 def test_a_gunicorn_worker_that_waits_ends_at_sigterm(ini: Path, worker: str) -> None:
-    """Not when its wait is over, and not by a kill."""
+    """At once, long before its wait is over, and without a kill."""
     file = ini.read_text().replace("= require", "= wait").replace("timeout = 0", "timeout = 1h")
     ini.write_text(file)
     command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", worker]
