@@ -11,9 +11,9 @@ export PYTHON
 
 help:
 	@echo 'make demo     run the example app, live in the browser; Ctrl-C stops it'
-	@echo 'make quick    run the tests that need no time and no server but PostgreSQL'
-	@echo 'make test     run all tests; as root on Debian this installs missing servers'
-	@echo '              (SERVICES=none refuses that)'
+	@echo 'make quick    run the tests that need PostgreSQL alone and no time to pass, a minute'
+	@echo 'make test     run all tests, six minutes; as root on Debian this installs missing'
+	@echo '              servers (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
 	@echo 'make docs     write the settings tables of README.rst and docs/ from the declaration'
