@@ -175,9 +175,11 @@ def start_programs(programs: Programs, config_uri: str, variables: dict[str, str
     pserve = [sys.executable, "-m", "pyramid.scripts.pserve", "-q"]
     # A % in a value would start an interpolation.
     words = [f"{key}={value.replace('%', '%%')}" for key, value in variables.items()]
-    # At SIGTERM, waitress would drop its requests.
-    programs.start("web", [*pserve, config_uri, *words], signal.SIGINT)
+    # While it starts, SIGINT would end it with a traceback; once it serves, waitress would drop
+    # its requests at SIGTERM.
+    web = programs.start("web", [*pserve, config_uri, *words], signal.SIGTERM)
     wait_until_it_answers(programs, int(variables["http_port"]))
+    web.stop_signal = signal.SIGINT
     programs.start("streamer", [*pserve, f"{STREAMER_INI}#demo", *words], signal.SIGTERM)
     if not programs.wait_for(lambda program, line: "Listening to" in line, PATIENCE):
         raise DemoError(f"the streamer does not listen after {PATIENCE} s")
