@@ -62,6 +62,7 @@ def postgres(server_folder: Path) -> Iterator[Postgres]:
         theirs = Postgres(make_url(offered))
         report.used("PostgreSQL", theirs.version, OFFERED)
         yield theirs
+        theirs.stop()
         return
     try:
         server = Postgres.start(server_folder / "postgres")

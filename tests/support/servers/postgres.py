@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import time
+from functools import cached_property
 from pathlib import Path
 
 import psycopg
+import psycopg2
 from sqlalchemy import URL, make_url
 
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
@@ -19,10 +22,8 @@ FAST = {
     "autovacuum": "off",
 }
 
-END_OTHERS = """
-SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
- WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
+USERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
 NEW_SCHEMA = """
 DROP SCHEMA public CASCADE;
 CREATE SCHEMA public AUTHORIZATION pg_database_owner;
@@ -43,8 +44,7 @@ SELECT {", ".join(f"(SELECT count(*) FROM pg_{each})" for each in CATALOGS.split
           FROM pg_database WHERE oid = this),
        (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = this),
        (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()),
-       (SELECT count(*) FROM pg_locks WHERE database = this AND pid <> pg_backend_pid()),
-       (SELECT count(*) FROM pg_stat_activity WHERE datid = this AND pid <> pg_backend_pid())
+       (SELECT count(*) FROM pg_locks WHERE database = this AND pid <> pg_backend_pid())
   FROM (SELECT oid AS this FROM pg_database WHERE datname = current_database()) AS own
 """
 
@@ -81,7 +81,9 @@ class Postgres:
             return connection.info.parameter_status("server_version") or "of unknown version"
 
     def stop(self) -> None:
-        """Stop the server where it is our own."""
+        """Leave the server, and stop it where it is our own."""
+        if "_administrator" in vars(self):
+            self._administrator.close()
         if self.private:
             self.private.stop()
 
@@ -99,13 +101,35 @@ class Postgres:
 
     def renew(self, database: str) -> bool:
         """Make a database as new; False: it holds more than objects in its schema "public"."""
+        self._ask(END, database)
         with self._connect(database, options="-c lock_timeout=10s") as connection:
-            connection.execute(END_OTHERS)
             old = connection.info.server_version < 150000
             # A prepared transaction keeps its locks.
             with contextlib.suppress(psycopg.errors.LockNotAvailable):
                 connection.execute(NEW_SCHEMA_BEFORE_15 if old else NEW_SCHEMA)
-            return connection.execute(TRACES).fetchone() == self._traces_of_new
+            traces = connection.execute(TRACES).fetchone()
+        return traces == self._traces_of_new and self._is_left(database)
+
+    def _is_left(self, database: str) -> bool:
+        """Wait until nobody is connected any more: a backend outlives its connection a little."""
+        over = time.monotonic() + 10
+        while self._ask(USERS, database):
+            if time.monotonic() > over:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _ask(self, query: str, database: str) -> list[tuple[object, ...]]:
+        with self._administrator.cursor() as cursor:
+            cursor.execute(query, [database])
+            return list(cursor.fetchall())
+
+    @cached_property
+    def _administrator(self) -> "psycopg2.extensions.connection":
+        """One that is kept. psycopg would complain of it in each child that a test forks."""
+        connection = psycopg2.connect(self._plain())
+        connection.autocommit = True
+        return connection
 
     def drop(self, database: str) -> None:
         """Remove a database, and end who uses it."""
@@ -119,6 +143,8 @@ class Postgres:
     def _connect(
         self, database: str | None = None, options: str | None = None
     ) -> "psycopg.Connection[tuple[object, ...]]":
+        return psycopg.connect(self._plain(database), autocommit=True, options=options)
+
+    def _plain(self, database: str | None = None) -> str:
         url = self.address.set(drivername="postgresql", database=database)
-        plain = url.render_as_string(hide_password=False)
-        return psycopg.connect(plain, autocommit=True, options=options)
+        return url.render_as_string(hide_password=False)
