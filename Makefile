@@ -11,8 +11,8 @@ export PYTHON
 
 help:
 	@echo 'make demo     run the example app, live in the browser; Ctrl-C stops it'
-	@echo 'make quick    run the tests that need PostgreSQL alone and no time, two minutes'
-	@echo 'make test     run all tests, ten minutes; as root on Debian this installs missing'
+	@echo 'make quick    run the tests that need PostgreSQL alone and no time, a minute'
+	@echo 'make test     run all tests, nine minutes; as root on Debian this installs missing'
 	@echo '              servers (SERVICES=none refuses that)'
 	@echo 'make lint     check style, types and layers; or one: make style, make types, make layers'
 	@echo 'make format   put the code in style'
