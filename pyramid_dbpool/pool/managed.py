@@ -239,9 +239,11 @@ class ManagedPool(QueuePool):
                     now < entry.check_at
                     and (closed is None or not closed())
                     and (glance is None or not glance(0, 1))
+                    # Asked each time: it can be set on a pool at work, as SQLAlchemy's suite does.
+                    and self._recycle < 0
                 ):
                     return cast("ConnectionPoolEntry", entry.record)
-            elif entry.passes(now):
+            elif entry.passes(now) and self._recycle < 0:
                 return cast("ConnectionPoolEntry", entry.record)
         return cast("ConnectionPoolEntry", core.check_out(entry, now).record)
 

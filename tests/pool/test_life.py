@@ -128,6 +128,15 @@ def test_connection_is_young_enough_for_its_first_caller(maker: Maker, more: Any
     pool.dispose()
 
 
+def test_recycle_time_can_be_set_on_a_pool_at_work(maker: Maker) -> None:
+    """What was opened before it is judged by it too, as in a `QueuePool`."""
+    pool = ManagedPool(maker, 1, 0)
+    pool.connect().close()
+    pool._recycle = 0
+    pool.connect().close()
+    assert len(maker.made) == 2
+
+
 def test_warming_a_pool_that_is_over_ends(maker: Maker) -> None:
     """It keeps nothing, so the minimum is never there."""
     pool = ManagedPool(maker, 1, 0, min_idle=1, background=True)
