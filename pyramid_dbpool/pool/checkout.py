@@ -23,8 +23,8 @@ from .shared import Shared
 
 # The longest wait that `Lock.acquire` takes.
 _FOREVER = threading.TIMEOUT_MAX
-# Whoever has waited for so many seconds is looked at: does he hold a connection already?
-# A crowd that waits for milliseconds must not pay for that.
+# Who seems to hold a connection already is looked at when he has waited for so many seconds:
+# a wait of milliseconds is no danger.
 LONG_WAIT = 0.1
 
 
@@ -32,8 +32,9 @@ LONG_WAIT = 0.1
 class CheckoutParts:
     """What the checkouts of one pool need.
 
-    - `holds_already`: tells whether the caller, in this thread, holds a connection of this pool,
-      and warns of it.
+    - `seems_to_hold`: tells, for next to nothing, whether the caller in this thread may hold a
+      connection of this pool.
+    - `holds_already`: tells whether he does, and warns of it.
     - `reclaim`: takes back what nobody holds, for the caller whose time is over.
     """
 
@@ -41,6 +42,7 @@ class CheckoutParts:
     health: Health
     refusals: Refusals
     opener: BackgroundOpener | CallersOpen
+    seems_to_hold: Callable[[], bool]
     holds_already: Callable[[], bool]
     reclaim: Callable[[], object]
 
@@ -190,11 +192,13 @@ class Checkout:
 
     def _is_handed_over(self, until: float, began: float) -> bool:
         """Wait for what is handed over; return whether it came."""
-        if self._gate_opens(min(until, began + LONG_WAIT)):
-            return True
+        # Thousands of greenlets that wait must not wake for nothing: it would cost as much again.
         # Whoever does not wait at all, as with `deadline(0)`, is in nobody's way.
-        if until > began and self._parts.holds_already():
-            self._count_holder()
+        if until > began and self._parts.seems_to_hold():
+            if self._gate_opens(min(until, began + LONG_WAIT)):
+                return True
+            if self._parts.holds_already():
+                self._count_holder()
         return self._gate_opens(until)
 
     def _gate_opens(self, until: float) -> bool:

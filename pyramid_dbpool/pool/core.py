@@ -84,6 +84,7 @@ class Core:
             self.health,
             self.refusals,
             self.opener,
+            seems_to_hold=self.watch.seems_to_hold,
             holds_already=self.watch.holds_already,
             reclaim=self.upkeep.reclaim,
         )

@@ -110,6 +110,16 @@ class LeaseWatch:
 
     # Held while waiting
 
+    def seems_to_hold(self) -> bool:
+        """Tell whether this caller may hold a connection; true too often, never too seldom."""
+        ident, label = threading.get_ident(), current_label()
+        # A copy, which others cannot change meanwhile: every wait comes by here, and the lock
+        # is what all of them want.
+        for each in list(self._line.members):
+            if each.holder == ident or (each.label is label and label is not None):
+                return True
+        return False
+
     def holds_already(self) -> bool:
         """Tell whether this caller holds a connection; warn of it, once for each place."""
         ident, label = threading.get_ident(), current_label()

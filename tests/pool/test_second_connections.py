@@ -50,6 +50,21 @@ def test_who_waits_beside_what_he_holds_is_warned_of_once(
     assert "now in wait_in_vain" in text
 
 
+def test_who_holds_nothing_is_not_woken_to_be_looked_at(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands of greenlets in line that would cost as much as the hand-offs."""
+    looks = list[int]()
+    monkeypatch.setattr(watch.LeaseWatch, "holds_already", lambda _: looks.append(1))
+    pool = ManagedPool(maker, 1, 0, timeout=0.01, hold_warning=60.0)
+    lease = pool.connect()
+    in_thread(lambda: wait_in_vain(pool)).join()
+    assert not looks
+    wait_in_vain(pool)
+    assert looks == [1]
+    lease.close()
+
+
 def test_the_error_says_how_many_wait_beside_what_they_hold(maker: Maker) -> None:
     """Their waits end only when others give something back: a bigger pool may not help."""
     pool = ManagedPool(maker, 2, 0, timeout=30.0, hold_warning=None)
