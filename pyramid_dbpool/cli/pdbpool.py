@@ -192,27 +192,27 @@ def _missing_section(config_uri: str, error: LookupError) -> str:
 
 def _try(pool: PoolSettings) -> str | None:
     """Connect once, without the pool; return what went wrong, in one line."""
-    missing = _unmade_file(pool)
-    if missing is not None:
-        return missing or None
+    file = _unmade_file(pool)
+    if file is not None:
+        return _why_unmakeable(file)
     hook = pool.options.engine_hook
     error = connect_once(pool, [] if hook is None else [hook])
     return None if error is None else _one_line(reason(pool, error))
 
 
 def _unmade_file(pool: PoolSettings) -> str | None:
-    """Return None unless a SQLite file is still to be made, then "" if it can be."""
-    url = pool.url
-    file = url.database
-    if url.get_backend_name() != "sqlite" or not file or file.startswith("file:"):
+    """Return a SQLite file that is still to be made: connecting would leave an empty one."""
+    file = pool.url.database
+    if pool.url.get_backend_name() != "sqlite" or not file or file.startswith("file:"):
         return None
-    # Connecting would leave an empty file behind.
-    if os.path.exists(file):
-        return None
+    return None if os.path.exists(file) else file
+
+
+def _why_unmakeable(file: str) -> str | None:
     folder = os.path.dirname(os.path.abspath(file))
     if not os.path.isdir(folder):
         return f"there is no folder {folder}."
-    return "" if os.access(folder, os.W_OK) else f"the folder {folder} cannot be written to."
+    return None if os.access(folder, os.W_OK) else f"the folder {folder} cannot be written to."
 
 
 def _print_table(table: Sequence[Sequence[str]]) -> None:

@@ -15,8 +15,6 @@ from .transaction_modes import make_read_only
 
 __all__ = ["build_engine"]
 
-_ON = ("1", "true", "yes", "on")
-
 
 def build_engine(pool: PoolSettings) -> Engine:
     """Make an engine for a pool; it connects at its first use.
@@ -40,11 +38,6 @@ def build_engine(pool: PoolSettings) -> Engine:
         engine.pool.url_key = pool.source("url")
     else:
         connecting.explain_failures(engine, pool)
-    stored.note_outcomes(engine, autocommit=_is_autocommit(pool), read_only=pool.options.read_only)
+    stored.note_outcomes(engine, autocommit=pool.is_autocommit, read_only=pool.options.read_only)
     connecting.prepare(engine, pool)
     return engine
-
-
-def _is_autocommit(pool: PoolSettings) -> bool:
-    autocommit = pool.driver_arguments.get("autocommit") or 0
-    return pool.isolation_level == "AUTOCOMMIT" or str(autocommit).lower() in _ON

@@ -45,7 +45,7 @@ def _bound_login(engine: Engine, pool: PoolSettings, arguments: Mapping[str, Any
         return
 
     def bound(_dialect: Any, _record: Any, _args: Any, arguments: dict[str, Any]) -> None:
-        arguments["read_timeout"] = pool.options.connect_timeout
+        arguments["read_timeout"] = arguments.get("connect_timeout")
 
     def lift(dbapi_connection: Any, _record: Any) -> None:
         # It has no public way. A statement may take as long as it likes.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ..pool.managed import ManagedPool
 from ..settings import PoolSettings, copied, load_pool
@@ -178,9 +178,12 @@ def live_engines() -> list[tuple[str, Engine]]:
     return [(made.settings.name, made.engine) for made in _engines.all()]
 
 
-def find_engine(engine: Engine) -> ProcessEngine | None:
-    """Return what is known of an engine of this process; None for one that is not ours."""
-    return next((made for made in _engines.all() if made.engine is engine), None)
+def find_engine(bind: Engine | Connection | None) -> ProcessEngine | None:
+    """Return this process's engine behind a session's bind; None for one that is not ours."""
+    if bind is None:
+        return None
+    # By the pool: `execution_options` of an engine make another engine on the same one.
+    return next((made for made in _engines.all() if made.engine.pool is bind.engine.pool), None)
 
 
 def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:

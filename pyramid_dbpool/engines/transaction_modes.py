@@ -74,8 +74,6 @@ class TransactionModes:
         if connection.dialect.name == "sqlite":
             with self._applied_on_sqlite(connection):
                 yield
-                # What COMMIT would flush, while the mode still holds.
-                session.flush()
         else:
             _refuse_autocommit(connection)
             connection.exec_driver_sql(self._statement())

@@ -68,9 +68,6 @@ def joined_transaction(session: Session, manager: Any) -> Iterator[None]:
     try:
         join(session, manager)
         yield
-        # Here, so that a connection that is lost in a flush is not taken for one that is lost
-        # in COMMIT.
-        session.flush()
         manager.commit()
     except BaseException:
         # Also after a failed commit: until then the manager refuses to begin anything else.

@@ -10,15 +10,18 @@ from ..drivers.statements import changes_nothing, first_word
 from ..engines import refused_commits
 
 __all__ = [
-    "WROTE",
     "has_failed",
     "has_uncommitted_changes",
     "has_written",
+    "note_connections",
     "note_writes",
 ]
 
 # A key of Session.info: whether its transaction has written.
-WROTE = "pyramid_dbpool.wrote"
+_WROTE = "pyramid_dbpool.wrote"
+
+# Another one: whether its transaction has a connection.
+_CONNECTED = "pyramid_dbpool.connected"
 
 # A key of Connection.info: whether its transaction was sent what may have changed something.
 _CHANGED = "pyramid_dbpool.changed"
@@ -26,8 +29,23 @@ _CHANGED = "pyramid_dbpool.changed"
 _WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "TRUNCATE", "COPY"})
 
 
+def note_connections(maker: sessionmaker[Session]) -> None:
+    """Have the sessions of `maker` keep `_CONNECTED` up to date."""
+    event.listen(maker, "after_begin", _note_connection)
+    event.listen(maker, "after_transaction_end", _forget_connection)
+
+
+def _note_connection(session: Session, *_: object) -> None:
+    session.info[_CONNECTED] = True
+
+
+def _forget_connection(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info.pop(_CONNECTED, None)
+
+
 def note_writes(maker: sessionmaker[Session]) -> None:
-    """Have the sessions of `maker` keep `WROTE` up to date, and the engine `_CHANGED`."""
+    """Have the sessions of `maker` keep `_WROTE` up to date, and the engine `_CHANGED`."""
     engine = maker.kw["bind"]
     # PostgreSQL can be asked. A second app with this engine adds no second listener.
     if engine.dialect.name != "postgresql":
@@ -49,32 +67,36 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_: ob
 
 
 def _note_flush(session: Session, _context: object) -> None:
-    session.info[WROTE] = True
+    session.info[_WROTE] = True
 
 
 def _note_execute(state: ORMExecuteState) -> None:
     statement = state.statement
-    if state.is_insert or state.is_update or state.is_delete:
-        state.session.info[WROTE] = True
-    elif isinstance(statement, TextClause):
-        state.session.info[WROTE] |= first_word(statement.text) in _WRITING_WORDS
+    changes = state.is_insert or state.is_update or state.is_delete
+    if isinstance(statement, TextClause):
+        changes = first_word(statement.text) in _WRITING_WORDS
+    if changes:
+        state.session.info[_WROTE] = True
 
 
 def _forget_writes(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is None:
-        session.info[WROTE] = False
+        session.info.pop(_WROTE, None)
 
 
 def has_uncommitted_changes(session: Session) -> bool:
     """Tell whether a rollback would lose something, as far as the session can see."""
     pending = session.new or session.dirty or session.deleted
-    return session.in_transaction() and bool(pending or session.info[WROTE])
+    return session.in_transaction() and bool(pending or session.info.get(_WROTE))
 
 
 def has_failed(session: Session) -> bool:
     """Tell whether the transaction of a session cannot be committed any more."""
     if not session.is_active:
         return True
+    if _CONNECTED not in session.info:
+        # After a `PoolTimeout`: to ask would be to wait for a connection once more.
+        return False
     connection = session.connection()
     # One that is lost has no driver's connection to be asked, and raises.
     return connection.invalidated or refused_commits.has_failed(connection)
@@ -82,6 +104,8 @@ def has_failed(session: Session) -> bool:
 
 def has_written(session: Session) -> bool:
     """Look for what the session has not seen: Core statements, and functions that write."""
+    if _CONNECTED not in session.info:
+        return False
     connection = session.connection()
     if connection.dialect.name != "postgresql":
         return bool(connection.info.get(_CHANGED))

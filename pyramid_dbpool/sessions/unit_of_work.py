@@ -92,14 +92,27 @@ def unit_of_work(
             " unit_of_work the settings to get a session of its own."
         )
     if transaction_manager is None:
-        unit = _unit(session, read_only)
+        unit = _committed(session, read_only)
     else:
-        unit = _managed_unit(session, read_only, transaction_manager)
+        # Here, because zope.sqlalchemy imports every driver that is installed.
+        from .joining import joined_transaction  # noqa: PLC0415
+
+        unit = joined_transaction(session, transaction_manager)
     # Whoever observes already is told; a read-only unit has no COMMIT worth knowing of.
     watch = nullcontext() if read_only or current_outcome() else observed()
     try:
-        with labelled_by_caller("unit_of_work"), watch, unit, modes.applied(session):
+        with (
+            labelled_by_caller("unit_of_work"),
+            watch,
+            # Around the body too: it may commit by hand.
+            _commit_outcome(session, read_only),
+            unit,
+            modes.applied(session),
+        ):
             yield session
+            # Here, while the modes hold, and so that a connection that is lost in a flush is not
+            # taken for one that is lost in COMMIT.
+            session.flush()
     finally:
         close_session(session)
 
@@ -118,26 +131,10 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 
 
 @contextmanager
-def _unit(session: Session, read_only: bool) -> Iterator[None]:
-    # Around the body too: it may commit by hand.
-    with _commit_outcome(session, read_only):
-        yield
-        # Here, so that a connection that is lost in a flush is not taken for one that is lost
-        # in COMMIT.
-        session.flush()
-        with unobserved() if read_only else nullcontext():
-            session.commit()
-
-
-@contextmanager
-def _managed_unit(
-    session: Session, read_only: bool, manager: TransactionManager
-) -> Iterator[None]:
-    # Here, because zope.sqlalchemy imports every driver that is installed.
-    from .joining import joined_transaction  # noqa: PLC0415
-
-    with _commit_outcome(session, read_only), joined_transaction(session, manager):
-        yield
+def _committed(session: Session, read_only: bool) -> Iterator[None]:
+    yield
+    with unobserved() if read_only else nullcontext():
+        session.commit()
 
 
 @contextmanager
@@ -146,7 +143,7 @@ def _commit_outcome(session: Session, read_only: bool) -> Iterator[None]:
     try:
         yield
     except sa_exc.DBAPIError as error:
-        if _is_ours(session):
+        if find_engine(session.bind) is not None:
             # Our engines know what they have sent; a lost ROLLBACK has no statement either.
             raise
         # Without a statement it was COMMIT itself; a flush has one. A read-only
@@ -155,8 +152,3 @@ def _commit_outcome(session: Session, read_only: bool) -> Iterator[None]:
         if lost and not isinstance(error, CommitUnknown):
             raise CommitUnknown(error.orig, driver_text(error)) from error
         raise
-
-
-def _is_ours(session: Session) -> bool:
-    bind = session.bind
-    return bind is not None and find_engine(bind.engine) is not None

@@ -15,7 +15,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool
 from ..errors import SettingsError
 from ..secrets import mask_url, scrub, shown
 from .declaration import MANAGED
-from .mistakes import nearest
+from .mistakes import known_ones, nearest
 
 __all__ = [
     "Backend",
@@ -161,9 +161,7 @@ def _unknown(url: URL) -> str:
         return f"SQLAlchemy knows no driver {url.drivername};{hint} there are {known}."
     plugged = {entry.name.partition(".")[0] for entry in entry_points(group="sqlalchemy.dialects")}
     known_names = sorted(set(_DRIVERS) | plugged)
-    near = nearest(name.lower(), known_names)
-    hint = f" the nearest is {near};" if near else ""
-    return f"SQLAlchemy knows no dialect {name};{hint} there are {', '.join(known_names)}."
+    return f"SQLAlchemy knows no dialect {name};{known_ones(name.lower(), known_names)}."
 
 
 def open_backend(

@@ -1,18 +1,19 @@
 """Refuse settings that are each right, and that do not go together."""
 
 from sqlalchemy import __version__ as sqlalchemy_version
+from sqlalchemy.engine import URL
 
 from ..secrets import shown
 from .backend import Backend
 from .connect_arguments import check_connect_arguments
 from .declaration import BY_KEY
-from .mistakes import nearest
-from .pool_settings import Draft
+from .mistakes import known_ones
+from .pool_settings import Draft, is_autocommit
 
 __all__ = ["check_together"]
 
 
-def check_together(draft: Draft, takes: frozenset[str], backend: Backend) -> None:
+def check_together(draft: Draft, url: URL, takes: frozenset[str], backend: Backend) -> None:
     """Note what this dialect, driver or pool class cannot keep to.
 
     :param takes: the keyword arguments that `create_engine` takes for them.
@@ -20,8 +21,8 @@ def check_together(draft: Draft, takes: frozenset[str], backend: Backend) -> Non
     _check_taken(draft, takes, backend)
     _check_managed(draft, backend)
     _check_isolation_level(draft, backend)
-    _check_read_only(draft)
-    check_connect_arguments(draft, backend)
+    _check_read_only(draft, url)
+    check_connect_arguments(draft, url, backend)
 
 
 def _check_taken(draft: Draft, takes: frozenset[str], backend: Backend) -> None:
@@ -30,7 +31,7 @@ def _check_taken(draft: Draft, takes: frozenset[str], backend: Backend) -> None:
         key = "sqlalchemy." + keyword
         queue_only = key in BY_KEY and BY_KEY[key].queue_only
         # SingletonThreadPool does take pool_size: for how many threads it keeps one.
-        unpooled = queue_only and backend.in_memory and not draft.chose_class
+        unpooled = queue_only and backend.in_memory and not backend.chosen
         if keyword in takes and not unpooled:
             continue
         if queue_only:
@@ -46,7 +47,7 @@ def _check_taken(draft: Draft, takes: frozenset[str], backend: Backend) -> None:
 def _refuse_without_line(key: str, draft: Draft, backend: Backend) -> None:
     poolclass = BY_KEY["sqlalchemy.poolclass"].key_for(draft.name)
     used = backend.pool_class.__name__
-    if draft.chose_class:
+    if backend.chosen:
         why = f"{poolclass} is {used}, where no caller waits in line"
         remedy = f"remove it or {poolclass}"
     elif backend.in_memory:
@@ -95,22 +96,16 @@ def _check_isolation_level(draft: Draft, backend: Backend) -> None:
         return
     if word in known:
         return
-    near = nearest(word, known)
-    hint = f" the nearest is {near};" if near else ""
     draft.mistakes.note(
         f"{item.key} = {shown(item.value)} is not an isolation level of "
-        f"{backend.dialect.name}:{hint} there are {', '.join(known)}."
+        f"{backend.dialect.name}:{known_ones(word, known)}."
     )
 
 
-def _check_read_only(draft: Draft) -> None:
-    if not draft.own.get("read_only"):
-        return
-    options = draft.engine.get("execution_options", {})
-    level = options.get("isolation_level", draft.engine.get("isolation_level"))
-    if str(level).upper() == "AUTOCOMMIT":
+def _check_read_only(draft: Draft, url: URL) -> None:
+    if draft.own.get("read_only") and is_autocommit(url, draft.engine):
         draft.mistakes.note(
             f"{draft.given['dbpool.read_only'].key} = true cannot hold with the isolation "
-            "level AUTOCOMMIT, where there is no transaction to make read-only: remove one of "
-            "them."
+            "level AUTOCOMMIT, or the driver's autocommit, where there is no transaction to make "
+            "read-only: remove one of them."
         )

@@ -43,7 +43,7 @@ _SERVER_TIMEOUTS = {
 _CREATOR = "the creator opens the connections"
 
 
-def check_connect_arguments(draft: Draft, backend: Backend) -> None:
+def check_connect_arguments(draft: Draft, url: URL, backend: Backend) -> None:
     """Refuse what this driver or this server cannot be told."""
     dialect, creates = backend.dialect, "creator" in draft.engine
     if draft.own.get("connect_timeout") is not None:
@@ -52,6 +52,9 @@ def check_connect_arguments(draft: Draft, backend: Backend) -> None:
             draft.refuse("dbpool.connect_timeout", why)
         elif creates:
             draft.refuse("dbpool.connect_timeout", _CREATOR)
+        elif users := _users_connect_timeout(draft.engine, url, backend):
+            why = f"the URL or connect_args give the driver a {users}"
+            draft.refuse("dbpool.connect_timeout", why, "remove one of them")
     for keyword in ("application_name", *_SERVER_TIMEOUTS):
         if not draft.own.get(keyword):
             continue
@@ -85,12 +88,18 @@ def _bound_connect(
 ) -> None:
     """Add the limit on opening a connection, unless the user has set one for the driver."""
     names = _CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
-    arguments = engine.get("connect_args") or {}
-    users_own = any(each in url.query or each in arguments for each in names)
-    if not names or users_own or "creator" in engine:
+    if not names or _users_connect_timeout(engine, url, backend) or "creator" in engine:
         own["connect_timeout"] = None
     if own["connect_timeout"] is not None:
+        arguments = engine.get("connect_args") or {}
         engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
+
+
+def _users_connect_timeout(engine: Mapping[str, Any], url: URL, backend: Backend) -> str | None:
+    """Return the name of the limit that the user has set for the driver."""
+    given = {*url.query, *(engine.get("connect_args") or {})}
+    names = _CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
+    return next((each for each in names if each in given), None)
 
 
 def _choose_code(engine: dict[str, Any], url: URL, backend: Backend) -> None:

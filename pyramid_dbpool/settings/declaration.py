@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-from ..pool.options import PLUGIN_DEFAULTS
+from ..pool.options import PLUGIN_DEFAULTS, ini_key
 from ..secrets import mask_value
 
 __all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "DbpoolOptions", "Setting"]
@@ -100,9 +100,7 @@ class Setting:
 
     def key_for(self, pool: str) -> str:
         """Return the ini key of this setting for a pool; those of the app have but one."""
-        if pool == "default" or self.scope == "app":
-            return self.key
-        return f"{self.prefix}{pool}.{self.keyword}"
+        return self.key if self.scope == "app" else ini_key(pool, self.keyword, self.prefix)
 
 
 def sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:
@@ -428,5 +426,5 @@ class DbpoolOptions:
     idle_in_transaction_timeout: float | None
 
     def __repr__(self) -> str:
-        listed = ", ".join(f"{name}={mask_value(value)!r}" for name, value in vars(self).items())
+        listed = ", ".join(f"{name}={value!r}" for name, value in mask_value(vars(self)).items())
         return f"DbpoolOptions({listed})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import SettingsError
+from ..pool.options import ini_key
 from ..secrets import is_secret, shown
 from .declaration import BY_KEY, KEYWORDS, SETTINGS
 from .mistakes import Mistakes, nearest
@@ -134,8 +135,7 @@ def _nearest_key(key: str, pool: str, taken: Iterable[str] = ()) -> str | None:
     :param taken: what can be given to this pool beyond what we declare.
     """
     prefix, word = key.partition(".")[0], key.rpartition(".")[2].lower()
-    middle = "" if pool == "default" else f"{pool}."
-    known = {keyword: f"sqlalchemy.{middle}{keyword}" for keyword in taken}
+    known = {keyword: ini_key(pool, keyword) for keyword in taken}
     known |= {setting.keyword: setting.key_for(pool) for setting in SETTINGS}
     if word in known:
         return known[word]

@@ -77,12 +77,12 @@ def load_app(settings: Mapping[str, Any]) -> AppSettings:
     mistakes = Mistakes()
     keys = sort_keys(settings, mistakes)
     given = keys.given.get("default", {})
-    values = {s.keyword: s.default for s in SETTINGS if s.scope == "app"}
-    for keyword in values:
-        setting = BY_KEY["dbpool." + keyword]
+    own = [setting for setting in SETTINGS if setting.scope == "app"]
+    values = {setting.keyword: setting.default for setting in own}
+    for setting in own:
         if setting.key in given:
             with mistakes.noted():
-                values[keyword] = coerce(setting, given[setting.key].value, setting.key)
+                values[setting.keyword] = coerce(setting, given[setting.key].value, setting.key)
     pools = {}
     for name in sorted(keys.url_keys, key=lambda name: (name != "default", name)):
         with mistakes.noted():
@@ -98,14 +98,14 @@ def _load(settings: Mapping[str, Any], name: str, keys: Keys) -> PoolSettings:
     draft = Draft(name, keys.given.get(name, {}))
     _coerce_declared(draft)
     pool_class = draft.engine.pop("poolclass", None)
-    _take_undeclared(draft, keywords(dialect), (dialect,))
+    _take_undeclared(draft, _open_to_users(keywords(dialect)), (dialect,))
     backend = open_backend(url, url_key, draft.engine, pool_class)
     takes = _takes(dialect, backend.pool_class)
     _take_undeclared(draft, takes, (backend.pool_class, Engine))
     _refuse_unknown(draft, takes)
     # What fits together can only be told of what is right by itself.
     draft.mistakes.tell()
-    check_together(draft, takes, backend)
+    check_together(draft, url, takes, backend)
     draft.mistakes.tell()
     return _finish(draft, url, url_key, backend)
 
@@ -142,15 +142,19 @@ def _coerce_declared(draft: Draft) -> None:
 def _takes(dialect: type, pool_class: type[Pool]) -> frozenset[str]:
     """Return the keyword arguments that `create_engine` takes for this dialect and pool."""
     taken = _TAKEN | keywords(dialect) | keywords(Engine) | pool_keywords(pool_class)
-    return frozenset(k for k in taken if k not in _INTERNAL and not k.startswith("_"))
+    return _open_to_users(taken)
+
+
+def _open_to_users(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(each for each in words - _INTERNAL if not each.startswith("_"))
 
 
 def _take_undeclared(draft: Draft, takes: frozenset[str], takers: tuple[type, ...]) -> None:
     """Add the keys that we do not declare and that one of `takers` takes."""
     for key, item in draft.given.items():
         prefix, _, keyword = key.partition(".")
-        open_to_us = keyword in takes - _INTERNAL and not keyword.startswith("_")
-        if prefix == "sqlalchemy" and open_to_us and keyword not in KEYWORDS | draft.engine.keys():
+        new = keyword not in KEYWORDS | draft.engine.keys()
+        if prefix == "sqlalchemy" and keyword in takes and new:
             with draft.mistakes.noted():
                 draft.engine[keyword] = infer(keyword, item.value, takers, item.key)
 
@@ -171,7 +175,7 @@ def _refuse_unknown(draft: Draft, takes: frozenset[str]) -> None:
 
 def _finish(draft: Draft, url: URL, url_key: str, backend: Backend) -> PoolSettings:
     """Add the defaults, and what follows from the values."""
-    if draft.chose_class or backend.in_memory:
+    if backend.chosen or backend.in_memory:
         draft.engine["poolclass"] = backend.pool_class
     engine = _defaults("sqlalchemy.", backend) | draft.engine
     own = _defaults("dbpool.", backend) | draft.own

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from ..errors import SettingsError
 
-__all__ = ["Mistakes", "nearest"]
+__all__ = ["Mistakes", "known_ones", "nearest"]
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -17,6 +17,18 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """
     found = get_close_matches(word, list(known), 1, cutoff)
     return found[0] if found else None
+
+
+def known_ones(word: str, known: Iterable[str]) -> str:
+    """Say which words are known, the one first that is most like `word`.
+
+    >>> known_ones("sqlit", ["mysql", "sqlite"])
+    ' the nearest is sqlite; there are mysql, sqlite'
+    """
+    words = list(known)
+    near = nearest(word, words)
+    hint = f" the nearest is {near};" if near else ""
+    return f"{hint} there are {', '.join(words)}"
 
 
 class Mistakes:

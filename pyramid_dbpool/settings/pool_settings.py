@@ -7,14 +7,15 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool, Pool
 
-from ..pool.options import PoolOptions
-from ..secrets import HIDDEN, is_secret, mask_url, mask_value, shown
+from ..pool.options import PoolOptions, ini_key
+from ..secrets import mask_url, mask_value, shown
 from .backend import pool_keywords
 from .declaration import BY_KEY, DbpoolOptions
 from .keys import Given
 from .mistakes import Mistakes
+from .values import TRUE_WORDS
 
-__all__ = ["AppSettings", "Draft", "EngineOptions", "PoolSettings"]
+__all__ = ["AppSettings", "Draft", "EngineOptions", "PoolSettings", "is_autocommit"]
 
 
 @dataclass
@@ -32,11 +33,6 @@ class Draft:
     engine: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
     mistakes: Mistakes = field(default_factory=Mistakes)
-
-    @property
-    def chose_class(self) -> bool:
-        """Whether the user has said which pool class to use."""
-        return "sqlalchemy.poolclass" in self.given
 
     def refuse(self, key: str, why: str, remedy: str = "remove it") -> None:
         """Note that a setting has no effect here."""
@@ -103,23 +99,21 @@ class PoolSettings:
         return timeout
 
     @property
-    def isolation_level(self) -> str | None:
-        """The isolation level of the engine, in the dialect's spelling; None is the server's."""
-        level: str | None = self.engine_options.get("isolation_level")
-        return level
-
-    @property
     def driver_arguments(self) -> dict[str, Any]:
         """What the URL's query and `connect_args` say to the driver."""
-        return {**self.url.query, **(self.engine_options.get("connect_args") or {})}
+        return _driver_arguments(self.url, self.engine_options)
+
+    @property
+    def is_autocommit(self) -> bool:
+        """Whether each statement is stored at once, unless a connection says otherwise."""
+        return is_autocommit(self.url, self.engine_options)
 
     def source(self, keyword: str) -> str:
         """Return the full ini key that a keyword's value came from, or would come from."""
         if keyword in self._sources:
             return self._sources[keyword]
         own = BY_KEY.get("dbpool." + keyword)
-        middle = "" if self.name == "default" else f"{self.name}."
-        return own.key_for(self.name) if own else f"sqlalchemy.{middle}{keyword}"
+        return own.key_for(self.name) if own else ini_key(self.name, keyword)
 
     def connect_options(self) -> dict[str, Any]:
         """Return the arguments of an engine that connects in the same way, on NullPool."""
@@ -153,8 +147,7 @@ class PoolSettings:
     def __repr__(self) -> str:
         managed = asdict(self.managed) if self.managed else {}
         values = {**self.engine_options, **vars(self.options), **managed}
-        given = {k: HIDDEN if is_secret(k) else mask_value(v) for k, v in values.items()}
-        listed = "".join(f" {name}={value!r}" for name, value in given.items())
+        listed = "".join(f" {name}={value!r}" for name, value in mask_value(values).items())
         return f"<PoolSettings {self.name!r} {self.masked_url}{listed}>"
 
 
@@ -167,3 +160,21 @@ class AppSettings:
     request_timeout: float | None
     readiness_route: str | None
     pools: Mapping[str, PoolSettings]
+
+
+def is_autocommit(url: URL, engine: Mapping[str, Any]) -> bool:
+    """Tell whether an engine's connections store each statement at once.
+
+    So they do at the isolation level AUTOCOMMIT, and where the driver was told to.
+
+    :param engine: the keyword arguments for `create_engine`.
+    """
+    options = engine.get("execution_options") or {}
+    level = options.get("isolation_level", engine.get("isolation_level"))
+    if str(level).upper() == "AUTOCOMMIT":
+        return True
+    return str(_driver_arguments(url, engine).get("autocommit") or 0).lower() in TRUE_WORDS
+
+
+def _driver_arguments(url: URL, engine: Mapping[str, Any]) -> dict[str, Any]:
+    return {**url.query, **(engine.get("connect_args") or {})}

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from .declaration import SETTINGS, Setting
 from .values import allowed
 
-__all__ = ["COMMON", "default_text", "reference", "rows"]
+__all__ = ["COMMON", "HEADINGS", "default_text", "reference", "rows"]
 
 HEADINGS = ("Setting", "Value", "Default", "Meaning")
 

@@ -25,10 +25,10 @@ from ..secrets import mask_text, shown
 from .declaration import YEAR, Setting
 from .mistakes import nearest
 
-__all__ = ["allowed", "coerce", "infer", "parse_duration"]
+__all__ = ["TRUE_WORDS", "allowed", "coerce", "infer", "parse_duration"]
 
 _OFF = frozenset({"", "off", "none"})
-_TRUE = frozenset({"true", "yes", "on", "y", "t", "1"})
+TRUE_WORDS = frozenset({"true", "yes", "on", "y", "t", "1"})
 _FALSE = frozenset({"false", "no", "off", "n", "f", "0"})
 _DURATION = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*(ms|s|m|h)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -166,7 +166,7 @@ def _flag(setting: Setting, value: Any) -> bool:
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
     word = value.strip().lower() if isinstance(value, str) else None
-    if word in _TRUE:
+    if word in TRUE_WORDS:
         return True
     if word in _FALSE:
         return False

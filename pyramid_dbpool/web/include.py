@@ -111,7 +111,10 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
 
 
 def close_sessions_with_request(event: NewRequest) -> None:
-    """Subscribe to `NewRequest`: what its sessions take is given back when it ends."""
+    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end.
+
+    Those that an outer tween has used already join the transaction that has begun meanwhile.
+    """
     RequestSessions.of(event.request).join_begun()
 
 

@@ -25,10 +25,10 @@ from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import join
 from ..sessions.uncommitted import (
-    WROTE,
     has_failed,
     has_uncommitted_changes,
     has_written,
+    note_connections,
     note_writes,
 )
 from .requests import request_name, supplied_session
@@ -103,7 +103,7 @@ class RequestSessions:
         if session is None:
             session = self._sessions[maker] = maker()
             # Under "request" as with the cookiecutter, for listeners and models.
-            session.info.update({_OWNER: self, WROTE: False, "request": self._request})
+            session.info.update({_OWNER: self, "request": self._request})
         return session
 
     def release(self, pool: str | None) -> None:
@@ -222,6 +222,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         made.engine, class_=made.settings.options.session_class, info=info
     )
     event.listen(maker, "after_transaction_create", _refuse_when_over)
+    note_connections(maker)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
     if writes:
@@ -229,7 +230,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
         event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     # What was sent in AUTOCOMMIT is stored.
-    if writes and made.settings.isolation_level != "AUTOCOMMIT":
+    if writes and not made.settings.is_autocommit:
         note_writes(maker)
     return maker
 

@@ -146,8 +146,12 @@ class Attempts(Generic[M]):
 
         :raises Exception: what waiting does not help against.
         """
+        engine = self._engine
+        if engine is None:
+            # The next try finds out.
+            return None
         try:
-            with self._engine.connect() as connection:
+            with engine.connect() as connection:
                 connection.scalar(select(1))
         except Exception as error:
             if self._is_away(error) or isinstance(error, sa_exc.TimeoutError):
@@ -157,10 +161,10 @@ class Attempts(Generic[M]):
 
     def refusal(self, error: Exception) -> DatabaseUnavailable | None:
         """Return how the database refuses all connections, which no message can help."""
-        said = database_error(error)
-        if not isinstance(said, DatabaseUnavailable):
+        said, engine = database_error(error), self._engine
+        if engine is None or not isinstance(said, DatabaseUnavailable):
             return None
-        failure = classify_connect_failure(self._engine.dialect, said)
+        failure = classify_connect_failure(engine.dialect, said)
         return said if failure is ConnectFailure.CONFIGURATION else None
 
     def _is_away(self, error: Exception) -> bool:
@@ -170,11 +174,16 @@ class Attempts(Generic[M]):
             return False
         if is_lost(error):
             return True
-        return connect_failure(self._engine.dialect, error) in WORTH_WAITING
+        engine = self._engine
+        return engine is not None and connect_failure(engine.dialect, error) in WORTH_WAITING
 
     @property
-    def _engine(self) -> Engine:
-        return self.session.get_bind().engine
+    def _engine(self) -> Engine | None:
+        try:
+            return self.session.get_bind().engine
+        except sa_exc.UnboundExecutionError:
+            # A session of the caller's own may have an engine for each class, and none for all.
+            return None
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:

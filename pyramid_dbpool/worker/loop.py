@@ -127,8 +127,7 @@ def consume(
 
 def _check_at_start(session: Session, stopper: Stop) -> None:
     # A session of the caller's own may have no engine, or one that is not ours.
-    bind = session.bind
-    made = None if bind is None else find_engine(bind.engine)
+    made = find_engine(session.bind)
     if made is not None:
         check_at_start(made, stopper.wait)
 

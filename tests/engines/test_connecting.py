@@ -55,6 +55,16 @@ def test_a_statement_may_take_longer_than_a_login(pymysql_url: str) -> None:
     dispose_engine(settings)
 
 
+@pytest.mark.slow
+def test_a_limit_of_the_users_own_bounds_the_login_too(mute: int) -> None:
+    """PyMySQL's ends where the server accepts, whoever has set it."""
+    url = f"mysql+pymysql://web:x@127.0.0.1:{mute}/h?connect_timeout=2"
+    settings = {"sqlalchemy.url": url, "dbpool.outage_grace": "0", "sqlalchemy.pool_timeout": "30"}
+    with pytest.raises(DatabaseUnavailable):
+        get_engine(settings).connect()
+    dispose_engine(settings)
+
+
 def test_a_limit_of_the_users_own_stands(pymysql_url: str) -> None:
     """`read_timeout` in the URL bounds the statements too, as PyMySQL has it."""
     settings = {"sqlalchemy.url": f"{pymysql_url}?read_timeout=7"}

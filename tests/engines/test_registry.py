@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import (
@@ -25,7 +25,7 @@ from pyramid_dbpool import (
 )
 from pyramid_dbpool.engines import registry
 from pyramid_dbpool.engines.build import build_engine
-from pyramid_dbpool.engines.registry import live_engines
+from pyramid_dbpool.engines.registry import find_engine, live_engines, process_engine
 from pyramid_dbpool.settings import PoolSettings, load_pool
 from tests.support.servers.ports import deaf_port
 
@@ -293,3 +293,14 @@ for name in ("default", "second"):
         timeout=60,
     )
     assert (ran.stdout, ran.stderr) == ("closed second\nclosed default\n", "")
+
+
+def test_an_engine_with_other_execution_options_is_found_too() -> None:
+    """It is on the same pool: what a worker's session is bound to may be one."""
+    settings = {"sqlalchemy.url": "sqlite:///found.db"}
+    made = process_engine(settings)
+    assert find_engine(made.engine) is made
+    assert find_engine(made.engine.execution_options(logging_token="worker")) is made
+    assert find_engine(create_engine("sqlite://")) is None
+    assert find_engine(None) is None
+    dispose_engine(settings)

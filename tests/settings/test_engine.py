@@ -171,6 +171,35 @@ def test_the_users_limit_on_opening_wins(driver: str, argument: str) -> None:
     assert (arguments[argument], arguments["x"]) == (7, 1)
 
 
+@pytest.mark.parametrize(("driver", "argument"), DRIVERS)
+def test_two_limits_on_opening_are_refused(driver: str, argument: str) -> None:
+    """Only one of them could hold, and nobody would know which."""
+    url, ours = f"{driver}://web@db.example/h", {"dbpool.connect_timeout": "9"}
+    said = refusal({"sqlalchemy.url": f"{url}?{argument}=8", **ours})
+    assert said.startswith("dbpool.connect_timeout = '9' has no effect:")
+    assert argument in said
+    arguments = {"sqlalchemy.connect_args": {argument: 7}}
+    assert argument in refusal({"sqlalchemy.url": url, **arguments, **ours})
+
+
+@pytest.mark.parametrize(
+    "stores_at_once",
+    [
+        {"sqlalchemy.isolation_level": "AUTOCOMMIT"},
+        {"sqlalchemy.execution_options": {"isolation_level": "AUTOCOMMIT"}},
+        {"sqlalchemy.connect_args": '{"autocommit": true}'},
+        {"sqlalchemy.url": f"{POSTGRES}?autocommit=true"},
+    ],
+)
+def test_a_pool_that_stores_each_statement_cannot_be_read_only(
+    stores_at_once: dict[str, Any],
+) -> None:
+    """There is no transaction that could be, however it has come to that."""
+    settings = {"sqlalchemy.url": POSTGRES, **stores_at_once}
+    assert load_pool(settings).is_autocommit
+    assert "dbpool.read_only = true" in refusal({**settings, "dbpool.read_only": "true"})
+
+
 def test_mysql_connector_runs_its_python_code_unless_the_user_has_chosen() -> None:
     """A connection that its C extension loses at COMMIT is not seen to be lost."""
     url = "mysql+mysqlconnector://web@db.example/h"

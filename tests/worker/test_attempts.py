@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import delete, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -35,6 +35,25 @@ def test_a_serialization_failure_is_tried_again(pg_worker: Worker) -> None:
     pg_worker.run("b", handle, isolation_level="REPEATABLE READ")
     assert tries == ["a", "a-other"]
     assert (pg_worker.stored(), pg_worker.acked) == (["a-otherb"], ["a", "b"])
+
+
+def test_a_session_with_an_engine_for_each_class_gets_the_error_itself(
+    pg_worker: Worker,
+) -> None:
+    """It has none for all, which could be asked what the error means."""
+
+    def routed(settings: dict[str, str]) -> Session:
+        return Session(binds={Done: get_engine(settings)})
+
+    def twice(message: str, session: Session) -> None:
+        session.add_all([Done(id=1, message=message), Done(id=2, message=message)])
+        session.flush()
+        session.execute(update(Done).values(id=1))
+
+    pg_worker.run(["b"], twice, session_factory=routed)
+    ((_, error),) = pg_worker.failed
+    assert isinstance(error, IntegrityError)
+    assert pg_worker.stored() == []
 
 
 def test_a_deadlock_is_tried_again(mariadb_url: str) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import SessionInUse
+from pyramid_dbpool import PoolTimeout, SessionInUse, deadline, get_engine
 from tests.support.webapp import TM, Row, TwoPhaseSession, WebApp, app, database
 
 
@@ -50,6 +50,23 @@ def test_a_session_with_two_phases_goes_on_later_too(pymysql_url: str) -> None:
         web.get()
         web.get("/read")
         assert (count(), web.checked_out()) == (1, 0)
+
+
+def test_a_session_that_got_no_connection_asks_for_none(settings: dict[str, Any]) -> None:
+    """A view that lives with `PoolTimeout` would wait once more to give back what it has not."""
+    settings |= {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "1"}
+
+    def index(request: Request) -> None:
+        with deadline(0), pytest.raises(PoolTimeout):
+            request.db.execute(select(Row))
+        with deadline(0):
+            request.release_db()
+
+    with app(settings, *TM, index=index) as web:
+        engine = get_engine(settings)
+        with engine.connect(), engine.connect():
+            web.get()
+            assert web.checked_out() == 2
 
 
 def test_an_object_stays_in_its_session(

@@ -79,11 +79,23 @@ def test_a_path_that_is_not_utf8_is_warned_of_and_leaks_nothing(
         assert "uncommitted" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "stores_at_once",
+    [
+        {"sqlalchemy.isolation_level": "AUTOCOMMIT"},
+        {"sqlalchemy.execution_options": {"isolation_level": "AUTOCOMMIT"}},
+        {"sqlalchemy.connect_args": {"autocommit": True}},
+    ],
+    ids=["isolation_level", "execution_options", "driver"],
+)
 def test_what_autocommit_has_stored_is_not_called_lost(
-    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    stores_at_once: dict[str, Any],
 ) -> None:
     """It is stored, and nothing is said."""
-    settings["sqlalchemy.isolation_level"] = "AUTOCOMMIT"
+    settings.update(stores_at_once)
     with app(settings, "pyramid_dbpool", index=executes(insert(Row).values(id=7))) as web:
         caplog.clear()
         web.get()
