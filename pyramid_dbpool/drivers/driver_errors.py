@@ -54,7 +54,7 @@ def driver_text(error: BaseException) -> str:
 def said_by(error: BaseException) -> str:
     """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets."""
     # SQLAlchemy's own text would add the statement and a link.
-    said = getattr(error, "orig", None) or error
+    said = driver_error(error)
     text = str(said)
     if isinstance(said, UnicodeDecodeError):
         # Its own text says at which byte psycopg2 stumbled over what the server said.

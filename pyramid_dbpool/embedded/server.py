@@ -1,4 +1,4 @@
-"""The private server, and a port for it: start, stop, crash, restart."""
+"""The private server: start, stop, crash, restart; and a free port."""
 
 import atexit
 import contextlib

@@ -7,7 +7,6 @@ or a worker starts, and once where somebody asks: on the readiness route, at `pd
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,6 +14,7 @@ from sqlalchemy import create_engine, select
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.driver_errors import one_line, said_by
+from ..pool.outage import pause_before
 from ..secrets import scrub
 from ..settings import PoolSettings
 from . import connecting
@@ -24,15 +24,13 @@ __all__ = [
     "EXIT_STATUS",
     "check_at_start",
     "connect_once",
-    "pause_before",
     "reason",
     "try_to_connect",
 ]
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at a database that is away: doubled from the first to the longest.
-FIRST_PAUSE = 0.1
+# Seconds between two looks at a database that is away.
 LONGEST_PAUSE = 2.0
 # The one with which gunicorn's master gives up too, where others make it start the worker anew.
 EXIT_STATUS = 3
@@ -66,17 +64,6 @@ def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception |
 def reason(pool: PoolSettings, error: Exception) -> str:
     """Return the driver's words on one line, without secrets."""
     return one_line(scrub(said_by(error), pool.url))
-
-
-def pause_before(number: int, longest: float = LONGEST_PAUSE) -> float:
-    """Return how many seconds to wait before another look at a database that is away.
-
-    :param number: which look it is, after the first: 1, 2 and so on.
-    :param longest: more than so many seconds it never is.
-    """
-    until = min(FIRST_PAUSE * 2 ** min(number - 1, 10), longest)
-    # At random, so that a hundred processes do not all knock in the same instant.
-    return random.uniform(until / 2, until)
 
 
 def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.sleep) -> None:
@@ -116,7 +103,7 @@ def _try_until(
             log.warning("%s; waiting up to %.0f s.", _complaint(made, error, 0.0), left)
         number += 1
         # The last try comes when the time is over, not before.
-        if wait(min(pause_before(number), left)):
+        if wait(min(pause_before(number, LONGEST_PAUSE), left)):
             return error, True
 
 

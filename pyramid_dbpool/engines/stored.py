@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from ..drivers.driver_errors import driver_text, sqlstate
+from ..drivers.driver_errors import driver_error, driver_text, sqlstate
 from ..drivers.statements import commits, commits_alone
 from ..drivers.transactions import in_autocommit, is_known_rollback, is_unknown_outcome
 from ..errors import CommitUnknown, TransactionFailed
@@ -100,7 +100,7 @@ def judged(error: Exception) -> Exception:
 def is_aftermath(error: BaseException) -> bool:
     """Tell whether an error only says that there was another one before, which was swallowed."""
     if isinstance(error, DBAPIError):
-        return error.orig is not None and sqlstate(error.orig) == _ABORTED
+        return sqlstate(driver_error(error)) == _ABORTED
     return isinstance(error, TransactionFailed | PendingRollbackError)
 
 

@@ -55,34 +55,27 @@ class Core:
     ) -> None:
         # The mode is decided here, and here only.
         opener_class = BackgroundOpener if options.background else CallersOpen
-        line = Line[PooledEntry](
-            size or None,
-            None if overflow < 0 else size + overflow,
-            lifo=lifo,
-            linger=options.overflow_linger > 0,
-            stamped=options.has_upkeep,
-            slots_to_waiters=opener_class.callers_open,
-            max_waiting=options.max_waiting,
+        line = self.line = _make_line(
+            options, size, overflow, lifo=lifo, slots_to_waiters=opener_class.callers_open
         )
         shared = self.shared = _share(source, let_in, options, line, size=size, timeout=timeout)
-        self.line, self.stats, self.options = line, shared.stats, options
+        self.stats, self.options = shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
-        examines = not opener_class.callers_open
         self.watch = LeaseWatch(shared)
         self.health = Health(
             shared,
             pre_ping=pre_ping,
-            examines=examines,
+            examines=not opener_class.callers_open,
             freed=self._replan,
             opened=self.watch.begin,
         )
-        self.refusals = Refusals(shared)
-        self.opener = opener_class(shared, self.health, self.refusals)
+        refusals = Refusals(shared)
+        self.opener = opener_class(shared, self.health, refusals)
         self.upkeep = Upkeep(shared, self.health)
         self._checkout_parts = CheckoutParts(
             shared,
             self.health,
-            self.refusals,
+            refusals,
             self.opener,
             seems_to_hold=self.watch.seems_to_hold,
             holds_already=self.watch.holds_already,
@@ -227,6 +220,20 @@ class Core:
                 now=now,
             )
         return dataclasses.replace(numbers, holders=named(held))
+
+
+def _make_line(
+    options: PoolOptions, size: int, overflow: int, *, lifo: bool, slots_to_waiters: bool
+) -> Line[PooledEntry]:
+    return Line[PooledEntry](
+        size or None,
+        None if overflow < 0 else size + overflow,
+        lifo=lifo,
+        linger=options.overflow_linger > 0,
+        stamped=options.has_upkeep,
+        slots_to_waiters=slots_to_waiters,
+        max_waiting=options.max_waiting,
+    )
 
 
 def _share(

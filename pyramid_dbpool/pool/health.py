@@ -101,10 +101,10 @@ class Health:
         options = self._options
         entry.expires_at = options.expiry(now, random.random())
         recycle = self._source.recycle_seconds
-        if recycle is not None and options.liveness:
+        if recycle is not None and options.recycle_is_expiry:
             # With 0 none would be young enough for the caller for whom it was opened.
             entry.expires_at = min(entry.expires_at, now + max(recycle, 1))
-        if self._pre_ping or (recycle is not None and not options.liveness):
+        if self._pre_ping or (recycle is not None and not options.recycle_is_expiry):
             # To be asked each time: the server, or SQLAlchemy's own rule on its own clock.
             entry.patience = 0.0
         elif options.liveness and self._source.may_look:
@@ -194,6 +194,14 @@ class Health:
         with self._door, self._lock:
             for each in self._line.members:
                 each.doubt()
+
+    def ask_recycle_each_time(self) -> None:
+        """Have SQLAlchemy's rule of age asked from now on, also of what is open already."""
+        if self._options.recycle_is_expiry:
+            return
+        with self._door, self._lock:
+            for each in self._line.members:
+                each.patience = each.check_at = 0.0
 
     def examine(self, entry: PooledEntry) -> None:
         """Ping a connection, unless it is in use; close it if it is dead."""

@@ -239,11 +239,9 @@ class ManagedPool(QueuePool):
                     now < entry.check_at
                     and (closed is None or not closed())
                     and (glance is None or not glance(0, 1))
-                    # Asked each time: it can be set on a pool at work, as SQLAlchemy's suite does.
-                    and self._recycle < 0
                 ):
                     return cast("ConnectionPoolEntry", entry.record)
-            elif entry.passes(now) and self._recycle < 0:
+            elif entry.passes(now):
                 return cast("ConnectionPoolEntry", entry.record)
         return cast("ConnectionPoolEntry", core.check_out(entry, now).record)
 
@@ -351,6 +349,17 @@ class ManagedPool(QueuePool):
         )
         made.on_checkout, made.url_key = self.on_checkout, self.url_key
         return made
+
+    @property
+    def _recycle(self) -> int:
+        return self._recycle_seconds
+
+    @_recycle.setter
+    def _recycle(self, seconds: int) -> None:
+        self._recycle_seconds = seconds
+        # SQLAlchemy's suite sets it on a pool at work, too.
+        if self._core is not None:
+            self._core.health.ask_recycle_each_time()
 
     # Numbers
 
@@ -535,8 +544,8 @@ class RecordSource:
             return True
         if pool._invalidate_time > since or record._soft_invalidate_time > since:
             return True
-        # With `liveness` it is in the entry's `expires_at`.
-        return -1 < pool._recycle < time.time() - since and not pool._options.liveness
+        too_old = -1 < pool._recycle < time.time() - since
+        return too_old and not pool._options.recycle_is_expiry
 
     def is_received(self, record: PooledRecord) -> bool:
         """Tell whether a caller has the connection."""

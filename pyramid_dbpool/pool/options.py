@@ -70,6 +70,15 @@ class PoolOptions:
         return now + self.max_lifetime * (1 - LIFETIME_JITTER * chance)
 
     @property
+    def recycle_is_expiry(self) -> bool:
+        """Whether a connection's age is in its expiry, and SQLAlchemy's own rule is not asked.
+
+        That counts from before the connect: what is opened in the background could be too old
+        for whoever waits for it, again and again.
+        """
+        return self.liveness or self.background
+
+    @property
     def has_upkeep(self) -> bool:
         """Whether idle connections are ever closed or checked in the background."""
         return (

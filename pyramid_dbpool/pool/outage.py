@@ -15,11 +15,10 @@ from .options import pool_text
 
 log = logging.getLogger(__name__)
 
-# The prober's pauses, in seconds: doubling from the first to the last, each one
-# shortened by up to half at random, so that many processes do not knock as one.
+# The first pause before another look at a server that is away, in seconds, whoever looks.
 FIRST_PAUSE = 0.1
+# The prober's longest pause, in seconds, and the one while nobody asks.
 LAST_PAUSE = 1.0
-# The prober's pause, in seconds, while nobody asks.
 SLOW_PAUSE = 10.0
 # What a failed opening tells is held for true until the next one is over, but not for
 # longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
@@ -55,10 +54,8 @@ class Outage:
             # by one, a blip would cost everybody the longest pause.
             return
         self.attempts += 1
-        pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** min(self.attempts - 1, 10))
-        if not asked:
-            pause = SLOW_PAUSE
-        self.retry_at = now + pause * (1 + self.chance()) / 2
+        pause = pause_before(self.attempts, LAST_PAUSE, self.chance)
+        self.retry_at = now + (pause if asked else shortened(SLOW_PAUSE, self.chance))
 
     def asked(self, now: float) -> None:
         """Note that somebody asks: a prober at the slow pace tries at once."""
@@ -84,6 +81,24 @@ class Outage:
             and now - self.since >= grace
             and now < self.known_until
         )
+
+
+def pause_before(
+    number: int, longest: float, chance: Callable[[], float] = random.random
+) -> float:
+    """Return how many seconds to wait before another look at a server that is away.
+
+    Doubled from one look to the next, and shortened at random.
+
+    :param number: which look it is, after the first: 1, 2 and so on.
+    :param longest: more than so many seconds it never is.
+    """
+    return shortened(min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10)), chance)
+
+
+def shortened(pause: float, chance: Callable[[], float]) -> float:
+    """Shorten a pause by up to half, so that a hundred processes do not all knock at once."""
+    return pause * (1 + chance()) / 2
 
 
 class OutageLog:

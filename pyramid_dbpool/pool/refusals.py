@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
@@ -12,6 +13,8 @@ from .options import ini_key, pool_text
 from .outage import Outage
 from .shared import Shared
 from .stats import Holder
+
+T = TypeVar("T", bound=PoolTimeout)
 
 # SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
 EXHAUSTED = "3o7r"
@@ -51,10 +54,9 @@ class Refusals:
             shared.stats.refused["line_full"] += 1
             held, line = leases(shared.line, shared.clock()), shared.line
             waiting, capacity = line.waiting, line.capacity
-        text = line_full_text(self._name, waiting, capacity, named(held))
-        error = PoolLineFull(text, code=EXHAUSTED)
-        error.pool_name = self._name
-        return error
+        return self._exhausted(
+            PoolLineFull, line_full_text(self._name, waiting, capacity, named(held))
+        )
 
     def timed_out(
         self,
@@ -96,9 +98,13 @@ class Refusals:
                 cut=cut,
                 setting=setting,
             )
-        error = PoolTimeout(text, code=EXHAUSTED)
+        error = self._exhausted(PoolTimeout, text)
         error.__cause__ = None if outage is None else outage.error
-        error.pool_name = name
+        return error
+
+    def _exhausted(self, kind: type[T], text: str) -> T:
+        error = kind(text, code=EXHAUSTED)
+        error.pool_name = self._name
         return error
 
 

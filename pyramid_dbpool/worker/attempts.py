@@ -14,10 +14,10 @@ from sqlalchemy.orm.exc import StaleDataError
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost
-from ..engines.probes import pause_before
 from ..engines.stored import Outcome, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
+from ..pool.outage import pause_before
 from ..sessions.unit_of_work import unit_of_work
 from ..stopping import Stop, stoppable
 from .message_names import MessageName

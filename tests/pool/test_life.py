@@ -117,12 +117,11 @@ def test_pool_that_is_not_used_starts_nothing(maker: Maker) -> None:
     assert not maker.made
 
 
-@pytest.mark.parametrize("more", [{}, {"pre_ping": True}])
+@pytest.mark.parametrize("more", [{}, {"pre_ping": True}, {"liveness": False}])
 def test_connection_is_young_enough_for_its_first_caller(maker: Maker, more: Any) -> None:
     """With a recycle time of 0 too: else it would be replaced until the caller's time is over."""
-    pool = ManagedPool(
-        maker, 1, 0, recycle=0, liveness=True, background=True, dialect=Answering(), **more
-    )
+    arguments = {"liveness": True, "background": True, "dialect": Answering(), **more}
+    pool = ManagedPool(maker, 1, 0, recycle=0, **arguments)
     pool.connect().close()
     assert len(maker.made) == 1
     pool.dispose()
@@ -134,6 +133,18 @@ def test_recycle_time_can_be_set_on_a_pool_at_work(maker: Maker) -> None:
     pool.connect().close()
     pool._recycle = 0
     pool.connect().close()
+    assert len(maker.made) == 2
+
+
+def test_who_waits_is_not_handed_what_is_too_old(maker: Maker) -> None:
+    """What comes back to the line is judged by a recycle time that was set meanwhile."""
+    pool = ManagedPool(maker, 1, 0)
+    lease = pool.connect()
+    waiter = in_thread(lambda: pool.connect().close())
+    wait_for(lambda: pool.snapshot().waiting)
+    pool._recycle = 0
+    lease.close()
+    waiter.join(PATIENCE)
     assert len(maker.made) == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 from pyramid_dbpool.pool.line import Slot, Waiter
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.opener import BackgroundOpener
+from pyramid_dbpool.pool.refusals import Refusals
 from tests.support.makers import Maker
 
 Start = Callable[[str, Callable[[], object]], object]
@@ -17,7 +18,7 @@ Start = Callable[[str, Callable[[], object]], object]
 def planned(maker: Maker, start: Start) -> tuple[BackgroundOpener, Waiter]:
     """Make an opener with one opening planned, for one who waits."""
     core = ManagedPool(maker, 1, 1, background=True)._core
-    opener = BackgroundOpener(core.shared, core.health, core.refusals, start=start)
+    opener = BackgroundOpener(core.shared, core.health, Refusals(core.shared), start=start)
     waiter = Waiter(lambda: None, 0.0, opener.context())
     with core.lock:
         assert opener.admit_locked(waiter, 0.0, again=False) is True

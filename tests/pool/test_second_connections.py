@@ -57,8 +57,15 @@ def test_who_holds_nothing_is_not_woken_to_be_looked_at(
     looks = list[int]()
     monkeypatch.setattr(watch.LeaseWatch, "holds_already", lambda _: looks.append(1))
     pool = ManagedPool(maker, 1, 0, timeout=0.01, hold_warning=60.0)
-    lease = pool.connect()
-    in_thread(lambda: wait_in_vain(pool)).join()
+    with holder_label("GET /x"):
+        lease = pool.connect()
+
+    def wait() -> None:
+        # A name in plain text may be that of many.
+        with holder_label("GET /x"):
+            wait_in_vain(pool)
+
+    in_thread(wait).join()
     assert not looks
     wait_in_vain(pool)
     assert looks == [1]
