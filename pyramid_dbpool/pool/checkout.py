@@ -182,6 +182,7 @@ class Checkout:
                 granted = self._line.leave(waiter)
         waited = self._clock() - self._began
         if granted is None:
+            self._look_at_the_end(until, began)
             cited = cited_setting(self._limit)
             raise self._parts.opener.timed_out(waited, cut=self._cut, setting=cited)
         if self._counted:
@@ -200,6 +201,14 @@ class Checkout:
             if self._parts.holds_already():
                 self._count_holder()
         return self._gate_opens(until)
+
+    def _look_at_the_end(self, until: float, began: float) -> None:
+        """See whether this caller, who gets nothing, has come to hold a connection meanwhile.
+
+        Another thread of the same request may have been served while he waited.
+        """
+        if not self._counted and until > began + LONG_WAIT and self._parts.holds_already():
+            self._count_holder()
 
     def _gate_opens(self, until: float) -> bool:
         stopped = current_stopped()

@@ -56,20 +56,45 @@ def test_who_holds_nothing_is_not_woken_to_be_looked_at(
     """With thousands of greenlets in line that would cost as much as the hand-offs."""
     looks = list[int]()
     monkeypatch.setattr(watch.LeaseWatch, "holds_already", lambda _: looks.append(1))
-    pool = ManagedPool(maker, 1, 0, timeout=0.01, hold_warning=60.0)
-    with holder_label("GET /x"):
-        lease = pool.connect()
+    pool = ManagedPool(maker, 2, 0, timeout=PATIENCE, hold_warning=60.0)
 
     def wait() -> None:
         # A name in plain text may be that of many.
         with holder_label("GET /x"):
-            wait_in_vain(pool)
+            pool.connect().close()
 
-    in_thread(wait).join()
+    with holder_label("GET /x"):
+        leases = [pool.connect(), pool.connect()]
+    waiter = in_thread(wait)
+    wait_for(lambda: pool.snapshot().waiting == 1)
+    leases.pop().close()
+    waiter.join(PATIENCE)
     assert not looks
-    wait_in_vain(pool)
-    assert looks == [1]
-    lease.close()
+    leases.append(pool.connect())
+    with deadline(0.01), pytest.raises(PoolTimeout):
+        pool.connect()
+    assert looks
+
+
+def test_who_is_served_while_a_helper_waits_holds_for_it_too(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request's thread and its helper may stand in the same line, the helper first."""
+    pool = ManagedPool(maker, 1, 0, timeout=0.5, hold_warning=60.0)
+    busy, said = pool.connect(), list[str]()
+    with holder_label(Label(lambda: "GET route 'both'")):
+        context = contextvars.copy_context()
+        leases: list[object] = []
+        served = in_thread(lambda: leases.append(context.copy().run(pool.connect)))
+        wait_for(lambda: pool.snapshot().waiting == 1)
+        helper = in_thread(lambda: said.append(context.run(wait_in_vain, pool)))
+        wait_for(lambda: pool.snapshot().waiting == 2)
+    busy.close()
+    helper.join()
+    served.join()
+    assert "1 of those who wait holds a connection already" in said[0]
+    (text,) = warnings(caplog)
+    assert "GET route 'both' waits for a second connection" in text
 
 
 def test_the_error_says_how_many_wait_beside_what_they_hold(maker: Maker) -> None:
