@@ -207,7 +207,9 @@ class Checkout:
 
         Another thread of the same request may have been served while he waited.
         """
-        if not self._counted and until > began + LONG_WAIT and self._parts.holds_already():
+        if self._counted or until <= began + LONG_WAIT:
+            return
+        if self._parts.seems_to_hold() and self._parts.holds_already():
             self._count_holder()
 
     def _gate_opens(self, until: float) -> bool:
