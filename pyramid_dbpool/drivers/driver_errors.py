@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..secrets import mask_text
 
 __all__ = [
     "driver_error",
     "driver_text",
+    "error_chain",
     "error_number",
     "one_line",
     "said_by",
@@ -21,6 +24,16 @@ def driver_error(error: BaseException) -> BaseException:
     if isinstance(orig, BaseException) and orig is not error:
         return driver_error(orig)
     return error
+
+
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the last one first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__context__ if each.__cause__ is None else each.__cause__
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["changes_nothing", "commits", "commits_alone", "first_word"]
+__all__ = ["begins", "changes_nothing", "commits", "commits_alone", "first_word"]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -24,6 +24,8 @@ _IMPLICIT_COMMITS = frozenset(
 )
 # What sqlite3 begins a transaction for, and for nothing else.
 _SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
+
+_WRITING = tuple(_SQLITE_BEGINS)
 
 # SAVEPOINT and its like change nothing by themselves.
 _HARMLESS = frozenset(
@@ -82,6 +84,20 @@ def commits(statement: str, dialect: str) -> bool:
     if dialect not in _IMPLICIT_COMMIT_DIALECTS:
         return False
     return word in _IMPLICIT_COMMITS or (word == "SET" and "AUTOCOMMIT" in statement.upper())
+
+
+def begins(statement: str, dialect: str) -> bool:
+    """Tell whether a transaction is open for certain once a statement has run, and shows.
+
+    :param dialect: SQLAlchemy's name of the database.
+
+    >>> begins("SELECT 1", "postgresql"), begins("SELECT 1", "mysql")
+    (True, False)
+    """
+    start = statement[:8].upper()
+    if dialect == "postgresql":
+        return start != "ROLLBACK"
+    return start.startswith(_WRITING)
 
 
 def commits_alone(statement: str, *, begins: object) -> bool:

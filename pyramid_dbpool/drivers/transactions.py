@@ -9,11 +9,16 @@ from sqlalchemy.exc import DBAPIError
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 
 __all__ = [
+    "IDLE_IN_TRANSACTION",
+    "WAIT",
     "in_autocommit",
+    "in_transaction",
     "is_known_rollback",
+    "is_lock_timeout",
     "is_lost",
     "is_missed_disconnect",
     "is_unknown_outcome",
+    "striking_timeout",
     "transaction_failed",
 ]
 
@@ -22,8 +27,21 @@ KNOWN_ROLLBACK = "40"  # PostgreSQL's class "transaction rollback", but for the 
 UNKNOWN_OUTCOMES = frozenset({"40003", "08007"})
 KNOWN_ROLLBACK_NUMBERS = frozenset({1020, 1205, 1213})
 SQLITE_LOCKS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+# PostgreSQL's lock_not_available (lock_timeout, NOWAIT), and InnoDB's word for the same.
+LOCK_NOT_AVAILABLE, LOCK_WAIT_TIMEOUT = "55P03", 1205
+# PostgreSQL's function that finds a prepared statement to be older than its table: "cached plan
+# must not change result type". The text is translated, and its SQLSTATE stands for much else.
+STALE_PLAN, STALE_PLAN_FUNCTION = "0A000", "RevalidateCachedQuery"
 
-PG_IN_ERROR = 3  # libpq's PQTRANS_INERROR
+# With these the server ends a connection whose holder takes too long, and names the setting.
+# MariaDB does so without a word.
+IDLE_IN_TRANSACTION, WAIT = "idle_in_transaction_session_timeout", "wait_timeout"
+STRIKING_TIMEOUTS = {"25P03": IDLE_IN_TRANSACTION, "25P04": "transaction_timeout"}
+STRIKING_TIMEOUT_NUMBERS = {4031: WAIT}  # MySQL
+
+# libpq's PQTRANS_IDLE, PQTRANS_INERROR, PQTRANS_UNKNOWN.
+PG_IDLE, PG_IN_ERROR, PG_UNKNOWN = 0, 3, 4
+SERVER_STATUS_IN_TRANS = 1  # MySQL's
 
 
 def is_lost(error: DBAPIError) -> bool:
@@ -45,11 +63,32 @@ def transaction_failed(dbapi_connection: Any) -> bool:
     PostgreSQL does after any error: COMMIT would then roll back and report no error. True only
     for psycopg and psycopg2, the drivers that let it pass; costs no round trip.
     """
+    return _pg_status(dbapi_connection) == PG_IN_ERROR
+
+
+def in_transaction(dbapi_connection: Any) -> bool | None:
+    """Tell whether a transaction is open on the driver's connection; None: it does not show.
+
+    Costs no round trip. On MariaDB and SQLite it is certain only after a statement that writes:
+    what a SELECT has begun the servers, or the drivers, do not tell. mysqlclient shows nothing.
+    """
+    status = _pg_status(dbapi_connection)
+    if status is not None:
+        return None if status == PG_UNKNOWN else status != PG_IDLE
+    flags = getattr(dbapi_connection, "server_status", None)
+    if flags is not None:
+        return bool(flags & SERVER_STATUS_IN_TRANS)
+    shown: bool | None = getattr(dbapi_connection, "in_transaction", None)
+    return shown
+
+
+def _pg_status(dbapi_connection: Any) -> int | None:
     pgconn = getattr(dbapi_connection, "pgconn", None)
     if pgconn is not None:
-        return bool(pgconn.transaction_status == PG_IN_ERROR)
-    status = getattr(dbapi_connection, "get_transaction_status", None)
-    return status is not None and status() == PG_IN_ERROR
+        status: int = pgconn.transaction_status
+        return status
+    ask = getattr(dbapi_connection, "get_transaction_status", None)
+    return None if ask is None else ask()
 
 
 def in_autocommit(dialect: Dialect, dbapi_connection: Any, *, may_ask: bool = False) -> bool:
@@ -63,11 +102,12 @@ def in_autocommit(dialect: Dialect, dbapi_connection: Any, *, may_ask: bool = Fa
     return bool(ask()) if ask else getattr(dbapi_connection, "autocommit", None) is True
 
 
-def is_known_rollback(error: DBAPIError) -> bool:
+def is_known_rollback(error: BaseException) -> bool:
     """Tell whether the unit of work can be rolled back and tried again at once.
 
-    True for a serialization failure, a deadlock and a wait for a lock that was given up: nothing
-    of the transaction is stored, and another try may succeed.
+    True for a serialization failure, a deadlock, a wait for a lock that was given up, and a
+    prepared statement whose table has changed: nothing of the transaction is stored, and another
+    try may succeed.
     """
     orig = driver_error(error)
     state = sqlstate(orig) or ""
@@ -75,9 +115,31 @@ def is_known_rollback(error: DBAPIError) -> bool:
         return False
     if state.startswith(KNOWN_ROLLBACK) or error_number(orig) in KNOWN_ROLLBACK_NUMBERS:
         return True
+    return is_lock_timeout(error) or _is_stale_plan(orig, state)
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Tell whether a statement has not got its lock in time."""
+    orig = driver_error(error)
+    if sqlstate(orig) == LOCK_NOT_AVAILABLE or error_number(orig) == LOCK_WAIT_TIMEOUT:
+        return True
     return sqlite_code(orig) in SQLITE_LOCKS
 
 
-def is_unknown_outcome(error: DBAPIError) -> bool:
+def _is_stale_plan(orig: BaseException, state: str) -> bool:
+    diagnosis = getattr(orig, "diag", None)
+    return (
+        state == STALE_PLAN and getattr(diagnosis, "source_function", None) == STALE_PLAN_FUNCTION
+    )
+
+
+def striking_timeout(error: BaseException) -> str | None:
+    """Return the server's setting by which it has ended a connection that was kept waiting."""
+    orig = driver_error(error)
+    by_state = STRIKING_TIMEOUTS.get(sqlstate(orig) or "")
+    return by_state or STRIKING_TIMEOUT_NUMBERS.get(error_number(orig) or 0)
+
+
+def is_unknown_outcome(error: BaseException) -> bool:
     """Tell whether the server itself says that it does not know what became of a COMMIT."""
     return sqlstate(driver_error(error)) in UNKNOWN_OUTCOMES

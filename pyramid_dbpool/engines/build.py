@@ -1,6 +1,7 @@
 """Build the engine of a pool, with all that listens to it."""
 
 from dataclasses import asdict
+from functools import partial
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import exc as sa_exc
@@ -10,7 +11,9 @@ from ..pool.managed import ManagedPool
 from ..secrets import scrub
 from ..settings import PoolSettings
 from . import connecting, forks, stored
-from .refused_commits import refuse_false_commits
+from .hearing import hear_errors
+from .overstays import Overstays
+from .refused_commits import note_failure, refuse_false_commits
 from .transaction_modes import make_read_only
 
 __all__ = ["build_engine"]
@@ -33,7 +36,11 @@ def build_engine(pool: PoolSettings) -> Engine:
     forks.protect(engine)
     if pool.options.read_only:
         make_read_only(engine)
-    refuse_false_commits(engine)
+    overstays = Overstays(pool)
+    note_error = partial(stored.note_error, overstays=overstays, patience=pool.pool_timeout)
+    hear_errors(engine, note_failure, note_error)
+    overstays.explain_errors(engine)
+    refuse_false_commits(engine, note_error, overstays)
     if isinstance(engine.pool, ManagedPool):
         engine.pool.url_key = pool.source("url")
     else:

@@ -4,19 +4,25 @@ Where the server has given the transaction up and the error was swallowed, or ha
 by itself; and where the connection is lost already.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.pool import PoolProxiedConnection
 
 from ..drivers.driver_errors import error_number, sqlstate
+from ..drivers.last_words import last_words
 from ..drivers.sockets import has_ended
-from ..drivers.transactions import in_autocommit, is_missed_disconnect, transaction_failed
+from ..drivers.transactions import in_autocommit, transaction_failed
 from ..errors import TransactionFailed
 from ..secrets import mask_text
 from . import stored
+from .hearing import Heard
+from .overstays import Overstays
 
-__all__ = ["has_failed", "refuse_false_commits"]
+__all__ = ["has_failed", "note_failure", "refuse_false_commits"]
 
 # A key of Connection.info: what the error of the transaction in hand said. The text and not the
 # error, whose traceback would keep a forgotten session, and so its connection, alive for ever.
@@ -32,11 +38,15 @@ _ENDING = frozenset({1020, 1206, 1213})
 _QUOTING = ("22", "P0")
 
 
-def refuse_false_commits(engine: Engine) -> None:
-    """Have `engine` commit only what is whole, on a connection that is there."""
-    event.listen(engine, "commit", _refuse_lost_connection)
-    event.listen(engine, "handle_error", _see_lost_connection)
-    event.listen(engine, "handle_error", _note_failure)
+def refuse_false_commits(
+    engine: Engine, hear: Callable[[Heard], None], overstays: Overstays
+) -> None:
+    """Have `engine` commit only what is whole, on a connection that is there.
+
+    :param hear: gets what a server has said that ended the connection.
+    """
+    refuse_lost = partial(_refuse_lost_connection, hear=hear, overstays=overstays)
+    event.listen(engine, "commit", refuse_lost)
     event.listen(engine, "begin", _forget_failure)
     event.listen(engine, "begin_twophase", _forget_failure)
     event.listen(engine, "rollback_savepoint", _forget_failure_in_savepoint)
@@ -46,31 +56,45 @@ def refuse_false_commits(engine: Engine) -> None:
 
 def has_failed(connection: Connection) -> bool:
     """Tell whether the server has given the transaction up, or has ended it already."""
-    ended = connection.info.get(_ENDED, False)
-    return ended or transaction_failed(connection.connection.dbapi_connection)
+    return _has_failed(connection.connection)
 
 
-def _see_lost_connection(context: ExceptionContext) -> None:
-    # The pool would keep the connection, and its rollback would look like a lost COMMIT.
-    if is_missed_disconnect(context.original_exception):
-        context.is_disconnect = True
+def _has_failed(connection: PoolProxiedConnection) -> bool:
+    ended: bool = connection.info.get(_ENDED, False)
+    return ended or transaction_failed(connection.dbapi_connection)
 
 
-def _refuse_lost_connection(connection: Connection) -> None:
+def _refuse_lost_connection(
+    connection: Connection, hear: Callable[[Heard], None], overstays: Overstays
+) -> None:
     # COMMIT would be sent into the void, and nobody know that it never arrived; or, where the
     # first error was swallowed, SQLAlchemy's own error here would not say that it was a lost one.
-    if connection.invalidated or has_ended(connection.connection.dbapi_connection):
-        # With a statement: without one it would be taken for an answer that was lost.
-        lost = sa_exc.OperationalError(
-            "COMMIT",
-            None,
-            connection.dialect.loaded_dbapi.OperationalError(
-                "the server closed the connection before COMMIT was sent"
-            ),
-            connection_invalidated=True,
-        )
-        connection.invalidate(lost)
-        raise stored.judged(lost)
+    if connection.invalidated:
+        lost = _lost(connection, None)
+    elif has_ended(connection.connection.dbapi_connection):
+        said = last_words(connection.connection.dbapi_connection)
+        lost = _lost(connection, said)
+        heard = Heard(lost.orig or lost, connection.connection, connection.dialect, True, False)
+        hear(heard)
+        overstays.explain(lost, heard)
+    else:
+        return
+    connection.invalidate(lost)
+    raise stored.judged(lost)
+
+
+def _lost(connection: Connection, said: Exception | None) -> sa_exc.OperationalError:
+    noticed = "the server closed the connection before COMMIT was sent"
+    # With a statement: without one it would be taken for an answer that was lost.
+    lost = sa_exc.OperationalError(
+        "COMMIT",
+        None,
+        said or connection.dialect.loaded_dbapi.OperationalError(noticed),
+        connection_invalidated=True,
+    )
+    if said is not None:
+        lost.add_detail(noticed)
+    return lost
 
 
 def _refuse_failed_transaction(connection: Connection) -> None:
@@ -100,23 +124,24 @@ def _error(connection: Connection) -> TransactionFailed:
     )
 
 
-def _note_failure(context: ExceptionContext) -> None:
-    connection = context.connection
-    if connection is None or connection.invalidated or context.is_disconnect:
+def note_failure(heard: Heard) -> None:
+    """Note on a connection which error made the server give its transaction up."""
+    if heard.lost:
         return
-    if _ends_transaction(connection, context.original_exception):
-        connection.info[_ENDED] = True
+    info = heard.connection.info
+    if _ends_transaction(heard):
+        info[_ENDED] = True
     # The first one: those after it only say that the transaction is aborted.
-    if _FAILURE not in connection.info and has_failed(connection):
-        connection.info[_FAILURE] = _text(context.original_exception)
+    if _FAILURE not in info and _has_failed(heard.connection):
+        info[_FAILURE] = _text(heard.error)
 
 
-def _ends_transaction(connection: Connection, error: BaseException) -> bool:
+def _ends_transaction(heard: Heard) -> bool:
     # The server then begins another one by itself.
-    dialect = connection.dialect
-    if dialect.name not in {"mysql", "mariadb"} or error_number(error) not in _ENDING:
+    dialect = heard.dialect
+    if dialect.name not in {"mysql", "mariadb"} or error_number(heard.error) not in _ENDING:
         return False
-    return not in_autocommit(dialect, connection.connection.dbapi_connection, may_ask=True)
+    return not in_autocommit(dialect, heard.connection.dbapi_connection, may_ask=True)
 
 
 def _text(error: BaseException) -> str:

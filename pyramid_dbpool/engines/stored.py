@@ -5,29 +5,54 @@ Whoever may run something again observes it; the engines note what they send.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.pool import PoolProxiedConnection
 
-from ..drivers.driver_errors import driver_error, driver_text, sqlstate
+from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
 from ..drivers.statements import commits, commits_alone
-from ..drivers.transactions import in_autocommit, is_known_rollback, is_unknown_outcome
+from ..drivers.transactions import (
+    in_autocommit,
+    in_transaction,
+    is_known_rollback,
+    is_lock_timeout,
+    is_unknown_outcome,
+)
 from ..errors import CommitUnknown, TransactionFailed
-from ..pool.managed import ManagedPool
+from ..pool.deadlines import current_deadline
+from ..pool.managed import ManagedPool, WatchedConnection
+from .hearing import Heard
+from .overstays import Overstays
+from .sent import Sent
 
 __all__ = [
     "Outcome",
     "current_outcome",
+    "database_error",
     "is_aftermath",
     "judged",
+    "note_error",
     "note_outcomes",
     "observed",
     "unobserved",
 ]
+
+SAID_BY_DATABASE = (
+    DBAPIError,
+    PendingRollbackError,
+    PoolTimeoutError,
+    StaleDataError,
+    TransactionFailed,
+)
 
 # PostgreSQL's word for a statement after one that failed: "current transaction is aborted".
 _ABORTED = "25P02"
@@ -45,7 +70,18 @@ class Outcome:
         may return another one to be raised in its place.
     """
 
-    __slots__ = ("commits", "committing", "on_error", "prepared", "stored", "transient", "unseen")
+    __slots__ = (
+        "commits",
+        "committing",
+        "heard",
+        "on_error",
+        "overstayed",
+        "prepared",
+        "stored",
+        "transient",
+        "unseen",
+        "waited_long",
+    )
 
     def __init__(self, on_error: Judge | None = None) -> None:
         self.on_error = on_error
@@ -56,16 +92,38 @@ class Outcome:
         self.prepared = False
         # Whether there was an error that another try may not meet, swallowed or not.
         self.transient = False
+        # Whether the server has ended a connection because the work left it waiting.
+        self.overstayed = False
+        # Whether a lock was waited for in vain, and longer than a connection would have been.
+        self.waited_long = False
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
         self.unseen: list[None] = []
         # The connection whose last word was COMMIT.
-        self.committing: Connection | None = None
+        self.committing: PoolProxiedConnection | None = None
+        # What drivers have said. Weakly: their tracebacks keep whole sessions.
+        self.heard: WeakKeyDictionary[BaseException, _Meaning] | None = None
 
     @property
     def nothing_stored(self) -> bool:
         """Whether it is certain that nothing is stored."""
         return not (self.commits or self.stored or self.prepared or self.unseen)
+
+    def meaning_of(self, error: BaseException) -> Exception | None:
+        """Return SQLAlchemy's error for a driver's that was raised in its place."""
+        meaning = None if self.heard is None else self.heard.get(error)
+        if meaning is None:
+            return None
+        if meaning.unknown:
+            return CommitUnknown(error, driver_text(error))
+        return DBAPIError("", None, error, connection_invalidated=meaning.lost)
+
+
+class _Meaning(NamedTuple):
+    """What an error of a driver says: the connection is lost, nobody knows what is stored."""
+
+    lost: bool
+    unknown: bool
 
 
 @contextmanager
@@ -104,6 +162,17 @@ def is_aftermath(error: BaseException) -> bool:
     return isinstance(error, TransactionFailed | PendingRollbackError)
 
 
+def database_error(error: Exception, outcome: Outcome | None = None) -> Exception:
+    """Return what the database said, where the app has made an error of its own of it."""
+    for each in error_chain(error):
+        if isinstance(each, SAID_BY_DATABASE):
+            return each
+        meaning = None if outcome is None else outcome.meaning_of(each)
+        if meaning is not None:
+            return meaning
+    return error
+
+
 def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     """Note what `engine` sends with whoever observes.
 
@@ -112,21 +181,24 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     """
 
     def begin(connection: Connection) -> None:
+        Sent.forget(connection.info)
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
             if _is_autocommit(connection, autocommit):
                 outcome.stored = True
 
+    note_checkout = _note_reader if read_only else _note_checkout
     if isinstance(engine.pool, ManagedPool):
-        engine.pool.on_checkout = _note_checkout
+        engine.pool.on_checkout = note_checkout
     else:
-        event.listen(engine, "checkout", _note_checkout)
+        event.listen(engine, "checkout", lambda _dbapi, _record, fairy: note_checkout(fairy))
     event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
-    event.listen(engine, "handle_error", _note_error, retval=True)
+    event.listen(engine, "handle_error", _judge_error, retval=True)
+    event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
-        event.listen(engine, "before_cursor_execute", _note_statement)
+        event.listen(engine, "rollback", _note_rollback)
         event.listen(engine, "commit", _note_commit)
         event.listen(engine, "prepare_twophase", _note_prepare)
         event.listen(engine, "commit_twophase", lambda connection, *_: _note_commit(connection))
@@ -140,7 +212,40 @@ def _is_autocommit(connection: Connection, configured: bool) -> bool:
     return configured or in_autocommit(connection.dialect, connection.connection.dbapi_connection)
 
 
-def _note_checkout(*_args: object) -> None:
+class _Observed(WatchedConnection):
+    """A connection whose holder may go around SQLAlchemy."""
+
+    __slots__ = ()
+
+    def before_commit(self) -> None:
+        """Note a COMMIT that is not SQLAlchemy's, if it may store something."""
+        outcome = _current.get()
+        if outcome is None or outcome.committing is self:
+            return
+        if in_transaction(self.dbapi_connection) is not False:
+            outcome.stored = True
+
+    def before_rollback(self) -> None:
+        """Note that the transaction ends here, and stores nothing."""
+        sent = Sent.on(self)
+        if sent is not None:
+            sent.opened = False
+
+    def before_handing_out(self) -> None:
+        """Note that nobody sees what is done with the driver's connection from now on."""
+        outcome = _current.get()
+        if outcome is not None:
+            outcome.stored = True
+
+
+def _note_checkout(connection: PoolProxiedConnection) -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.unseen.append(None)
+        _Observed.watch(connection)
+
+
+def _note_reader(_connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.unseen.append(None)
@@ -153,12 +258,22 @@ def _note_connection(_connection: Connection) -> None:
         outcome.unseen.pop()
 
 
+def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+    if _current.get() is not None:
+        Sent.note(connection.connection, str(statement), connection.dialect.name)
+
+
 def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
     outcome = _current.get()
-    if outcome is not None and not outcome.stored:
-        dialect = connection.dialect.name
-        outcome.stored = commits(str(statement), dialect) or (
-            dialect == "sqlite" and _is_alone(connection, str(statement))
+    if outcome is None:
+        return
+    said, dialect = str(statement), connection.dialect.name
+    committed = Sent.note(connection.connection, said, dialect)
+    if not outcome.stored:
+        outcome.stored = (
+            committed
+            or commits(said, dialect)
+            or (dialect == "sqlite" and _is_alone(connection, said))
         )
 
 
@@ -168,11 +283,24 @@ def _is_alone(connection: Connection, statement: str) -> bool:
     return not dbapi.in_transaction and commits_alone(statement, begins=dbapi.isolation_level)
 
 
+def _note_rollback(connection: Connection) -> None:
+    outcome = _current.get()
+    if outcome is not None and not (connection.closed or connection.invalidated):
+        _look_back(outcome, connection.connection)
+
+
+def _look_back(outcome: Outcome, connection: PoolProxiedConnection) -> None:
+    sent = Sent.on(connection)
+    if sent is not None and sent.is_committed(connection):
+        outcome.stored = True
+
+
 def _note_commit(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
+        _look_back(outcome, connection.connection)
         outcome.commits += 1
-        outcome.committing = connection
+        outcome.committing = connection.connection
 
 
 def _note_prepare(_connection: Connection, _xid: Any) -> None:
@@ -181,26 +309,58 @@ def _note_prepare(_connection: Connection, _xid: Any) -> None:
         outcome.prepared = True
 
 
-def _note_error(context: ExceptionContext) -> BaseException | None:
+def _judge_error(context: ExceptionContext) -> BaseException | None:
     outcome, error = _current.get(), context.sqlalchemy_exception
     # KeyboardInterrupt and its like are no errors of the database; a connection that was
     # never there has sent nothing.
     if outcome is None or context.connection is None or not isinstance(error, DBAPIError):
         return None
-    said: Exception = error
-    if _is_of_commit(outcome, context):
-        outcome.committing = None
-        if context.is_disconnect or is_unknown_outcome(error):
-            lost = context.original_exception
-            said = CommitUnknown(lost, driver_text(lost))
-        elif is_known_rollback(error):
-            outcome.commits -= 1
-    said = judged(said)
+    meaning = outcome.meaning_of(context.original_exception)
+    said = judged(meaning if isinstance(meaning, CommitUnknown) else error)
     return None if said is error else said
 
 
-def _is_of_commit(outcome: Outcome, context: ExceptionContext) -> bool:
-    if outcome.committing is None or outcome.committing is not context.connection:
+def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) -> None:
+    """Note what an error means with whoever observes.
+
+    :param patience: how long a caller waits for a connection, in seconds.
+    """
+    outcome = _current.get()
+    if outcome is None:
+        return
+    error, sent, overstayed = heard.error, Sent.on(heard.connection), False
+    if heard.lost:
+        overstayed = overstays.setting(heard) is not None
+        outcome.overstayed |= overstayed
+    elif is_lock_timeout(error):
+        outcome.waited_long |= _is_longer(sent, patience)
+    if sent is not None:
+        # It may have begun nothing, or the server have ended what there was.
+        sent.opened = False
+    unknown = False
+    if _is_of_commit(outcome, heard):
+        outcome.committing = None
+        unknown = (heard.lost and not overstayed) or is_unknown_outcome(error)
+        if not unknown and (overstayed or is_known_rollback(error)):
+            outcome.commits -= 1
+    if outcome.heard is None:
+        outcome.heard = WeakKeyDictionary()
+    outcome.heard[error] = _Meaning(heard.lost, unknown)
+
+
+def _is_longer(sent: Sent | None, patience: float | None) -> bool:
+    until = current_deadline()
+    if until is not None and time.monotonic() > until:
+        return True
+    if sent is None or patience is None:
+        return False
+    # By more than a tenth: SQLite's driver waits as long as we do by default, and what its timer
+    # is late must not decide.
+    return sent.statement_seconds() > patience * 1.1
+
+
+def _is_of_commit(outcome: Outcome, heard: Heard) -> bool:
+    if outcome.committing is None or outcome.committing is not heard.connection:
         return False
     # COMMIT is no statement to SQLAlchemy, COMMIT PREPARED is one.
-    return context.statement is None or outcome.prepared
+    return not heard.of_statement or outcome.prepared

@@ -21,7 +21,13 @@ from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLonger
 
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost
-from ..engines.stored import Outcome, current_outcome, is_aftermath, observed
+from ..engines.stored import (
+    Outcome,
+    current_outcome,
+    database_error,
+    is_aftermath,
+    observed,
+)
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
 from ..pool.deadlines import setting_limit
 from .requests import IDEMPOTENT
@@ -51,6 +57,8 @@ REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
 # The WSGI environ's key of the deadline: all attempts share the environ.
 _UNTIL = "pyramid_dbpool.until"
 
+FAILURE = 500  # from this status on
+
 Handler = Callable[[Request], Response]
 
 
@@ -75,13 +83,20 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
             try:
                 response = handler(request)
             except Exception as error:
-                judge(outcome, error)
+                unavailable = judge(outcome, error)
+                if unavailable is not None and outcome.meaning_of(error) is not None:
+                    # The app has its driver's errors, and so has not met ours.
+                    about = (type(unavailable), unavailable, error.__traceback__)
+                    return request.invoke_exception_view(about, reraise=True)
                 if not isinstance(error, DatabaseUnavailable | sa_exc.TimeoutError):
                     raise
                 # Raised over Pyramid's own tween that asks the exception views.
                 return request.invoke_exception_view(reraise=True)
             answered = getattr(request, "exception", None)
-            if answered is not None:
+            if isinstance(answered, sa_exc.SQLAlchemyError) or (
+                # An error of the app's own whose answer is no failure was meant to be one.
+                answered is not None and response.status_code >= FAILURE
+            ):
                 judge(outcome, answered)
             return response
 
@@ -107,16 +122,23 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     """Tell whether a request that ended in `error` may run again; None: others may say."""
     if not isinstance(error, sa_exc.SQLAlchemyError):
         return None
-    if outcome.prepared:
-        return False
     if isinstance(error, CommitUnknown):
-        return method in IDEMPOTENT
-    if is_aftermath(error):
-        return outcome.transient and outcome.nothing_stored
+        return method in IDEMPOTENT and not outcome.prepared
+    aftermath = is_aftermath(error)
     # A line that is too long gets longer by retries; an outage was waited for already.
-    if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:
+    refused = isinstance(error, PoolError | sa_exc.TimeoutError) and not aftermath
+    if refused or not _may_repeat(method, outcome):
         return False
+    if aftermath:
+        return outcome.transient
     return True if _is_transient(error) else None
+
+
+def _may_repeat(method: str, outcome: Outcome) -> bool:
+    # What took too long would do so again, with all that the view does beside the database.
+    if outcome.prepared or outcome.overstayed or outcome.waited_long:
+        return False
+    return method in IDEMPOTENT or outcome.nothing_stored
 
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
@@ -126,25 +148,31 @@ def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
 
 
 def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | None:
-    verdict = may_try_again(request.method, outcome, error)
+    """Mark an error that another attempt may not meet; return what to raise in its place."""
+    if isinstance(error, Response):
+        # The app has said what its answer is.
+        return None
+    said = database_error(error, outcome)
+    verdict = may_try_again(request.method, outcome, said)
     if verdict:
         outcome.transient = True
         alsoProvides(error, IRetryableError)
-        return _unavailable(error) if is_last_attempt(request) else None
-    if verdict is False and IRetryableError in directlyProvidedBy(error):
+        return _unavailable(outcome, said) if is_last_attempt(request) else None
+    if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):
         # zope.sqlalchemy knows the error, but not what else the request has stored.
         noLongerProvides(error, IRetryableError)
     return None
 
 
-def _unavailable(error: Exception) -> DatabaseUnavailable | None:
+def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | None:
     """Say 503 in the place of an error 500, if the connection was lost and nobody tries again."""
     if isinstance(error, CommitUnknown) or not (
         isinstance(error, sa_exc.DBAPIError) and is_lost(error)
     ):
         return None
     said = driver_text(error)
-    text = f"the connection was lost, and nothing of this attempt is stored ({said})"
+    stored = "nothing" if outcome.nothing_stored else "only a part"
+    text = f"the connection was lost, and {stored} of this attempt is stored ({said})"
     return DatabaseUnavailable.saying(text, error.orig or error, connection_invalidated=True)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
@@ -14,15 +14,15 @@ from sqlalchemy.orm.exc import StaleDataError
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost
-from ..engines.stored import Outcome, is_aftermath, observed
+from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
-from ..errors import CommitUnknown, DatabaseUnavailable, TransactionFailed
+from ..errors import CommitUnknown, DatabaseUnavailable
 from ..pool.outage import pause_before
 from ..sessions.unit_of_work import unit_of_work
 from ..stopping import Stop, stoppable
 from .message_names import MessageName
 
-__all__ = ["Attempts", "error_chain"]
+__all__ = ["Attempts"]
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,6 @@ M = TypeVar("M")
 LONGEST_PAUSE = 5.0  # seconds, between two tries
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
 
-SAID_BY_DATABASE = (
-    sa_exc.DBAPIError,
-    sa_exc.PendingRollbackError,
-    sa_exc.TimeoutError,
-    StaleDataError,
-    TransactionFailed,
-)
 WORTH_WAITING = (ConnectFailure.SATURATED, ConnectFailure.UNREACHABLE)
 
 
@@ -87,7 +80,7 @@ class Attempts(Generic[M]):
                     tries,
                     self.max_tries,
                     waits,
-                    _reason(database_error(error)),
+                    _reason(database_error(error, outcome)),
                 )
                 if stopped or not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
@@ -97,7 +90,10 @@ class Attempts(Generic[M]):
         """Return what has to be waited for before another try; None if none is allowed."""
         if not (self.repeatable or outcome.nothing_stored):
             return None
-        said = database_error(error)
+        said = database_error(error, outcome)
+        if outcome.overstayed and not isinstance(said, CommitUnknown):
+            # Another try would take as long, and do again what was done beside the database.
+            return None
         if is_aftermath(said):
             return self._others_are_past if outcome.transient else None
         return self._remedy_of(said)
@@ -184,22 +180,6 @@ class Attempts(Generic[M]):
         except sa_exc.UnboundExecutionError:
             # A session of the caller's own may have an engine for each class, and none for all.
             return None
-
-
-def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that led to it, the last one first."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        yield each
-        seen.add(id(each))
-        each = each.__context__ if each.__cause__ is None else each.__cause__
-
-
-def database_error(error: Exception) -> Exception:
-    """Return what the database said, where a handler has made an error of its own of it."""
-    # An app that wraps its database's errors would have every message rejected in an outage.
-    return next((each for each in error_chain(error) if isinstance(each, SAID_BY_DATABASE)), error)
 
 
 def _pause(number: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from ..drivers.driver_errors import error_chain
 from ..engines.application_name import take_role
 from ..engines.probes import check_at_start
 from ..engines.registry import find_engine
@@ -15,7 +16,7 @@ from ..engines.transaction_modes import TransactionModes
 from ..pool.labels import labelled_by
 from ..sessions.unit_of_work import session_factory as default_session_factory
 from ..stopping import Event, Stop, stop_signal
-from .attempts import Attempts, error_chain
+from .attempts import Attempts
 from .message_names import MessageName
 from .sources import SupportsGet, messages_of
 

@@ -29,7 +29,7 @@ def test_checkouts_are_told_of_after_a_dispose_too(maker: Maker) -> None:
     """The pool that takes the other's place has the same to tell."""
     told: list[int] = []
     pool = ManagedPool(maker, 1, 0)
-    pool.on_checkout = lambda: told.append(1)
+    pool.on_checkout = lambda _connection: told.append(1)
     pool.connect().close()
     pool.recreate().connect().close()
     assert len(told) == 2

@@ -1,0 +1,53 @@
+"""What hears of each error of a driver before anybody can put another one in its place.
+
+A listener for SQLAlchemy's `handle_error` may raise, as in an app that wants its driver's errors,
+and then no other one is asked. Before them all SQLAlchemy asks the dialect whether the connection
+is lost.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakMethod
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import Dialect
+from sqlalchemy.pool import PoolProxiedConnection
+
+from ..drivers.transactions import is_missed_disconnect
+
+__all__ = ["Heard", "hear_errors"]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a driver has said on a connection that is in use.
+
+    - `lost`: whether the connection is.
+    - `of_statement`: whether a statement failed; BEGIN, COMMIT and ROLLBACK are none.
+    """
+
+    error: BaseException
+    connection: PoolProxiedConnection
+    dialect: Dialect
+    lost: bool
+    of_statement: bool
+
+
+def hear_errors(engine: Engine, *hearers: Callable[[Heard], None]) -> None:
+    """Call each of `hearers` with what a driver says on the connections of `engine`."""
+    dialect = engine.dialect
+    # Weakly: an engine that is forgotten goes without the garbage collector.
+    ask: Any = WeakMethod(dialect.is_disconnect)
+
+    def is_disconnect(error: Exception, connection: Any, cursor: Any) -> bool:
+        asked = ask()
+        lost: bool = asked(error, connection, cursor) or is_missed_disconnect(error)
+        # Without a connection it was an opening or a ping, which have sent nothing of a caller's.
+        if connection is not None:
+            heard = Heard(error, connection, asked.__self__, lost, cursor is not None)
+            for hear in hearers:
+                hear(heard)
+        return lost
+
+    dialect.is_disconnect = is_disconnect  # type: ignore[method-assign, assignment]

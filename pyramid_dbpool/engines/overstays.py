@@ -1,0 +1,61 @@
+"""Connections that the server ends because their holder lets them wait, and by which setting."""
+
+from sqlalchemy import Engine, ExceptionContext, event
+from sqlalchemy.exc import StatementError
+
+from ..drivers.driver_errors import sqlstate
+from ..drivers.transactions import IDLE_IN_TRANSACTION, WAIT, striking_timeout
+from ..settings import PoolSettings
+from .hearing import Heard
+from .sent import Sent
+
+__all__ = ["Overstays"]
+
+
+class Overstays:
+    """Tells them from those that are lost."""
+
+    def __init__(self, pool: PoolSettings) -> None:
+        self._seconds = pool.options.idle_in_transaction_timeout
+        self._key = pool.source("idle_in_transaction_timeout")
+
+    def setting(self, heard: Heard) -> str | None:
+        """Return how to cite the setting that has ended a connection; None: it is lost."""
+        struck = striking_timeout(heard.error)
+        if struck is None and sqlstate(heard.error) is None and self._seconds is not None:
+            # psycopg2 throws away what the server has said.
+            idle = _idle_seconds(heard) or 0.0
+            struck = IDLE_IN_TRANSACTION if idle >= self._seconds else None
+        if struck == WAIT and _idle_seconds(heard) is None:
+            # In the pool, where nobody had looked before it was handed out.
+            return None
+        if struck == IDLE_IN_TRANSACTION and self._seconds is not None:
+            return f"{self._key} = {self._seconds:g} s"
+        return struck and f"the server's {struck}"
+
+    def explain(self, error: StatementError, heard: Heard) -> None:
+        """Have an error say which setting has ended its connection, if one has."""
+        if (cited := self.setting(heard)) is not None:
+            error.add_detail(
+                f"{cited}: the server has ended the connection, whose holder left it waiting"
+                " inside a transaction"
+            )
+
+    def explain_errors(self, engine: Engine) -> None:
+        """Have the errors of an engine say so."""
+
+        def explain(context: ExceptionContext) -> None:
+            error, connection = context.sqlalchemy_exception, context.connection
+            if error is None or not context.is_disconnect:
+                return
+            if connection is not None and not connection.invalidated:
+                of_statement = context.statement is not None
+                said, fairy = context.original_exception, connection.connection
+                self.explain(error, Heard(said, fairy, context.dialect, True, of_statement))
+
+        event.listen(engine, "handle_error", explain)
+
+
+def _idle_seconds(heard: Heard) -> float | None:
+    sent = Sent.on(heard.connection)
+    return None if sent is None else sent.idle_seconds(in_statement=heard.of_statement)
