@@ -74,6 +74,7 @@ class Outcome:
         "commits",
         "committing",
         "heard",
+        "last_heard",
         "on_error",
         "overstayed",
         "prepared",
@@ -103,6 +104,8 @@ class Outcome:
         self.committing: PoolProxiedConnection | None = None
         # What drivers have said. Weakly: their tracebacks keep whole sessions.
         self.heard: WeakKeyDictionary[BaseException, _Meaning] | None = None
+        # The last of them, if nothing was sent since; for as long as somebody observes.
+        self.last_heard: BaseException | None = None
 
     @property
     def nothing_stored(self) -> bool:
@@ -111,7 +114,10 @@ class Outcome:
 
     def meaning_of(self, error: BaseException) -> Exception | None:
         """Return SQLAlchemy's error for a driver's that was raised in its place."""
-        meaning = None if self.heard is None else self.heard.get(error)
+        # Python's own errors cannot be referred to weakly.
+        if self.heard is None or not hasattr(error, "__weakref__"):
+            return None
+        meaning = self.heard.get(error)
         if meaning is None:
             return None
         if meaning.unknown:
@@ -135,6 +141,7 @@ def observed(on_error: Judge | None = None) -> Iterator[Outcome]:
         yield outcome
     finally:
         _current.reset(token)
+        outcome.last_heard = None
 
 
 @contextmanager
@@ -170,6 +177,10 @@ def database_error(error: Exception, outcome: Outcome | None = None) -> Exceptio
         meaning = None if outcome is None else outcome.meaning_of(each)
         if meaning is not None:
             return meaning
+    # pyramid_tm raises every error from None.
+    cut = error.__cause__ is None and error.__suppress_context__
+    if cut and outcome is not None and outcome.last_heard is not None:
+        return outcome.meaning_of(outcome.last_heard) or error
     return error
 
 
@@ -259,7 +270,9 @@ def _note_connection(_connection: Connection) -> None:
 
 
 def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
-    if _current.get() is not None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.last_heard = None
         Sent.note(connection.connection, str(statement), connection.dialect.name)
 
 
@@ -267,6 +280,7 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args
     outcome = _current.get()
     if outcome is None:
         return
+    outcome.last_heard = None
     said, dialect = str(statement), connection.dialect.name
     committed = Sent.note(connection.connection, said, dialect)
     if not outcome.stored:
@@ -346,6 +360,7 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
     if outcome.heard is None:
         outcome.heard = WeakKeyDictionary()
     outcome.heard[error] = _Meaning(heard.lost, unknown)
+    outcome.last_heard = error
 
 
 def _is_longer(sent: Sent | None, patience: float | None) -> bool:

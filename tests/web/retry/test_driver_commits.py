@@ -6,21 +6,34 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from sqlalchemy import create_engine, text
+from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 from tests.support.servers.fixtures import MARIADB, POSTGRES
-from tests.support.webapp import PARTS, app, database
-from tests.web.retry.views import NewDatabase, at_first, backend_ended, settings_for
+from tests.support.webapp import PARTS, Row, app, database
+from tests.web.retry.views import (
+    NewDatabase,
+    at_first,
+    backend_ended,
+    kill_in_mariadb,
+    settings_for,
+)
 
 SERVERS = [*POSTGRES, *MARIADB]
 # mysqlclient does not show whether it is in a transaction.
+ROW = insert_into(Row).values(id=1000)
 SHOWING = [each for each in SERVERS if each != "mysql+mysqldb"]
-INSERT = "INSERT INTO rows (id) VALUES (1000)"
 
 
 def insert(request: Request) -> None:
-    request.db.execute(text(INSERT))
+    request.db.execute(ROW)
+
+
+def insert_with_driver(request: Request, connection: Any) -> None:
+    dialect = request.db.get_bind().dialect
+    compiled = ROW.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    connection.cursor().execute(str(compiled))
 
 
 def pools(request: Request) -> Any:
@@ -44,25 +57,33 @@ def of_a_cursor(request: Request) -> None:
 def autocommit_in_the_middle(request: Request) -> None:
     driver = drivers(request)
     driver.commit()
-    switch = driver.autocommit if callable(driver.autocommit) else driver.set_session
-    switch(True) if callable(driver.autocommit) else switch(autocommit=True)
+    if callable(driver.autocommit):
+        driver.autocommit(True)
+    else:
+        driver.autocommit = True
     insert(request)
 
 
 def of_the_pool(request: Request) -> None:
-    pools(request).cursor().execute(INSERT)
+    insert_with_driver(request, pools(request))
     pools(request).commit()
 
 
 def of_the_driver_alone(request: Request) -> None:
     driver = pools(request).driver_connection
-    driver.cursor().execute(INSERT)
+    insert_with_driver(request, driver)
     driver.commit()
     driver.cursor().execute("SELECT 1")
 
 
 def lost(request: Request, url: str) -> None:
-    backend_ended(request.db.connection(), create_engine(url, poolclass=NullPool))
+    outside = create_engine(url, poolclass=NullPool)
+    if outside.dialect.name == "postgresql":
+        backend_ended(request.db.connection(), outside)
+    else:
+        number = request.db.scalar(text("SELECT CONNECTION_ID()"))
+        with outside.connect() as other:
+            kill_in_mariadb(other, number)
     request.db.execute(text("SELECT 1"))
 
 
@@ -126,7 +147,7 @@ def test_what_a_pool_commits_at_a_return_is_stored(new_database: NewDatabase) ->
     def returns(request: Request) -> None:
         with request.registry["sqlalchemy.engine"].connect() as connection:
             # Behind SQLAlchemy's back: it would roll back what it has begun.
-            connection.connection.cursor().execute(INSERT)
+            insert_with_driver(request, connection.connection)
 
     committing = {"sqlalchemy.pool_reset_on_return": "commit"}
     assert attempts_after(returns, url, **committing) == (1, True)
@@ -155,10 +176,10 @@ def swallowed(request: Request) -> None:
     request.db.execute(text("SELECT 1"))
 
 
-def swallowed_at_once(request: Request) -> None:
+def failed_at_once(request: Request) -> None:
     request.db.rollback()
-    with pytest.raises(IntegrityError), request.db.begin_nested():
-        request.db.execute(text("INSERT INTO rows (id) VALUES (NULL)"))
+    with pytest.raises(DBAPIError), request.db.begin_nested():
+        request.db.execute(text("INSERT INTO nowhere VALUES (1)"))
     request.db.execute(text("SELECT 1"))
 
 
@@ -171,11 +192,20 @@ def begun_again(request: Request) -> None:
 STORES_NOTHING = [
     nothing,
     pool_rolled_back,
-    rolled_back_in_words,
     swallowed,
-    swallowed_at_once,
+    failed_at_once,
     begun_again,
 ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "again"),
+    [("postgresql+psycopg", True), ("postgresql+psycopg2", False), ("mysql+pymysql", True)],
+)
+def test_a_rollback_in_words(new_database: NewDatabase, backend: str, again: bool) -> None:
+    """It ends the transaction; psycopg2 begins no other one, and stores what comes next."""
+    attempts = attempts_after(rolled_back_in_words, new_database(backend))
+    assert attempts == (int(again), not again)
 
 
 @pytest.mark.parametrize("harmless", STORES_NOTHING)

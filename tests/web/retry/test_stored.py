@@ -71,7 +71,7 @@ STORES = [
 def test_a_disconnect_after_something_was_stored_is_not_tried_again(
     settings: dict[str, Any], count: Callable[[], int], stores: Callable[[Request], None]
 ) -> None:
-    """Also where it was stored through another session, and for any method."""
+    """Also where it was stored through another session."""
 
     def trouble(request: Request) -> None:
         stores(request)
@@ -79,8 +79,57 @@ def test_a_disconnect_after_something_was_stored_is_not_tried_again(
 
     with app(settings, *PARTS, index=at_first(trouble)) as web:
         with pytest.raises(OperationalError):
-            web.get()
+            web.client.post("/")
         assert count() == 1
+
+
+def stores_again(request: Request) -> None:
+    with unit_of_work(request.registry.settings) as session:
+        session.merge(Row(id=1000))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+def test_a_method_that_may_be_repeated_is_tried_again_after_something_was_stored(
+    settings: dict[str, Any], count: Callable[[], int], method: str
+) -> None:
+    """As after a COMMIT whose outcome nobody knows."""
+
+    def trouble(request: Request) -> None:
+        stores_again(request)
+        lose_connection(request)
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        web.client.request("/", method=method, status=200)
+        assert (count(), web.checked_out()) == (2, 0)
+
+
+def test_so_is_one_that_has_swallowed_a_lost_race(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """Its COMMIT is refused."""
+
+    def trouble(request: Request) -> None:
+        stores_again(request)
+        with pytest.raises(OperationalError):
+            request.db.execute(text(RACE))
+
+    with app(settings, *PARTS, index=at_first(trouble)) as web:
+        assert web.client.put("/").text == "1"
+        assert count() == 2
+
+
+def test_what_it_has_stored_is_said_where_nobody_tries_again(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be asked again."""
+
+    def view(request: Request) -> None:
+        stores_again(request)
+        lose_connection(request)
+
+    with app(settings, "pyramid_tm", "pyramid_dbpool", index=view) as web:
+        assert web.get(status=503).headers["Retry-After"] == "1"
+    assert "only a part of this attempt is stored" in caplog.text
 
 
 def test_an_engine_in_autocommit_stores_with_its_first_statement(
@@ -90,7 +139,7 @@ def test_an_engine_in_autocommit_stores_with_its_first_statement(
     settings["sqlalchemy.isolation_level"] = "AUTOCOMMIT"
     with app(settings, *PARTS, index=at_first(lose_connection)) as web:
         with pytest.raises(OperationalError):
-            web.get()
+            web.client.post("/")
         assert count() == 1
 
 
@@ -184,7 +233,7 @@ def test_a_lost_race_at_the_second_of_two_commits_is_not_tried_again(
         request.db.add(Row(id=LOSES_RACE))
 
     with app(settings, *PARTS, exception_view, index=at_first(trouble)) as web:
-        web.client.put("/", status=500)
+        web.client.post("/", status=500)
         assert count() == 1
 
 
@@ -202,5 +251,5 @@ def test_a_subrequest_is_a_part_of_its_request(
 
     with app(settings, *PARTS, index=at_first(trouble), inner=inner) as web:
         with pytest.raises(OperationalError):
-            web.get()
+            web.client.post("/")
         assert count() == 1
