@@ -361,6 +361,9 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
         outcome.heard = WeakKeyDictionary()
     outcome.heard[error] = _Meaning(heard.lost, unknown)
     outcome.last_heard = error
+    if (meaning := outcome.meaning_of(error)) is not None:
+        # Here too, for nobody may hear of it afterwards.
+        judged(meaning)
 
 
 def _is_longer(sent: Sent | None, patience: float | None) -> bool:

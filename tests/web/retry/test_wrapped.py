@@ -121,14 +121,18 @@ def test_one_after_something_was_stored_is_not_tried_again(
         assert count() == 1
 
 
+@pytest.mark.parametrize("swallowed", [lose_connection, loses_a_race])
 def test_a_swallowed_one_has_its_commit_refused_and_is_tried_again(
-    settings: dict[str, Any], count: Callable[[], int], listener: Listener
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    listener: Listener,
+    swallowed: Callable[[Request], None],
 ) -> None:
     """The refusal tells what was swallowed."""
 
     def trouble(request: Request) -> None:
         with pytest.raises((psycopg.Error, AppError)):
-            lose_connection(request)
+            swallowed(request)
 
     with app(settings, *PARTS, listener, index=at_first(trouble)) as web:
         assert web.client.post("/").text == "1"
