@@ -106,16 +106,24 @@ class NewApp:
         return done.stdout
 
 
-# Each script adds the one row, whose name is unique.
+# Each adds the one row, whose name is unique.
 SCRIPTS = """
 from alembic.config import main as alembic
+from myproj import pshell
 from myproj.scripts import initialize_db, older
-from pyramid.paster import get_appsettings
+from pyramid.paster import bootstrap, get_appsettings
 from pyramid_dbpool import unit_of_work
 from sqlalchemy import text
 
+def shell(argv):
+    with bootstrap(argv[1]) as env:
+        pshell.setup(env)
+        env["dbsession"].add(env["models"].MyModel(name="one"))
+        env["tm"].commit()
+
 alembic(["-c", "testing.ini", "upgrade", "head"])
-for script in (initialize_db, older):
+pshell.main = shell
+for script in (initialize_db, older, pshell):
     script.main(["", "testing.ini"])
     with unit_of_work(get_appsettings("testing.ini")) as session:
         print(script.__name__, session.execute(text("DELETE FROM models")).rowcount)
@@ -135,6 +143,7 @@ def test_an_app_of_the_cookiecutter_passes_its_tests(
     assert app.run("-c", SCRIPTS).splitlines() == [
         "myproj.scripts.initialize_db 1",
         "myproj.scripts.older 1",
+        "myproj.pshell 1",
     ]
 
 
