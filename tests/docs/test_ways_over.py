@@ -71,21 +71,34 @@ def served(include: Callable[[Configurator], None], settings: dict[str, Any]) ->
         dispose_engine(registry.settings, name)
 
 
+def with_our_engine(env: str) -> str:
+    """Return alembic/env.py with what the page says in words."""
+    ours, theirs = "get_engine(settings)", "engine_from_config(settings, prefix='sqlalchemy.')"
+    page = (ROOT / "docs/ways_over.rst").read_text()
+    assert ours in page and theirs in page and theirs in env
+    moved = env.replace(theirs, ours)
+    return moved.replace(
+        "sqlalchemy import engine_from_config", "pyramid_dbpool import get_engine"
+    )
+
+
 class NewApp:
     """An app from the cookiecutter, moved over."""
 
     def __init__(self, folder: Path, url: str | None) -> None:
         models, conftest, script = blocks("From the cookiecutter")
-        files = dict(each.split("\n", 1) if "\n" in each else (each, "") for each in FILES)
+        files = {name: content for name, _, content in (each.partition("\n") for each in FILES)}
         files["myproj/models/__init__.py"] = models
         files["myproj/scripts/older.py"] = script
         _above, follows, rest = files["tests/conftest.py"].partition(
             "@pytest.fixture\ndef testapp"
         )
         files["tests/conftest.py"] = f"{conftest}\n\n{follows}{rest}"
+        files["myproj/alembic/env.py"] = with_our_engine(files["myproj/alembic/env.py"])
         if url is not None:
             sqlite = "sqlite:///%(here)s/testing.sqlite"
-            files["testing.ini"] = files["testing.ini"].replace(sqlite, url.replace("%", "%%"))
+            pools = f"{url}\nsqlalchemy.replica.url = {url}\ndbpool.replica.read_only = true"
+            files["testing.ini"] = files["testing.ini"].replace(sqlite, pools.replace("%", "%%"))
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content)
