@@ -9,6 +9,7 @@ from typing import Any
 
 from .engines.registry import dispose_engine, get_engine, warm
 from .errors import (
+    ChangesDiscarded,
     CommitUnknown,
     DatabaseUnavailable,
     ForkedConnectionError,
@@ -30,6 +31,7 @@ from .web.streaming import stream
 from .worker.loop import consume
 
 __all__ = [
+    "ChangesDiscarded",
     "CommitUnknown",
     "DatabaseUnavailable",
     "ForkedConnectionError",

@@ -13,7 +13,6 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
 from pyramid.tweens import EXCVIEW, INGRESS
-from sqlalchemy.orm import sessionmaker
 
 from ..engines.application_name import name_app
 from ..engines.probes import check_at_start
@@ -111,11 +110,8 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
 
 
 def close_sessions_with_request(event: NewRequest) -> None:
-    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end.
-
-    Those that an outer tween has used already join the transaction that has begun meanwhile.
-    """
-    RequestSessions.of(event.request).join_begun()
+    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end."""
+    RequestSessions.of(event.request)
 
 
 def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
@@ -126,10 +122,8 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
     def register() -> None:
         made = process_engine(config.get_settings(), pool.name)
         config.registry[app.registry_key + suffix] = made.engine
-        config.registry["dbsession_factory" + suffix] = sessionmaker(
-            made.engine, class_=made.settings.options.session_class
-        )
-        attribute.maker = request_sessionmaker(made)
+        maker = attribute.maker = request_sessionmaker(made)
+        config.registry["dbsession_factory" + suffix] = maker
 
     config.action(("pyramid_dbpool", pool.name), register)
     config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
