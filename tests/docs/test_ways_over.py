@@ -197,6 +197,20 @@ def test_h_has_its_sessions(
     dispose_engine({"sqlalchemy.url": psycopg2_url})
 
 
+def test_hs_commands_and_tasks_store(
+    psycopg2_url: str, module_of: Callable[[str, str], Any]
+) -> None:
+    """They end with a commit on the request's manager, which is not explicit."""
+    db = module_of("db", blocks(H)[0])
+    with served(db.includeme, MANAGER | {"sqlalchemy.url": psycopg2_url}) as config:
+        config.commit()
+        with prepare(registry=config.registry) as env:
+            env["request"].db.execute(text("CREATE TABLE done (id integer)"))
+            env["request"].tm.commit()
+        with config.registry["sqlalchemy.engine"].connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM done")) == 0
+
+
 def test_hs_streamer_shares_the_engine_of_its_app(
     psycopg2_url: str, module_of: Callable[[str, str], Any]
 ) -> None:
