@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from threading import Thread
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import transaction
@@ -23,7 +24,9 @@ from pyramid_dbpool import dispose_engine, session_factory
 from pyramid_dbpool.cli.pdbpool import main as pdbpool
 from pyramid_dbpool.settings import load_app
 from tests.docs.test_readme import ROOT, read
-from tests.support.servers.fixtures import NewDatabase
+from tests.support.makers import wait_for
+from tests.support.servers.fixtures import NewDatabase, NewProxy
+from tests.support.servers.proxy import FaultProxy, Newcomers
 
 H = "From h"
 LMS = "From lms and checkmate, or any app that makes its settings in code"
@@ -31,6 +34,7 @@ MANAGER = {"tm.manager_hook": lambda request: transaction.TransactionManager()}
 
 COOKIECUTTER = Path(__file__).with_name("cookiecutter.txt")
 FILES = COOKIECUTTER.read_text().split("\n=== ")[1:]
+MODES = ("isolation", "read_only", "deferrable")
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"
 
 
@@ -211,32 +215,92 @@ def test_hs_commands_and_tasks_store(
             assert connection.scalar(text("SELECT count(*) FROM done")) == 0
 
 
-def test_hs_streamer_shares_the_engine_of_its_app(
-    psycopg2_url: str, module_of: Callable[[str, str], Any]
+class Message(NamedTuple):
+    """A message of h's, from its broker or from a websocket."""
+
+    text: str
+
+
+def settings_of(ini: str) -> dict[str, str]:
+    """Return what an ini block sets."""
+    return dict(line.split(" = ") for line in ini.splitlines())
+
+
+def restart(proxy: FaultProxy, engine: Any) -> None:
+    """Let the database go away, and come back once the pool has noticed."""
+
+    def come_back() -> None:
+        wait_for(lambda: engine.pool.snapshot().outage_seconds is not None)
+        proxy.meet(Newcomers.PASS)
+
+    proxy.meet(Newcomers.REFUSE)
+    proxy.cut()
+    Thread(target=come_back).start()
+
+
+def test_hs_streamer_waits_for_its_database(
+    psycopg2_url: str, module_of: Callable[[str, str], Any], new_proxy: NewProxy
 ) -> None:
-    """Its loop stays, and what each of its transactions begins with; the waits are right."""
-    includeme, get_session, ini = blocks(H)
-    db, streamer = module_of("db", includeme), module_of("streamer", get_session)
+    """On the engine of its app, each message in a transaction as it was; an error ends none."""
+    includeme, loop, ini, _keep = blocks(H)
+    db, streamer = module_of("db", includeme), module_of("streamer", loop)
+    proxy = new_proxy(psycopg2_url)
     seen: list[Any] = []
 
-    def process_work_queue(registry: Any, queue: list[str]) -> None:
-        session = streamer.get_session(registry.settings)
-        for _message in queue:
-            with read_only_transaction(session):
-                seen.append((session.bind, session.scalar(text("SHOW transaction_read_only"))))
-                raise RuntimeError
+    def handle(msg: Message, *arguments: Any) -> None:
+        session = next(each for each in arguments if isinstance(each, Session))
+        if seen == ["one"]:
+            restart(proxy, engine)
+        seen.append(msg.text)
+        modes = [session.scalar(text(f"SHOW transaction_{each}")) for each in MODES]
+        assert (session.get_bind(), modes) == (engine, ["serializable", "on", "on"])
+        if msg.text == "bad":
+            raise RuntimeError
 
-    waits = dict(line.split(" = ") for line in ini.splitlines() if line[0] != "#")
-    with served(db.includeme, MANAGER | {"sqlalchemy.url": psycopg2_url} | waits) as config:
+    class Broker(Message):
+        pass
+
+    vars(streamer).update(
+        messages=SimpleNamespace(Message=Broker, handle_message=handle),
+        websocket=SimpleNamespace(Message=Message, handle_message=handle),
+        TOPIC_HANDLERS={},
+    )
+    settings = MANAGER | {"sqlalchemy.url": proxy.url(psycopg2_url)} | settings_of(ini)
+    with served(db.includeme, settings) as config:
         config.commit()
-        process_work_queue(config.registry, ["one", "two"])
         engine = config.registry["sqlalchemy.engine"]
-        assert seen == [(engine, "on")] * 2
+        queue = [Message("one"), Message("lost"), Broker("bad"), Broker("two")]
+        streamer.process_work_queue(config.registry, queue)
         assert engine.pool.checkedout() == 0
-        loaded = load_app(config.registry.settings)
-    options = loaded.pools["default"].managed
-    assert options is not None
-    assert (loaded.request_timeout, options.outage_grace, options.max_waiting) == (5, None, None)
+        options = load_app(settings).pools["default"].managed
+    assert seen == ["one", "lost", "lost", "bad", "two"]
+    assert options is not None and options.max_waiting is None
+
+
+def test_hs_loop_may_stay(
+    psycopg2_url: str, module_of: Callable[[str, str], Any], new_proxy: NewProxy
+) -> None:
+    """Where it is let wait for a database that is away, and handshakes are not."""
+    includeme, *_, ini = blocks(H)
+    db = module_of("db", includeme)
+    proxy = new_proxy(psycopg2_url)
+    seen: list[str] = []
+    settings = MANAGER | {"sqlalchemy.url": proxy.url(psycopg2_url)} | settings_of(ini)
+    with served(db.includeme, settings) as config:
+        config.commit()
+        session = session_factory(config.registry.settings)
+        assert session.get_bind() is config.registry["sqlalchemy.engine"]
+        for message in ("one", "two"):
+            with read_only_transaction(session):
+                session.execute(text("SELECT 1"))
+                seen.append(message)
+            if message == "one":
+                restart(proxy, session.get_bind())
+        app = load_app(settings)
+    assert seen == ["one", "two"]
+    pool = app.pools["default"]
+    assert pool.managed is not None
+    assert (pool.pool_timeout, pool.managed.outage_grace, app.request_timeout) == (60, None, 5)
 
 
 def test_h_of_2018_has_the_engine_of_its_app(
