@@ -75,6 +75,7 @@ def includeme(config: Any) -> None:
     config.add_subscriber(include.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         include.add_pool(config, app, pool)
+    include.mind_failures(config)
     include.add_retry(config, app)
     include.answer_overload(config, app)
     include.add_readiness(config, app)

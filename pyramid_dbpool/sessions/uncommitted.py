@@ -35,13 +35,17 @@ log = logging.getLogger(__name__)
 # A key of Session.info, and of the info of each of its connections: what its transaction sent.
 _SENT = "pyramid_dbpool.sent"
 
-# Others of Session.info: whether its session is noted, and who has promised to keep its work.
+# Others of Session.info: whether its session is noted, the connections of its transaction, and who
+# has promised to keep its work.
 _NOTED = "pyramid_dbpool.noted"
+_CONNECTIONS = "pyramid_dbpool.connections"
 _PROMISE = "pyramid_dbpool.promise"
 
 
 class _Sent:
     """What one transaction of a session has sent, on all of its connections.
+
+    It stays with those: if it knew them, a forgotten session's would never come back.
 
     :ivar changed: whether a rollback would undo something: a change, or a row lock.
     :ivar wrote: whether that was more than a lock.
@@ -49,10 +53,9 @@ class _Sent:
     :ivar undone: whether a savepoint was rolled back.
     """
 
-    __slots__ = ("before", "changed", "connections", "undone", "wrote")
+    __slots__ = ("before", "changed", "undone", "wrote")
 
     def __init__(self) -> None:
-        self.connections: list[Connection] = []
         self.changed = self.wrote = self.undone = False
         self.before: dict[str, bool] = {}
 
@@ -108,7 +111,8 @@ def _note_connection(session: Session, _begun: object, connection: Connection) -
     sent = session.info.get(_SENT)
     if sent is None:
         sent = session.info[_SENT] = _Sent()
-    sent.connections.append(connection)
+        session.info[_CONNECTIONS] = []
+    session.info[_CONNECTIONS].append(connection)
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.info[_SENT] = sent
 
@@ -157,6 +161,7 @@ def _note_rollback(session: Session) -> None:
 def _note_end(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is not None:
         return
+    session.info.pop(_CONNECTIONS, None)
     sent = session.info.pop(_SENT, None)
     # Neither by a commit nor by a rollback.
     if sent is not None and sent.wrote and (promised := session.info.get(_PROMISE)) is not None:
@@ -179,8 +184,7 @@ def has_failed(session: Session) -> bool:
     """Tell whether the transaction of a session cannot be committed any more."""
     if not session.is_active:
         return True
-    sent = session.info.get(_SENT)
-    return sent is not None and any(_has_failed(each) for each in sent.connections)
+    return any(map(_has_failed, session.info.get(_CONNECTIONS, ())))
 
 
 def _has_failed(connection: Connection) -> bool:
@@ -194,7 +198,8 @@ def has_written(session: Session) -> bool:
     Costs a round trip where the database can be asked.
     """
     sent = session.info.get(_SENT)
-    return sent is not None and any(_has_written(sent, each) for each in sent.connections)
+    connections = session.info.get(_CONNECTIONS, ())
+    return sent is not None and any(_has_written(sent, each) for each in connections)
 
 
 def _has_written(sent: _Sent, connection: Connection) -> bool:

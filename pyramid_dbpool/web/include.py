@@ -20,7 +20,7 @@ from ..engines.registry import EngineHook, process_engine
 from ..errors import SettingsError
 from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
-from . import readiness, retry
+from . import failures, readiness, retry
 from .overload import add_overload_view
 from .request_db import RequestAttribute, RequestSessions, request_sessionmaker
 
@@ -35,6 +35,7 @@ __all__ = [
     "check_when_created",
     "close_sessions_with_request",
     "load",
+    "mind_failures",
     "refuse_taken_names",
     "warn_without_retry",
 ]
@@ -127,6 +128,12 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
 
     config.action(("pyramid_dbpool", pool.name), register)
     config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+
+
+def mind_failures(config: Configurator) -> None:
+    """Let answers that report a failure through, and exception views see what is stored."""
+    config.add_view_deriver(failures.with_clean_sessions, "pyramid_dbpool")
+    config.add_tween(failures.TWEEN, under=("pyramid_tm.tm_tween_factory", INGRESS), over=EXCVIEW)
 
 
 def add_retry(config: Configurator, app: AppSettings) -> None:

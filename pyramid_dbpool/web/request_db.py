@@ -73,6 +73,7 @@ class RequestSessions:
         # transactions, for as long as we are there.
         self._manager: Any = None
         self._begun: Transaction | None = None
+        self._is_served_by_tm = False
         # A subrequest may share its request's environ, and its transaction.
         parent = request.environ.get(_OWNER)
         self._parent: RequestSessions | None = parent if parent and not parent.over else None
@@ -147,7 +148,7 @@ class RequestSessions:
         # The thread's own is another one in each thread.
         self._manager = getattr(manager, "manager", manager)
         self._manager.registerSynch(self)
-        if _belongs_to_thread(self._manager) and not self._request.environ.get("tm.active"):
+        if _belongs_to_thread(self._manager) and not self._is_tm_active():
             # What somebody has left open in this thread may never be committed.
             self._begun = None
 
@@ -157,7 +158,7 @@ class RequestSessions:
         They will not begin another one, at which they would join.
         """
         if not self.over:
-            self._begun = begun
+            self._begun, self._is_served_by_tm = begun, self._is_tm_active()
             self._join_all()
 
     def beforeCompletion(self, ended: Transaction) -> None:
@@ -186,10 +187,20 @@ class RequestSessions:
         pyramid_tm then asks for the view with its transaction open, which nobody will commit.
         """
         failed = self.open_transaction
-        if failed is not None and not self._request.environ.get("tm.active"):
+        if failed is not None and self._is_served_by_tm and not self._is_tm_active():
             for session in self._all:
                 leave(session, failed)
             self._begun = None
+
+    def doom_failed(self) -> None:
+        """Have the transaction aborted if the server has given it up."""
+        begun = self.open_transaction
+        # What a subrequest answers is its parent's to judge.
+        if begun is not None and self._parent is None and any(map(has_failed, self._all)):
+            begun.doom()
+
+    def _is_tm_active(self) -> bool:
+        return bool(self._request.environ.get("tm.active"))
 
     def refuse_when_over(self) -> None:
         """Raise `RequestOver` once the request has ended."""
