@@ -44,7 +44,13 @@ except ImportError:
         return True
 
 
-__all__ = ["REQUEST_TIMEOUT", "TWEEN", "may_try_again", "retry_tween_factory"]
+__all__ = [
+    "REQUEST_TIMEOUT",
+    "TWEEN",
+    "may_try_again",
+    "retry_tween_factory",
+    "will_be_tried_again",
+]
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +145,17 @@ def _may_repeat(method: str, outcome: Outcome) -> bool:
     if outcome.prepared or outcome.overstayed or outcome.waited_long:
         return False
     return method in IDEMPOTENT or outcome.nothing_stored
+
+
+def will_be_tried_again(request: Request) -> bool:
+    """Tell whether a COMMIT that is refused leads to another attempt.
+
+    So it does after a lost connection or a lost race whose error was swallowed.
+    """
+    outcome = current_outcome()
+    if outcome is None or not outcome.transient or is_last_attempt(request):
+        return False
+    return _may_repeat(request.method, outcome)
 
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
