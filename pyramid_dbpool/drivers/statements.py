@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 __all__ = [
-    "begins",
     "changes_nothing",
     "commits",
     "commits_alone",
     "first_word",
+    "leaves_open",
     "savepoint",
     "writes",
 ]
@@ -33,7 +33,8 @@ _IMPLICIT_COMMITS = frozenset(
 # What sqlite3 begins a transaction for, and for nothing else.
 _SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 
-_WRITING = tuple(_SQLITE_BEGINS)
+# By their first six letters: after these MariaDB's and SQLite's drivers show a transaction.
+_OPENING = frozenset(word[:6] for word in _SQLITE_BEGINS)
 _SAVEPOINT = re.compile(
     r"\s*(rollback\b.*\bto(?:\s+savepoint)?|savepoint)\s+(\S+)\s*$", re.I | re.S
 )
@@ -128,18 +129,21 @@ def commits(statement: str, dialect: str) -> bool:
     return word in _IMPLICIT_COMMITS or (word == "SET" and "AUTOCOMMIT" in statement.upper())
 
 
-def begins(statement: str, dialect: str) -> bool:
-    """Tell whether a transaction is open for certain once a statement has run, and shows.
+def leaves_open(statement: str, dialect: str, *, opened: bool) -> bool:
+    """Tell whether the driver shows an open transaction once a statement has run.
 
     :param dialect: SQLAlchemy's name of the database.
+    :param opened: whether it does so already.
 
-    >>> begins("SELECT 1", "postgresql"), begins("SELECT 1", "mysql")
-    (True, False)
+    >>> leaves_open("SELECT 1", "postgresql", opened=False)
+    True
+    >>> leaves_open("SELECT 1", "mysql", opened=False)
+    False
     """
-    start = statement[:8].upper()
-    if dialect == "postgresql":
-        return start != "ROLLBACK"
-    return start.startswith(_WRITING)
+    start = statement[:6].upper()
+    if start == "ROLLBA":
+        return False
+    return opened or dialect == "postgresql" or start in _OPENING
 
 
 def commits_alone(statement: str, *, begins: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.pool import PoolProxiedConnection
 
-from ..drivers.statements import begins
+from ..drivers.statements import leaves_open
 from ..drivers.transactions import in_transaction
 
 __all__ = ["Sent"]
@@ -19,7 +19,7 @@ __all__ = ["Sent"]
 _monotonic = time.monotonic
 
 # A key of Connection.info.
-_SENT = "pyramid_dbpool.sent"
+_SENT = "pyramid_dbpool.observed"
 
 
 class Sent:
@@ -30,8 +30,8 @@ class Sent:
 
     __slots__ = ("_at", "_before", "opened")
 
-    def __init__(self) -> None:
-        self._at = _monotonic()
+    def __init__(self, at: float) -> None:
+        self._at = at
         self._before: float | None = None
         self.opened = False
 
@@ -48,18 +48,15 @@ class Sent:
     @staticmethod
     def note(connection: PoolProxiedConnection, statement: str, dialect: str) -> bool:
         """Note a statement that is about to be sent; tell whether all before it was committed."""
-        info = connection.info
+        info, now = connection.info, _monotonic()
         sent: Sent | None = info.get(_SENT)
         if sent is None:
-            sent = info[_SENT] = Sent()
-            committed = False
+            sent, committed = Sent(now), False
+            info[_SENT] = sent
         else:
-            sent._before, sent._at = sent._at, _monotonic()
+            sent._before, sent._at = sent._at, now
             committed = sent.is_committed(connection)
-        if begins(statement, dialect):
-            sent.opened = True
-        elif statement[:8].upper() == "ROLLBACK":
-            sent.opened = False
+        sent.opened = leaves_open(statement, dialect, opened=sent.opened)
         return committed
 
     def is_committed(self, connection: PoolProxiedConnection) -> bool:

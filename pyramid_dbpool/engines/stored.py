@@ -299,20 +299,16 @@ def _is_alone(connection: Connection, statement: str) -> bool:
 
 def _note_rollback(connection: Connection) -> None:
     outcome = _current.get()
-    if outcome is not None and not (connection.closed or connection.invalidated):
-        _look_back(outcome, connection.connection)
-
-
-def _look_back(outcome: Outcome, connection: PoolProxiedConnection) -> None:
-    sent = Sent.on(connection)
-    if sent is not None and sent.is_committed(connection):
+    if outcome is None or connection.closed or connection.invalidated:
+        return
+    sent = Sent.on(connection.connection)
+    if sent is not None and sent.is_committed(connection.connection):
         outcome.stored = True
 
 
 def _note_commit(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
-        _look_back(outcome, connection.connection)
         outcome.commits += 1
         outcome.committing = connection.connection
 

@@ -8,6 +8,7 @@ from pyramid.request import Request
 from sqlalchemy import create_engine, text
 from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool
 
 from tests.support.servers.fixtures import MARIADB, POSTGRES
@@ -123,6 +124,21 @@ def test_what_the_driver_commits_is_stored(
 ) -> None:
     """At the next statement the driver shows that it is in no transaction."""
     assert attempts_after(stores, new_database(backend)) == (2, True)
+
+
+@pytest.mark.parametrize("backend", SHOWING)
+def test_it_is_seen_without_another_statement(new_database: NewDatabase, backend: str) -> None:
+    """At the rollback of what has lost a race in Python."""
+    url = new_database(backend)
+
+    def trouble(request: Request) -> None:
+        of_the_driver(request)
+        raise StaleDataError
+
+    with database(url) as count, app(settings_for(url), *PARTS, index=at_first(trouble)) as web:
+        with pytest.raises(StaleDataError):
+            web.client.post("/")
+        assert count() == 2
 
 
 @pytest.mark.parametrize("backend", ["postgresql+psycopg2", "mysql+pymysql"])

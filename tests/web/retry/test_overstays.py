@@ -1,16 +1,26 @@
 """Connections that the server ends because a view does something else for too long."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pymysql
 import pytest
 from pyramid.request import Request
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import DatabaseUnavailable
 from pyramid_dbpool.drivers.sockets import has_ended
+from pyramid_dbpool.embedded import PrivatePostgres, find_programs
+from pyramid_dbpool.embedded.cluster import Cluster
+from pyramid_dbpool.engines.hearing import Heard
+from pyramid_dbpool.engines.overstays import Overstays
+from pyramid_dbpool.engines.sent import Sent
+from pyramid_dbpool.settings import load_pool
 from tests.support.makers import wait_for
+from tests.support.servers import report
 from tests.support.servers.fixtures import POSTGRES
 from tests.support.webapp import PARTS, Row, app, database
 from tests.web.retry.views import NewDatabase, number, settings_for
@@ -116,3 +126,41 @@ def test_a_connection_that_is_ended_by_others_is_tried_again(
     ):
         web.client.post("/")
         assert (seen, count()) == ([0, 1], 1)
+
+
+def newer_programs(folder: Path) -> Path | None:
+    """Return the programs of a PostgreSQL that limits transactions, if there are any."""
+    for each, programs in enumerate(find_programs()):
+        if float(Cluster(folder / str(each), programs).version) >= 17:
+            return programs
+    return None
+
+
+def test_a_transaction_that_lasts_too_long_is_not_tried_again(
+    tmp_path: Path, new_postgres: Callable[..., PrivatePostgres]
+) -> None:
+    """PostgreSQL 17 and later have a limit for it as a whole."""
+    programs = newer_programs(tmp_path / "found")
+    if programs is None:
+        report.skip_without("PostgreSQL 17", "there is an older one only")
+    url = new_postgres({"transaction_timeout": "300ms"}, programs=programs).url("psycopg")
+    seen: list[int] = []
+    settings, view = settings_for(url), writes_first(asks_again, seen)
+    with database(url) as count, app(settings, *PARTS, index=view) as web:
+        with pytest.raises(DBAPIError, match="the server's transaction_timeout: the server has"):
+            web.client.post("/")
+        assert (seen, count()) == ([0], 0)
+
+
+def test_mysqls_word_for_it_counts_only_inside_a_transaction() -> None:
+    """A connection may have waited in a pool that nobody looks after."""
+    error = pymysql.err.OperationalError(4031, "The client was disconnected by the server")
+    engine = create_engine("mysql+pymysql://x@127.0.0.1/x")
+    connection: Any = SimpleNamespace(info={})
+    heard = Heard(error, connection, engine.dialect, True, True)
+    overstays = Overstays(load_pool({"sqlalchemy.url": "sqlite:///x.db"}))
+    assert overstays.setting(heard) is None
+    Sent.note(connection, "SELECT 1", "mysql")
+    assert overstays.setting(heard) is None
+    Sent.note(connection, "SELECT 1", "mysql")
+    assert overstays.setting(heard) == "the server's wait_timeout"
