@@ -17,6 +17,7 @@ __all__ = [
     "is_lock_timeout",
     "is_lost",
     "is_missed_disconnect",
+    "is_overstay",
     "is_unknown_outcome",
     "striking_timeout",
     "transaction_failed",
@@ -47,6 +48,11 @@ SERVER_STATUS_IN_TRANS = 1  # MySQL's
 def is_lost(error: DBAPIError) -> bool:
     """Tell whether an error says that its connection is lost, on engines of others too."""
     return error.connection_invalidated or is_missed_disconnect(error)
+
+
+def is_overstay(error: BaseException) -> bool:
+    """Tell whether PostgreSQL has ended a transaction that took too long, and its connection."""
+    return sqlstate(driver_error(error)) in STRIKING_TIMEOUTS
 
 
 def is_missed_disconnect(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from ..drivers.driver_errors import driver_text
-from ..drivers.transactions import is_known_rollback, is_lost
+from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..engines.stored import (
     Outcome,
     current_outcome,
@@ -160,7 +160,8 @@ def will_be_tried_again(request: Request) -> bool:
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
     if isinstance(error, sa_exc.DBAPIError):
-        return is_lost(error) or is_known_rollback(error)
+        # On an engine of others nobody has heard of it before.
+        return (is_lost(error) and not is_overstay(error)) or is_known_rollback(error)
     return isinstance(error, StaleDataError)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.driver_errors import driver_text
-from ..drivers.transactions import is_known_rollback, is_lost
+from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable
@@ -169,7 +169,7 @@ class Attempts(Generic[M]):
         if not isinstance(error, sa_exc.DBAPIError):
             return False
         if is_lost(error):
-            return True
+            return not is_overstay(error)
         engine = self._engine
         return engine is not None and connect_failure(engine.dialect, error) in WORTH_WAITING
 

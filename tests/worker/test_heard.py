@@ -85,6 +85,23 @@ def test_a_handler_that_is_slow_in_its_transaction_has_failed(
     assert "dbpool.idle_in_transaction_timeout = 0.1 s" in str(error)
 
 
+def test_so_has_one_on_an_engine_of_others(new_database: NewDatabase) -> None:
+    """Nobody hears of it there but from the error."""
+    worker = Worker(new_database("postgresql+psycopg"))
+    tries: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        tries.append(message)
+        session.execute(text("SET idle_in_transaction_session_timeout = 100"))
+        connection = session.connection().connection
+        wait_for(lambda: has_ended(connection.dbapi_connection))
+        session.execute(text("SELECT 1"))
+
+    theirs = outside(worker.settings)
+    worker.run("a", handle, session_factory=lambda _settings: Session(theirs))
+    assert (tries, [message for message, _ in worker.failed]) == (["a"], ["a"])
+
+
 def test_a_lock_that_was_not_had_in_time_is_tried_again(postgres_url: str) -> None:
     """However long that took: nobody waits for the answer."""
     worker = Worker(postgres_url, **{"sqlalchemy.pool_timeout": "100ms"})
