@@ -56,7 +56,9 @@ class Sent:
         else:
             sent._before, sent._at = sent._at, now
             committed = sent.is_committed(connection)
-        sent.opened = leaves_open(statement, dialect, opened=sent.opened)
+        # What is open stays so but for a ROLLBACK; this stands on the path of each statement.
+        if not sent.opened or statement[:1] in {"R", "r"}:
+            sent.opened = leaves_open(statement, dialect, opened=sent.opened)
         return committed
 
     def is_committed(self, connection: PoolProxiedConnection) -> bool:
