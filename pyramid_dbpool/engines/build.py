@@ -10,7 +10,7 @@ from ..errors import SettingsError
 from ..pool.managed import ManagedPool
 from ..secrets import scrub
 from ..settings import PoolSettings
-from . import connecting, forks, stored
+from . import connecting, forks, sent, stored
 from .hearing import hear_errors
 from .overstays import Overstays
 from .refused_commits import note_failure, refuse_false_commits
@@ -46,5 +46,6 @@ def build_engine(pool: PoolSettings) -> Engine:
     else:
         connecting.explain_failures(engine, pool)
     stored.note_outcomes(engine, autocommit=pool.is_autocommit, read_only=pool.options.read_only)
+    sent.note_statements(engine, stores=not (pool.is_autocommit or pool.options.read_only))
     connecting.prepare(engine, pool)
     return engine

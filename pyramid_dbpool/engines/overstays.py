@@ -7,7 +7,7 @@ from ..drivers.driver_errors import sqlstate
 from ..drivers.transactions import IDLE_IN_TRANSACTION, WAIT, striking_timeout
 from ..settings import PoolSettings
 from .hearing import Heard
-from .sent import Sent
+from .traffic import Traffic
 
 __all__ = ["Overstays"]
 
@@ -57,5 +57,5 @@ class Overstays:
 
 
 def _idle_seconds(heard: Heard) -> float | None:
-    sent = Sent.on(heard.connection)
+    sent = Traffic.on(heard.connection)
     return None if sent is None else sent.idle_seconds(in_statement=heard.of_statement)

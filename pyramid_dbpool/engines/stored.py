@@ -32,7 +32,7 @@ from ..pool.deadlines import current_deadline
 from ..pool.managed import ManagedPool, WatchedConnection
 from .hearing import Heard
 from .overstays import Overstays
-from .sent import Sent
+from .traffic import Traffic
 
 __all__ = [
     "Outcome",
@@ -192,7 +192,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     """
 
     def begin(connection: Connection) -> None:
-        Sent.forget(connection.info)
+        Traffic.forget(connection.info)
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
@@ -238,7 +238,7 @@ class _Observed(WatchedConnection):
 
     def before_rollback(self) -> None:
         """Note that the transaction ends here, and stores nothing."""
-        sent = Sent.on(self)
+        sent = Traffic.on(self)
         if sent is not None:
             sent.opened = False
 
@@ -273,7 +273,7 @@ def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: obj
     outcome = _current.get()
     if outcome is not None:
         outcome.last_heard = None
-        Sent.note(connection.connection, str(statement), connection.dialect.name)
+        Traffic.note(connection.connection, str(statement), connection.dialect.name)
 
 
 def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
@@ -282,7 +282,7 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args
         return
     outcome.last_heard = None
     said, dialect = str(statement), connection.dialect.name
-    committed = Sent.note(connection.connection, said, dialect)
+    committed = Traffic.note(connection.connection, said, dialect)
     if not outcome.stored:
         outcome.stored = (
             committed
@@ -301,7 +301,7 @@ def _note_rollback(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is None or connection.closed or connection.invalidated:
         return
-    sent = Sent.on(connection.connection)
+    sent = Traffic.on(connection.connection)
     if sent is not None and sent.is_committed(connection.connection):
         outcome.stored = True
 
@@ -338,7 +338,7 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
     outcome = _current.get()
     if outcome is None:
         return
-    error, sent, overstayed = heard.error, Sent.on(heard.connection), False
+    error, sent, overstayed = heard.error, Traffic.on(heard.connection), False
     if heard.lost:
         overstayed = overstays.setting(heard) is not None
         outcome.overstayed |= overstayed
@@ -362,7 +362,7 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
         judged(meaning)
 
 
-def _is_longer(sent: Sent | None, patience: float | None) -> bool:
+def _is_longer(sent: Traffic | None, patience: float | None) -> bool:
     until = current_deadline()
     if until is not None and time.monotonic() > until:
         return True

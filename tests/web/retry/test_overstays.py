@@ -17,7 +17,7 @@ from pyramid_dbpool.embedded import PrivatePostgres, find_programs
 from pyramid_dbpool.embedded.cluster import Cluster
 from pyramid_dbpool.engines.hearing import Heard
 from pyramid_dbpool.engines.overstays import Overstays
-from pyramid_dbpool.engines.sent import Sent
+from pyramid_dbpool.engines.traffic import Traffic
 from pyramid_dbpool.settings import load_pool
 from tests.support.makers import wait_for
 from tests.support.servers import report
@@ -160,7 +160,7 @@ def test_mysqls_word_for_it_counts_only_inside_a_transaction() -> None:
     heard = Heard(error, connection, engine.dialect, True, True)
     overstays = Overstays(load_pool({"sqlalchemy.url": "sqlite:///x.db"}))
     assert overstays.setting(heard) is None
-    Sent.note(connection, "SELECT 1", "mysql")
+    Traffic.note(connection, "SELECT 1", "mysql")
     assert overstays.setting(heard) is None
-    Sent.note(connection, "SELECT 1", "mysql")
+    Traffic.note(connection, "SELECT 1", "mysql")
     assert overstays.setting(heard) == "the server's wait_timeout"

@@ -1,0 +1,79 @@
+"""What goes over a connection in its transaction, and when, while somebody observes.
+
+From it follows what no event of SQLAlchemy's tells: that the transaction was committed behind its
+back, how long the connection had nothing to do, and how long a statement took.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy.pool import PoolProxiedConnection
+
+from ..drivers.statements import leaves_open
+from ..drivers.transactions import in_transaction
+
+__all__ = ["Traffic"]
+
+_monotonic = time.monotonic
+
+# A key of Connection.info.
+_TRAFFIC = "pyramid_dbpool.traffic"
+
+
+class Traffic:
+    """The statements of one transaction, as far as they matter here.
+
+    - `opened`: whether the driver, unless it has committed since, shows a transaction.
+    """
+
+    __slots__ = ("_at", "_before", "opened")
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+        self._before: float | None = None
+        self.opened = False
+
+    @staticmethod
+    def on(connection: PoolProxiedConnection) -> Traffic | None:
+        """Return what was sent in the transaction of a connection; None: nothing."""
+        return connection.info.get(_TRAFFIC)
+
+    @staticmethod
+    def forget(info: dict[Any, Any]) -> None:
+        """Begin another transaction."""
+        info.pop(_TRAFFIC, None)
+
+    @staticmethod
+    def note(connection: PoolProxiedConnection, statement: str, dialect: str) -> bool:
+        """Note a statement that is about to be sent; tell whether all before it was committed."""
+        info, now = connection.info, _monotonic()
+        sent: Traffic | None = info.get(_TRAFFIC)
+        if sent is None:
+            sent, committed = Traffic(now), False
+            info[_TRAFFIC] = sent
+        else:
+            sent._before, sent._at = sent._at, now
+            committed = sent.is_committed(connection)
+        # What is open stays so but for a ROLLBACK; this stands on the path of each statement.
+        if not sent.opened or statement[:1] in {"R", "r"}:
+            sent.opened = leaves_open(statement, dialect, opened=sent.opened)
+        return committed
+
+    def is_committed(self, connection: PoolProxiedConnection) -> bool:
+        """Tell whether the driver has ended the transaction without SQLAlchemy's knowledge."""
+        return self.opened and in_transaction(connection.dbapi_connection) is False
+
+    def idle_seconds(self, *, in_statement: bool) -> float | None:
+        """Say for how long the transaction had waited, before its last statement or until now.
+
+        None if nothing was sent before. The statement before counts with it.
+        """
+        if not in_statement:
+            return _monotonic() - self._at
+        return None if self._before is None else self._at - self._before
+
+    def statement_seconds(self) -> float:
+        """Say for how long the last statement has run."""
+        return _monotonic() - self._at
