@@ -10,7 +10,8 @@
 - `stored`: what the work in hand may have stored so far (`observed`, `Outcome`), and so whether it
   may be run again.
 - `traffic`: what goes over a connection in its transaction, and when: for `stored`.
-- `hearing`: shows the two what drivers say, before anybody can put another error in its place.
+- `hearing`: shows `refused_commits` and `stored` what drivers say, before anybody can put another
+  error in its place.
 - `overstays`: connections that the server ends because their holder lets them wait.
 - `sent`: what a session's transaction was sent, and would be lost with it.
 - `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
