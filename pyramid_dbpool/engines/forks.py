@@ -11,7 +11,6 @@ statement or commit.
 """
 
 import os
-import socket
 import weakref
 from typing import Any, NoReturn
 
@@ -23,7 +22,7 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
-from ..drivers.sockets import socket_of
+from ..drivers.sockets import replace_by_dead, socket_of
 from ..errors import ForkedConnectionError
 from ..pool import inheritance
 from ..pool.managed import ManagedPool
@@ -154,7 +153,4 @@ def _cut(dbapi_connection: Any) -> None:
     """
     inherited = socket_of(dbapi_connection)
     if inherited is not None:
-        dead, other = socket.socketpair()
-        other.close()
-        os.dup2(dead.fileno(), inherited, inheritable=False)
-        dead.close()
+        replace_by_dead(inherited)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
+from ..clock import monotonic
 from . import inheritance
 from .checkout import Checkout, CheckoutParts
 from .entry import PooledEntry, Record
@@ -143,7 +143,7 @@ class Core:
             self.source.close(record)  # disowned: the pool was disposed of in the meantime
         elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)
-        elif self.source.opened_at(record) != entry.opened_at:
+        elif self.source.connection(record) is not entry.connection:
             self.health.replaced(entry)
             return True
         else:
@@ -254,7 +254,7 @@ def _share(
         stats=Stats(),
         options=options,
         source=source,
-        clock=time.monotonic,
+        clock=monotonic,
         timer=housekeeper(),
         size=size,
         timeout=timeout,

@@ -60,7 +60,7 @@ class Health:
         """
         record = self._opened(empty)
         now = self._shared.clock()
-        entry = record.dbpool_entry = PooledEntry(record, self._source.opened_at(record), now)
+        entry = record.dbpool_entry = PooledEntry(record, self._source.connection(record), now)
         try:
             self._prepare(entry, now)
             self._was_opened()
@@ -92,8 +92,8 @@ class Health:
         """Look at what the source has put in the place of an entry's connection."""
         entry.stop_looking()
         entry.look = entry.glance = entry.closed = None
-        entry.opened_at = self._source.opened_at(entry.record)
-        entry.suspect = False
+        entry.connection = self._source.connection(entry.record)
+        entry.suspect = entry.condemned = False
         self._prepare(entry, self._shared.clock())
 
     def _prepare(self, entry: PooledEntry, now: float) -> None:
@@ -136,7 +136,7 @@ class Health:
         return reason
 
     def _unfit(self, entry: PooledEntry, now: float, seconds: float) -> str | None:
-        if self._source.is_outdated(entry.record):
+        if entry.condemned or self._source.is_outdated(entry.record):
             return "invalidated"
         if now >= entry.expires_at:
             return "lifetime"
@@ -189,11 +189,11 @@ class Health:
             for entry in suspects:
                 run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
 
-    def doubt_all(self) -> None:
-        """Have SQLAlchemy's own rules asked before any connection is used again."""
+    def condemn_all(self) -> None:
+        """Have every connection that is open now replaced before it is used again."""
         with self._door, self._lock:
             for each in self._line.members:
-                each.doubt()
+                each.condemn()
 
     def ask_recycle_each_time(self) -> None:
         """Have SQLAlchemy's rule of age asked from now on, also of what is open already."""

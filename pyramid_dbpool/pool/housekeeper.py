@@ -13,12 +13,12 @@ import itertools
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..clock import monotonic
 from .inheritance import is_uwsgi_master
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Housekeeper:
     atomic), and the thread alone touches its heap.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._inbox: deque[tuple[float, int, Task]] = deque()
         self._heap: list[tuple[float, int, Task]] = []

@@ -27,6 +27,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, Qu
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util.queue import QueueCommon
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..errors import PoolError
 from . import inheritance
@@ -41,7 +42,6 @@ from .stats import BOUNDS_SECONDS, PoolSnapshot
 
 __all__ = ["RELIED_ON", "ManagedPool"]
 
-_monotonic = time.monotonic
 _get_ident = threading.get_ident
 
 _here = inheritance.here
@@ -61,7 +61,6 @@ RELIED_ON = frozenset(
         "_do_ping_w_event",
         "_do_return_conn",
         "_invalidate",
-        "_invalidate_time",
         "_max_overflow",
         "_orig_logging_name",
         "_overflow",
@@ -70,7 +69,6 @@ RELIED_ON = frozenset(
         "_recycle",
         "_reset_on_return",
         "_return_conn",
-        "_soft_invalidate_time",
         "_sqla_logger_namespace",
         "_timeout",
         # No underscore, but names of the private classes only.
@@ -227,7 +225,7 @@ class ManagedPool(QueuePool):
         if not _here[0]:
             inheritance.leave_parent()
         core = self._core
-        line, now = core.line, _monotonic()
+        line, now = core.line, monotonic()
         entry = line.take(now)
         if entry is not None:
             entry.holder = _get_ident()
@@ -262,12 +260,11 @@ class ManagedPool(QueuePool):
         if core.door.is_inside():
             core.door.put_off(record)
             return
-        now = _monotonic()
+        now = monotonic()
         if (
-            record.dbapi_connection is None
+            record.dbapi_connection is not entry.connection
             or entry.state is not LEASED
             or now >= entry.expires_at
-            or record.starttime != entry.opened_at
         ) and not core.take_changed(entry, now):
             return
         if not entry.suspect:
@@ -299,8 +296,10 @@ class ManagedPool(QueuePool):
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
+        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+        if entry is None or not entry.condemned:
+            self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
-        self._core.health.doubt_all()
 
     # Life
 
@@ -458,7 +457,10 @@ class PooledRecord(_ConnectionRecord):
         ):
             self._take_over(core.check_out_again(entry))
             return cast("DBAPIConnection", self.dbapi_connection)
-        return super().get_connection()
+        connection = super().get_connection()
+        if entry is not None:
+            entry.condemned = False
+        return connection
 
     def renew(self) -> None:
         """Open a connection, in the place of one that is outdated if need be."""
@@ -466,9 +468,12 @@ class PooledRecord(_ConnectionRecord):
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """Close the connection, or (`soft`) have it closed when it comes back."""
-        if self.dbpool_entry is not None:
-            self.dbpool_entry.doubt()
-        super().invalidate(e, soft)
+        try:
+            super().invalidate(e, soft)
+        finally:
+            # A listener may have kept it from being closed.
+            if self.dbpool_entry is not None and self.dbapi_connection is not None:
+                self.dbpool_entry.condemn()
 
     def _take_over(self, entry: PooledEntry) -> None:
         """Become the record of a connection that was opened for another one."""
@@ -533,19 +538,16 @@ class RecordSource:
         """Return the driver's connection."""
         return record.dbapi_connection
 
-    def opened_at(self, record: PooledRecord) -> float:
-        """Say when the connection was opened, on the wall clock."""
-        return record.starttime
-
     def is_outdated(self, record: PooledRecord) -> bool:
         """Tell whether SQLAlchemy would reconnect the record."""
-        pool, since = self._pool, record.starttime
         if record.dbapi_connection is None:
             return True
-        if pool._invalidate_time > since or record._soft_invalidate_time > since:
-            return True
-        too_old = -1 < pool._recycle < time.time() - since
-        return too_old and not pool._options.recycle_is_expiry
+        recycle = self._pool._recycle
+        if recycle <= -1 or self._pool._options.recycle_is_expiry:
+            return False
+        age = time.time() - record.starttime
+        # A clock that was set back, or frozen by a test, does not tell how old it is.
+        return age > recycle or age < 0
 
     def is_received(self, record: PooledRecord) -> bool:
         """Tell whether a caller has the connection."""

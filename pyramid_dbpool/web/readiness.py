@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 from pyramid.request import Request
 from pyramid.response import Response
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
@@ -71,7 +71,7 @@ class Readiness:
 class PoolReadiness:
     """What is known of one pool's server; looks for itself only when that is too old."""
 
-    def __init__(self, made: ProcessEngine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, made: ProcessEngine, clock: Callable[[], float] = monotonic) -> None:
         self.name = made.settings.name
         self.read_only = made.settings.options.read_only
         self._made = made
