@@ -103,8 +103,8 @@ def test_starts_where_tests_stop_the_clock_and_refuse_sockets(new_postgres: NewP
     """A suite may start it in the first test that needs it, with its tools at work already."""
     server = new_postgres()
     server.stop("immediate")
-    server.port = None
     with CLOCKS["long-ago"](), CLOCKS["sleep"](), SOCKETS["pytest-socket"]():
+        server.port = free_port()
         server.start()
     assert query(server, "SELECT 1") == 1
 
