@@ -9,6 +9,7 @@ from typing import Any
 
 from .engines.registry import dispose_engine, get_engine, warm
 from .errors import (
+    ChangesDiscarded,
     CommitUnknown,
     DatabaseUnavailable,
     ForkedConnectionError,
@@ -30,6 +31,7 @@ from .web.streaming import stream
 from .worker.loop import consume
 
 __all__ = [
+    "ChangesDiscarded",
     "CommitUnknown",
     "DatabaseUnavailable",
     "ForkedConnectionError",
@@ -73,6 +75,7 @@ def includeme(config: Any) -> None:
     config.add_subscriber(include.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         include.add_pool(config, app, pool)
+    include.mind_failures(config)
     include.add_retry(config, app)
     include.answer_overload(config, app)
     include.add_readiness(config, app)

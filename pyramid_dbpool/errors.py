@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import exc as sa_exc
 
 __all__ = [
+    "ChangesDiscarded",
     "CommitUnknown",
     "DatabaseUnavailable",
     "ForkedConnectionError",
@@ -112,6 +113,14 @@ class TransactionFailed(PoolError, sa_exc.InvalidRequestError):
 
     A statement had failed and its error was swallowed; nothing is stored. What may fail belongs
     inside `session.begin_nested()`.
+    """
+
+
+class ChangesDiscarded(PoolError, sa_exc.InvalidRequestError):
+    """COMMIT was refused because a part of the work is gone: its session was closed before.
+
+    Whoever wrote it would be told that it is stored. Nothing is committed; leave the session open,
+    or call `rollback()` for what shall be lost.
     """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["changes_nothing", "commits", "commits_alone", "first_word"]
+__all__ = ["changes_nothing", "commits", "commits_alone", "first_word", "writes"]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -30,6 +30,12 @@ _HARMLESS = frozenset(
     {"SELECT", "SHOW", "SET", "EXPLAIN", "DESCRIBE", "DESC", "USE", "VALUES", "WITH", "PRAGMA"}
     | {"BEGIN", "START", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END", "XA"}
 )
+# These take a lock, or tell of one session's things, and leave nothing that a rollback would undo
+# and somebody miss.
+_WRITES_NOTHING = _HARMLESS | {
+    *("LOCK", "UNLOCK", "DECLARE", "FETCH", "MOVE", "CLOSE", "LISTEN", "UNLISTEN", "RESET"),
+    *("DISCARD", "DEALLOCATE", "ANALYZE", "CHECK", "CHECKSUM", "HELP", "TABLE", "FLUSH", "KILL"),
+}
 _LOCKS = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I)
 _WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)
 
@@ -50,11 +56,24 @@ def changes_nothing(statement: str) -> bool:
     >>> changes_nothing("SELECT * FROM t"), changes_nothing("SELECT * FROM t FOR UPDATE")
     (True, False)
     """
-    word = first_word(statement)
+    # Nearly all of them, for a third of what the pattern costs.
+    word = "SELECT" if statement[:7].upper() == "SELECT " else first_word(statement)
     if word not in _HARMLESS or _locks(statement):
         return False
     # WITH and MariaDB's SET STATEMENT may have one of these behind them.
     return word == "SELECT" or not _WRITES.search(statement)
+
+
+def writes(statement: str) -> bool:
+    """Tell whether a statement leaves more than locks that a rollback would undo.
+
+    >>> writes("DELETE FROM t"), writes("SELECT * FROM t FOR UPDATE"), writes("LOCK TABLE t")
+    (True, False, False)
+    """
+    word = first_word(statement)
+    if word not in _WRITES_NOTHING:
+        return True
+    return word != "SELECT" and bool(_WRITES.search(_LOCKS.sub("", statement)))
 
 
 def _locks(statement: str) -> bool:

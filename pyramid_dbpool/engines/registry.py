@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from ..pool.managed import ManagedPool
 from ..settings import PoolSettings, copied, load_pool
@@ -29,13 +30,17 @@ log = logging.getLogger(__name__)
 EngineHook = Callable[[Engine], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ProcessEngine:
-    """An engine and the settings that it was made from."""
+    """An engine and the settings that it was made from.
+
+    :ivar maker: makes the sessions on it; `sessions.maker` sets it.
+    """
 
     engine: Engine
     settings: PoolSettings
     hooks: list[EngineHook] = field(default_factory=list)
+    maker: sessionmaker[Session] | None = None
 
     def run_hook(self, hook: EngineHook) -> None:
         """Call `hook(engine)`, once however many apps of this process ask for it."""

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from ..drivers.driver_errors import driver_text
 
-__all__ = ["close_session", "roll_back"]
+__all__ = ["close_session", "log_failed_rollback", "roll_back"]
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,15 @@ def roll_back(session: Session) -> None:
     try:
         session.rollback()
     except Exception as error:
-        # A connection that is gone has been told of already, by what failed before.
-        gone = isinstance(error, DBAPIError) and error.connection_invalidated
-        log.warning(
-            "The rollback of a session failed; its connection is closed: %s",
-            driver_text(error),
-            exc_info=not gone,
-        )
+        log_failed_rollback(error)
+
+
+def log_failed_rollback(error: Exception) -> None:
+    """Say that a rollback has failed, which the server then does by itself."""
+    # A connection that is gone has been told of already, by what failed before.
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    log.warning(
+        "The rollback of a session failed; its connection is closed: %s",
+        driver_text(error),
+        exc_info=not gone,
+    )

@@ -14,11 +14,36 @@ from zope.sqlalchemy.datamanager import (
 )
 
 from ..errors import SessionInUse
+from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
 
-__all__ = ["join", "joined_transaction"]
+__all__ = ["is_joined", "join", "joined_transaction", "leave"]
 
 
-class _DataManager(SessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
+class _Kept:
+    """Commits all of what its session has written, or nothing of it."""
+
+    session: Session
+
+    def __init__(self, session: Session, manager: Any) -> None:
+        # As changed: raw and Core DML included, which zope.sqlalchemy would roll back.
+        super().__init__(session, STATUS_CHANGED, manager)  # type: ignore[call-arg]
+        promise(session)
+
+    def tpc_begin(self, trans: Any) -> None:
+        """Flush, and refuse before any other database has committed."""
+        super().tpc_begin(trans)  # type: ignore[misc]
+        refuse_discarded(self.session)
+
+    def _finish(self, final_state: str) -> None:
+        session = self.session
+        if final_state == "committed":
+            warn_of_rollback(session)
+        # What the manager rolls back is lost with a reason.
+        forget_promise(session)
+        super()._finish(final_state)  # type: ignore[misc]
+
+
+class _DataManager(_Kept, SessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
     """Commits whatever transaction its session is in when the time comes.
 
     zope.sqlalchemy's commits the one in which the session joined, and fails if
@@ -33,7 +58,7 @@ class _DataManager(SessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy
             self._finish("committed")
 
 
-class _TwoPhaseDataManager(TwoPhaseSessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
+class _TwoPhaseDataManager(_Kept, TwoPhaseSessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
     """The same for a session with two phases."""
 
     tx: Any
@@ -48,12 +73,24 @@ class _TwoPhaseDataManager(TwoPhaseSessionDataManager):  # type: ignore[misc]  #
 def join(session: Session, manager: Any) -> None:
     """Have `manager`'s transaction commit or abort `session`, if it does not do so already.
 
-    Whatever the session does is committed, raw and Core DML included, which
-    zope.sqlalchemy rolls back by default.
+    :raises SessionInUse: another manager's does, whose commit is not this one's.
     """
-    if not _is_joined(session):
+    if not is_joined(session):
         made = _TwoPhaseDataManager if session.twophase else _DataManager
-        made(session, STATUS_CHANGED, manager)
+        made(session, manager)
+    elif not _has_joined(session, manager.get()):
+        raise SessionInUse(
+            "The session has joined another transaction manager, which does not commit with this"
+            " one. It joins by itself: zope.sqlalchemy's mark_changed() and register() are not"
+            " needed, and take the thread's manager unless they are given request.tm."
+        )
+
+
+def leave(session: Session, transaction: transaction.Transaction) -> None:
+    """Roll `session` back, and have it belong to nobody, although `transaction` goes on."""
+    for each in transaction._resources:
+        if getattr(each, "session", None) is session:
+            each.abort(transaction)
 
 
 @contextmanager
@@ -62,7 +99,7 @@ def joined_transaction(session: Session, manager: Any) -> Iterator[None]:
 
     :raises SessionInUse: one of the two is in another transaction already.
     """
-    if _is_joined(session):
+    if is_joined(session):
         raise SessionInUse("The session is joined to another transaction manager already.")
     _begin(manager)
     try:
@@ -75,9 +112,15 @@ def joined_transaction(session: Session, manager: Any) -> Iterator[None]:
         raise
 
 
-def _is_joined(session: Session) -> bool:
-    # Whichever manager's the transaction is: it has no public way to be asked.
+def is_joined(session: Session) -> bool:
+    """Tell whether a session has joined the transaction of any manager."""
+    # There is no public way to be asked.
     return session in _SESSION_STATE
+
+
+def _has_joined(session: Session, begun: transaction.Transaction) -> bool:
+    # Nor for this one.
+    return any(getattr(each, "session", None) is session for each in begun._resources)
 
 
 def _begin(manager: Any) -> None:

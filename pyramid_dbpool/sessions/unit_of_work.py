@@ -15,6 +15,8 @@ from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, SessionInUse
 from ..pool.labels import labelled_by_caller
 from .closing import close_session
+from .maker import session_maker
+from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
 
 __all__ = ["session_factory", "unit_of_work"]
 
@@ -27,9 +29,11 @@ TransactionManager: TypeAlias = (
 def session_factory(settings: Mapping[str, Any], name: str = "default") -> Session:
     """Return a new session on this process's one engine for `settings`.
 
-    It is a plain session: joined to no transaction manager, and it runs no SQL
-    of its own, so ``SET TRANSACTION`` can be its first statement. After
-    ``close()`` it can be used again; the engine and its pool stay. ::
+    It is joined to no transaction manager, and it runs no SQL of its own, so
+    ``SET TRANSACTION`` can be its first statement. After ``close()`` it can be
+    used again; the engine and its pool stay. Its ``rollback()`` and ``close()``
+    do not raise because the connection is lost, so that a loop goes on. What an
+    app hangs on its ``registry["dbsession_factory"]`` holds for it too. ::
 
         session = session_factory(settings)
         for message in queue:
@@ -43,9 +47,7 @@ def session_factory(settings: Mapping[str, Any], name: str = "default") -> Sessi
     :param name: the pool: ``"default"``, or NAME of ``sqlalchemy.NAME.url``.
     :raises SettingsError: a setting is unknown or wrong.
     """
-    made = process_engine(settings, name)
-    session = made.settings.options.session_class(bind=made.engine)
-    return session
+    return session_maker(process_engine(settings, name))()
 
 
 @contextmanager
@@ -80,6 +82,7 @@ def unit_of_work(
         transaction, which this unit would have ended with its own.
     :raises CommitUnknown: the connection was lost during COMMIT.
     :raises TransactionFailed: a statement had failed and its error was swallowed.
+    :raises ChangesDiscarded: the session was closed with something written.
     :raises SettingsError: a setting is unknown or wrong.
     :raises TypeError: neither a session nor settings.
     :raises ValueError: a mode that is unknown, or that the database does not have.
@@ -132,9 +135,19 @@ def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> 
 
 @contextmanager
 def _committed(session: Session, read_only: bool) -> Iterator[None]:
-    yield
-    with unobserved() if read_only else nullcontext():
+    if read_only:
+        yield
+        with unobserved():
+            session.commit()
+        return
+    promise(session)
+    try:
+        yield
+        refuse_discarded(session)
         session.commit()
+        warn_of_rollback(session)
+    finally:
+        forget_promise(session)
 
 
 @contextmanager

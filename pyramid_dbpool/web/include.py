@@ -13,7 +13,6 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.router import default_execution_policy
 from pyramid.tweens import EXCVIEW, INGRESS
-from sqlalchemy.orm import sessionmaker
 
 from ..engines.application_name import name_app
 from ..engines.probes import check_at_start
@@ -21,7 +20,7 @@ from ..engines.registry import EngineHook, process_engine
 from ..errors import SettingsError
 from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
-from . import readiness, retry
+from . import failures, readiness, retry
 from .overload import add_overload_view
 from .request_db import RequestAttribute, RequestSessions, request_sessionmaker
 
@@ -36,6 +35,7 @@ __all__ = [
     "check_when_created",
     "close_sessions_with_request",
     "load",
+    "mind_failures",
     "refuse_taken_names",
     "warn_without_retry",
 ]
@@ -111,11 +111,8 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
 
 
 def close_sessions_with_request(event: NewRequest) -> None:
-    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end.
-
-    Those that an outer tween has used already join the transaction that has begun meanwhile.
-    """
-    RequestSessions.of(event.request).join_begun()
+    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end."""
+    RequestSessions.of(event.request)
 
 
 def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
@@ -126,13 +123,17 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
     def register() -> None:
         made = process_engine(config.get_settings(), pool.name)
         config.registry[app.registry_key + suffix] = made.engine
-        config.registry["dbsession_factory" + suffix] = sessionmaker(
-            made.engine, class_=made.settings.options.session_class
-        )
-        attribute.maker = request_sessionmaker(made)
+        maker = attribute.maker = request_sessionmaker(made)
+        config.registry["dbsession_factory" + suffix] = maker
 
     config.action(("pyramid_dbpool", pool.name), register)
     config.add_request_method(attribute, _attribute_name(app, pool), reify=True)
+
+
+def mind_failures(config: Configurator) -> None:
+    """Let answers that report a failure through, and exception views see what is stored."""
+    config.add_view_deriver(failures.with_clean_sessions, "pyramid_dbpool")
+    config.add_tween(failures.TWEEN, under=("pyramid_tm.tm_tween_factory", INGRESS), over=EXCVIEW)
 
 
 def add_retry(config: Configurator, app: AppSettings) -> None:

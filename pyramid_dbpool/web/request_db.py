@@ -1,52 +1,48 @@
 """`request.db`, and the sessions behind it: made when asked for, always given back.
 
-One `RequestSessions` a request owns them. A session joins `request.tm` while
-pyramid_tm has its transaction open; before and after that it belongs to
-whoever uses it, and is rolled back when it closes. It closes after the last of
-the request's finished callbacks. From then on it refuses to work, because
-nobody would give its connection back.
+One `RequestSessions` a request owns them. A session that begins while a transaction of
+`request.tm` is open joins it, and one that had begun before joins when that begins; so
+pyramid_tm, a script, a task or a subscriber commits what was done in it. Outside of one a session
+belongs to whoever uses it. It closes after the last of the request's finished callbacks. From then
+on it refuses to work, because nobody would give its connection back.
 """
 
+import atexit
 import contextlib
 import logging
 import weakref
-from typing import Any, TypeAlias
+from typing import Any
 
 import transaction
 from pyramid.request import Request
 from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
-from transaction.interfaces import NoTransaction
+from sqlalchemy.orm import Session, SessionTransaction
+from transaction import Transaction
 
 from ..engines.application_name import take_role
 from ..engines.registry import ProcessEngine
 from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
 from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
-from ..sessions.joining import join
-from ..sessions.uncommitted import (
-    has_failed,
-    has_uncommitted_changes,
-    has_written,
-    note_connections,
-    note_writes,
-)
+from ..sessions.joining import is_joined, join, leave
+from ..sessions.maker import SessionMaker, new_session_maker
+from ..sessions.uncommitted import has_failed, has_uncommitted_changes, has_written
 from .requests import request_name, supplied_session
 
 __all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
 
 log = logging.getLogger(__name__)
 
-SessionMaker: TypeAlias = sessionmaker[Session]
-
 # A key of Session.info, and of the WSGI environ.
 _OWNER = "pyramid_dbpool.request_sessions"
 # Keys of Session.info.
-_JOINED = "pyramid_dbpool.joined"
 _POOL = "pyramid_dbpool.pool"
 _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
+
+# How a transaction's status begins, while a session can join it.
+_OPEN = ("Active", "Doomed")
 
 
 class RequestAttribute:
@@ -73,18 +69,23 @@ class RequestSessions:
         self.over = False
         self._request = request
         self._sessions: dict[SessionMaker, Session] = {}
-        self._transaction: transaction.Transaction | None = None
+        # `request.tm`, as soon as there is a session that may join; it tells us of each of its
+        # transactions, for as long as we are there.
+        self._manager: Any = None
+        self._begun: Transaction | None = None
+        self._is_served_by_tm = False
         # A subrequest may share its request's environ, and its transaction.
         parent = request.environ.get(_OWNER)
         self._parent: RequestSessions | None = parent if parent and not parent.over else None
         self._adopted: list[Session] = []
         request.environ[_OWNER] = self
-        self._note_transaction()
         self._label = request_label(request)
         self._outer_label = current_label()
         if _is_served(request):
             name_holder(self._label)
             take_role("web")
+        else:
+            _unserved.add(self)
         # First in line, because Pyramid drops the callbacks that are left when
         # one of them raises.
         request.finished_callbacks.appendleft(self._finish)
@@ -104,6 +105,12 @@ class RequestSessions:
             session = self._sessions[maker] = maker()
             # Under "request" as with the cookiecutter, for listeners and models.
             session.info.update({_OWNER: self, "request": self._request})
+            if session.info[_WRITES]:
+                self._follow_manager()
+                if self.open_transaction is not None:
+                    # It joins as it begins: before zope.sqlalchemy's mark_changed() has it join
+                    # the thread's manager.
+                    session.begin()
         return session
 
     def release(self, pool: str | None) -> None:
@@ -113,8 +120,7 @@ class RequestSessions:
         :raises SessionInUse: one of the sessions has changes that would be lost.
         :raises TransactionFailed: a statement failed and its error was swallowed.
         """
-        mine = (*self._sessions.values(), *self._adopted)
-        sessions = [each for each in mine if pool in (None, each.info[_POOL])]
+        sessions = [each for each in self._all if pool in (None, each.info[_POOL])]
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
@@ -123,15 +129,78 @@ class RequestSessions:
             # close() would detach objects, and a change to one be lost unseen.
             roll_back(session)
 
-    def join_begun(self) -> None:
-        """Join the sessions that an outer tween used before pyramid_tm began.
+    @property
+    def _all(self) -> list[Session]:
+        return [*self._sessions.values(), *self._adopted]
 
-        They are in a transaction already, so they will not begin another one, at
-        which they would join; what the view does in them would be lost.
+    @property
+    def open_transaction(self) -> Transaction | None:
+        """The transaction of `request.tm` that sessions have to join, if there is one."""
+        # Also in before-commit hooks, whose writes would be lost outside of it.
+        begun = self._begun
+        return begun if begun is not None and begun.status in _OPEN else None
+
+    def _follow_manager(self) -> None:
+        manager = getattr(self._request, "tm", None)
+        # An app without pyramid_tm may have something else under this name.
+        if self._manager is not None or not hasattr(manager, "registerSynch"):
+            return
+        # The thread's own is another one in each thread.
+        self._manager = getattr(manager, "manager", manager)
+        self._manager.registerSynch(self)
+        if _belongs_to_thread(self._manager) and not self._is_tm_active():
+            # What somebody has left open in this thread may never be committed.
+            self._begun = None
+
+    def newTransaction(self, begun: Transaction) -> None:
+        """Have the sessions that are in a transaction already join the one that begins.
+
+        They will not begin another one, at which they would join.
         """
-        for session in self._sessions.values():
+        if not self.over:
+            self._begun, self._is_served_by_tm = begun, self._is_tm_active()
+            self._join_all()
+
+    def beforeCompletion(self, ended: Transaction) -> None:
+        """Have them join the one that a manager which is not explicit has made for its commit."""
+        if not self.over and self._begun is None:
+            self.newTransaction(ended)
+
+    def afterCompletion(self, ended: Transaction) -> None:
+        """Let the sessions belong to whoever uses them."""
+        if self._begun is ended:
+            self._begun = None
+
+    def _join_all(self) -> None:
+        for session in self._all:
             if session.info[_WRITES] and session.in_transaction():
-                _join(session)
+                self.join(session)
+
+    def join(self, session: Session) -> None:
+        """Have the open transaction, if there is one, commit `session`, which has begun."""
+        if self.open_transaction is not None:
+            join(session, self._manager)
+
+    def leave_failed_commit(self) -> None:
+        """Give an exception view clean sessions, if a before-commit hook has failed.
+
+        pyramid_tm then asks for the view with its transaction open, which nobody will commit.
+        """
+        failed = self.open_transaction
+        if failed is not None and self._is_served_by_tm and not self._is_tm_active():
+            for session in self._all:
+                leave(session, failed)
+            self._begun = None
+
+    def doom_failed(self) -> None:
+        """Have the transaction aborted if the server has given it up."""
+        begun = self.open_transaction
+        # What a subrequest answers is its parent's to judge.
+        if begun is not None and self._parent is None and any(map(has_failed, self._all)):
+            begun.doom()
+
+    def _is_tm_active(self) -> bool:
+        return bool(self._request.environ.get("tm.active"))
 
     def refuse_when_over(self) -> None:
         """Raise `RequestOver` once the request has ended."""
@@ -142,32 +211,6 @@ class RequestSessions:
                 " pyramid_dbpool.stream(request, produce); anywhere else use"
                 " pyramid_dbpool.unit_of_work(settings)."
             )
-
-    def manager_to_join(self) -> Any:
-        """Return `request.tm` while sessions have to join it, else None.
-
-        They have to while ``tm.active`` is set, and also in before-commit hooks:
-        pyramid_tm takes ``tm.active`` away before they run, and what they write
-        outside of the transaction would be lost. So they have to when a script has
-        begun it itself, which an explicit manager tells.
-        """
-        if self._note_transaction():
-            return self._request.tm
-        manager = getattr(self._request, "tm", None)
-        # An app without pyramid_tm may have something else under this name.
-        explicit = getattr(manager, "explicit", False) is True
-        if not (explicit or self._transaction):
-            return None
-        begun = _current(manager)
-        if begun is None or begun.status != "Active":
-            return None
-        return manager if explicit or begun is self._transaction else None
-
-    def _note_transaction(self) -> bool:
-        active = bool(self._request.environ.get("tm.active"))
-        if active:
-            self._transaction = _current(self._request.tm)
-        return active
 
     def _finish(self, request: Request) -> None:
         """Run the finished callbacks that are left, then give everything back."""
@@ -180,7 +223,7 @@ class RequestSessions:
             self._drop_label()
             # A session that cannot be closed must not keep the others from it.
             with contextlib.ExitStack() as stack:
-                for session in (*self._sessions.values(), *self._adopted):
+                for session in self._all:
                     stack.callback(self._give_back, session)
 
     def _drop_label(self) -> None:
@@ -190,10 +233,9 @@ class RequestSessions:
             name_holder(self._outer_label)
 
     def _give_back(self, session: Session) -> None:
-        if self._parent is not None and self._is_in_open_transaction(session):
+        if self._parent is not None and self.open_transaction is not None and is_joined(session):
             # The parent's transaction goes on: it will commit this session.
-            session.info[_OWNER] = self._parent
-            self._parent._adopted.append(session)
+            self._parent._adopt(session)
             return
         # Whoever was refused a connection knows that nothing was stored.
         refused = isinstance(getattr(self._request, "exception", None), PoolError)
@@ -202,63 +244,67 @@ class RequestSessions:
         if lost:
             _warn_of_lost_changes(self._request)
 
-    def _is_in_open_transaction(self, session: Session) -> bool:
-        joined = session.info.get(_JOINED)
-        return (
-            joined is not None
-            and joined.status in ("Active", "Doomed")
-            and _current(self._request.tm) is joined
-        )
+    def _adopt(self, session: Session) -> None:
+        session.info[_OWNER] = self
+        self._adopted.append(session)
+        self._follow_manager()
+
+    def __del__(self) -> None:
+        # Of a script, say, which never ended its request.
+        self.warn_of_lost_changes()
+
+    def warn_of_lost_changes(self) -> None:
+        """Say so if nobody will commit what the sessions have written."""
+        if not self.over and any(has_uncommitted_changes(each) for each in self._all):
+            _warn_of_lost_changes(self._request)
+
+
+# Those whose end is somebody's duty: of scripts, shells and tasks.
+_unserved: weakref.WeakSet[RequestSessions] = weakref.WeakSet()
+
+
+@atexit.register
+def _warn_at_exit() -> None:
+    for each in list(_unserved):
+        each.warn_of_lost_changes()
 
 
 def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
-    """Return the maker of sessions that live as long as their request.
+    """Return the maker of an app's sessions, and make it that of its workers.
 
-    The listeners are on the maker: they cost 30 µs each on every session.
+    A session that it makes for a request lives as long as that.
     """
     writes = not made.settings.options.read_only
-    info = {_WRITES: writes, _POOL: made.settings.name}
-    maker: SessionMaker = sessionmaker(
-        made.engine, class_=made.settings.options.session_class, info=info
-    )
-    event.listen(maker, "after_transaction_create", _refuse_when_over)
-    note_connections(maker)
+    maker = made.maker = new_session_maker(made, {_WRITES: writes, _POOL: made.settings.name})
+    event.listen(maker, "after_transaction_create", _enter_request)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
     if writes:
-        event.listen(maker, "after_begin", _join)
-        event.listen(maker, "after_attach", _join)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
-    # What was sent in AUTOCOMMIT is stored.
-    if writes and not made.settings.is_autocommit:
-        note_writes(maker)
     return maker
 
 
-def _refuse_when_over(session: Session, _begun: SessionTransaction) -> None:
-    owner: RequestSessions = session.info[_OWNER]
+def _enter_request(session: Session, begun: SessionTransaction) -> None:
+    owner: RequestSessions | None = session.info.get(_OWNER)
+    if owner is None:
+        # A script's or a worker's own.
+        return
     if owner.over:
         # It has begun already, and its next use would not come by here.
         session.close()
         owner.refuse_when_over()
-
-
-def _join(session: Session, *_args: object) -> None:
-    manager = session.info[_OWNER].manager_to_join()
-    if manager is not None:
-        join(session, manager)
-        session.info[_JOINED] = manager.get()
+    if begun.parent is None and session.info[_WRITES]:
+        owner.join(session)
 
 
 def _refuse_commit_by_hand(session: Session) -> None:
-    manager = session.info[_OWNER].manager_to_join()
-    if manager is None or session.in_nested_transaction():
+    owner: RequestSessions | None = session.info.get(_OWNER)
+    if owner is None or owner.open_transaction is None or session.in_nested_transaction():
         return
-    if manager.get().status != "Committing":
-        raise SessionInUse(
-            "This session has joined request.tm, which commits it with everything else at the end"
-            " of the request: do not call commit() on it."
-        )
+    raise SessionInUse(
+        "This session has joined request.tm, which commits it with everything else at the end"
+        " of its transaction: do not call commit() on it."
+    )
 
 
 def _refuse_to_lose_changes(session: Session, request: str) -> None:
@@ -268,15 +314,13 @@ def _refuse_to_lose_changes(session: Session, request: str) -> None:
             f"{request} cannot give its connection back inside of begin_nested(): call"
             " release_db() outside of it."
         )
-    if has_uncommitted_changes(session):
-        raise _changes_would_be_lost(request)
     if has_failed(session):
         raise TransactionFailed(
             f"{request} cannot give its connection back: a statement of its transaction failed"
             " and its error was swallowed. Let the error propagate, or run the statement that may"
             " fail inside session.begin_nested()."
         )
-    if session.info[_WRITES] and has_written(session):
+    if has_uncommitted_changes(session) or (session.info[_WRITES] and has_written(session)):
         raise _changes_would_be_lost(request)
 
 
@@ -310,8 +354,5 @@ def _is_served(request: Request) -> bool:
     return "invoke_subrequest" in vars(request)
 
 
-def _current(manager: Any) -> transaction.Transaction | None:
-    try:
-        return manager.get()
-    except NoTransaction:
-        return None
+def _belongs_to_thread(manager: Any) -> bool:
+    return manager is getattr(transaction.manager, "manager", transaction.manager)

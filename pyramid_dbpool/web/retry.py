@@ -38,7 +38,13 @@ except ImportError:
         return True
 
 
-__all__ = ["REQUEST_TIMEOUT", "TWEEN", "may_try_again", "retry_tween_factory"]
+__all__ = [
+    "REQUEST_TIMEOUT",
+    "TWEEN",
+    "may_try_again",
+    "retry_tween_factory",
+    "will_be_tried_again",
+]
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +123,17 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     if isinstance(error, PoolError | sa_exc.TimeoutError) or not outcome.nothing_stored:
         return False
     return True if _is_transient(error) else None
+
+
+def will_be_tried_again(request: Request) -> bool:
+    """Tell whether a COMMIT that is refused leads to another attempt.
+
+    So it does after a lost connection or a lost race whose error was swallowed.
+    """
+    outcome = current_outcome()
+    if outcome is None or not (outcome.transient and outcome.nothing_stored):
+        return False
+    return not is_last_attempt(request)
 
 
 def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:

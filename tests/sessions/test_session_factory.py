@@ -23,10 +23,10 @@ def test_a_session_works_again_after_close(settings: dict[str, Any]) -> None:
     assert len(opened) == 1
 
 
-def test_a_session_is_plain(settings: dict[str, Any]) -> None:
+def test_a_session_belongs_to_no_manager(settings: dict[str, Any]) -> None:
     """A Session, not a maker; joined to no transaction manager."""
     session = session_factory(settings)
-    assert type(session) is Session
+    assert isinstance(session, Session)
     with transaction.manager:
         session.add(Row())
     assert len(session.new) == 1

@@ -172,11 +172,26 @@ def test_a_lost_rollback_is_no_unknown_commit(postgres_url: str) -> None:
         session.execute(text("SELECT 1"))
         if len(numbers) == 1:
             worker.end_backends()
-            session.rollback()
+            session.connection().rollback()
         store(message, session)
 
     worker.run("a", handle)
     assert (worker.stored(), worker.acked, len(numbers)) == (["a"], ["a"], 2)
+
+
+def test_a_session_is_rolled_back_although_its_connection_is_lost(postgres_url: str) -> None:
+    """A handler that begins anew goes on, with another connection."""
+    worker, numbers = Worker(postgres_url), []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        session.execute(text("SELECT 1"))
+        worker.end_backends()
+        session.rollback()
+        store(message, session)
+
+    worker.run("a", handle)
+    assert (worker.stored(), worker.acked, len(numbers)) == (["a"], ["a"], 1)
 
 
 def test_a_stop_on_the_last_try_hands_the_message_to_nobody(postgres_url: str) -> None:
