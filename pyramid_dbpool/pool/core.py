@@ -7,9 +7,9 @@ needs of SQLAlchemy's side it asks the `Source`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from collections.abc import Callable
+from os import getpid
 from typing import Any
 
 from ..clock import monotonic
@@ -137,7 +137,7 @@ class Core:
     def take_changed(self, entry: PooledEntry, now: float) -> bool:
         """Deal with a lease that comes back changed, or too late; true if it may go on."""
         record = entry.record
-        if entry.pid != os.getpid():
+        if entry.pid != getpid():
             inheritance.inherit(entry)
         elif entry.state is not LEASED:
             self.source.close(record)  # disowned: the pool was disposed of in the meantime

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
+from os import getpid
 from typing import Protocol
 
 from ..drivers.sockets import Look
@@ -51,7 +51,7 @@ class PooledEntry(Entry):
         # SQLAlchemy compares times of the wall clock for it: one that was set, or frozen by a
         # test, would keep what is dead, or have all that is ever opened closed at once.
         self.condemned = False
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.look: Look | None = None
         # The quicker look, called with (0, 1) on every checkout while nobody waits.
         self.glance: Callable[[int, int], object] | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
 from .entry import PooledEntry, Record
 from .housekeeper import run_beside
+from .options import by_chance
 from .shared import Shared, Timer
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Health:
     def _prepare(self, entry: PooledEntry, now: float) -> None:
         """Prepare what the checks of a new connection will need."""
         options = self._options
-        entry.expires_at = options.expiry(now, random.random())
+        entry.expires_at = options.expiry(now, by_chance())
         recycle = self._source.recycle_seconds
         if recycle is not None and options.recycle_is_expiry:
             # With 0 none would be young enough for the caller for whom it was opened.

@@ -13,12 +13,12 @@ that a listener refuses.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
+from os import getpid
 from typing import Any, cast
 
 from sqlalchemy import exc as sa_exc
@@ -41,8 +41,6 @@ from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
 
 __all__ = ["RELIED_ON", "ManagedPool"]
-
-_get_ident = threading.get_ident
 
 _here = inheritance.here
 
@@ -228,7 +226,7 @@ class ManagedPool(QueuePool):
         line, now = core.line, monotonic()
         entry = line.take(now)
         if entry is not None:
-            entry.holder = _get_ident()
+            entry.holder = threading.get_ident()
             entry.label = current_label()
             glance, closed = entry.glance, entry.closed
             if now >= line.crowded_until:
@@ -245,7 +243,7 @@ class ManagedPool(QueuePool):
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
-        for entry in self._core.unreceived_by(_get_ident()):
+        for entry in self._core.unreceived_by(threading.get_ident()):
             self._do_return_conn(entry.record)
 
     # Return
@@ -320,14 +318,14 @@ class ManagedPool(QueuePool):
         """Close what is idle; what is checked out goes on, and closes if a new pool was made."""
         if not _here[0]:
             inheritance.leave_parent()
-        self._disposed_by = _get_ident()
+        self._disposed_by = threading.get_ident()
         self._core.close_idle()
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
-        if self._disposed_by == _get_ident():
+        if self._disposed_by == threading.get_ident():
             self._core.retire()
             self.dispose()
             self._disposed_by = None
@@ -453,7 +451,7 @@ class PooledRecord(_ConnectionRecord):
             and not core.opener.callers_open
             and entry is not None
             and entry.state is LEASED
-            and entry.pid == os.getpid()
+            and entry.pid == getpid()
         ):
             self._take_over(core.check_out_again(entry))
             return cast("DBAPIConnection", self.dbapi_connection)
