@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plaster.exceptions import PlasterError
@@ -65,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     check.add_argument("config_uri", metavar="CONFIG_URI", help="the ini file, or file.ini#name")
     check.add_argument(
-        "config_vars", metavar="a=b", nargs="*", default=[], help="variables for the ini file"
+        "config_vars",
+        metavar="a=b",
+        nargs="*",
+        default=[],
+        help="variables for the ini file; sqlalchemy.* and dbpool.* are settings, as an app may"
+        " make them in its code",
     )
     check.add_argument(
         "--no-connect", dest="connect", action="store_false", help="check the settings only"
@@ -100,7 +105,7 @@ def _print_wrapped(width: int) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    app = load_app(_read(args.config_uri, args.config_vars))
+    app = _load(args.config_uri, args.config_vars)
     refuse_taken_names(app)
     errors = {pool.name: _try(pool) if args.connect else None for pool in app.pools.values()}
     state = "ok" if args.connect else "not tried"
@@ -138,12 +143,30 @@ def _complain_of(app: AppSettings, errors: dict[str, str | None]) -> None:
             )
 
 
-def _read(config_uri: str, config_vars: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of an app in an ini file; say in one line why there are none."""
+def _load(config_uri: str, config_vars: Sequence[str]) -> AppSettings:
+    """Check the settings of an app in an ini file, with those that its code would add."""
     try:
-        variables = parse_vars(config_vars)
+        given = parse_vars(config_vars)
     except ValueError:
         raise Misconfigured("a variable must be written a=b.") from None
+    # A % stands for itself in these: they are not read as a part of the file.
+    made = {key: given.pop(key) for key in [*given] if key.startswith(("sqlalchemy.", "dbpool."))}
+    settings = {**_read(config_uri, given), **made}
+    try:
+        return load_app(settings)
+    except SettingsError as error:
+        url_key = settings.get("dbpool.url_setting", "sqlalchemy.url")
+        if settings.get(url_key) is not None:
+            raise
+        elsewhere = "" if url_key == "sqlalchemy.url" else "dbpool.url_setting=sqlalchemy.url "
+        raise Misconfigured(
+            f"{error}\nAn app that sets {url_key} in its code needs none in the file. To check it"
+            f" with the rest: pdbpool check {config_uri} {elsewhere}sqlalchemy.url=URL"
+        ) from None
+
+
+def _read(config_uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of an app in an ini file; say in one line why there are none."""
     path = config_uri.partition("#")[0]
     try:
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["changes_nothing", "commits", "commits_alone", "first_word", "writes"]
+__all__ = ["changes_nothing", "commits", "commits_alone", "first_word", "savepoint", "writes"]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -24,6 +24,10 @@ _IMPLICIT_COMMITS = frozenset(
 )
 # What sqlite3 begins a transaction for, and for nothing else.
 _SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
+
+_SAVEPOINT = re.compile(
+    r"\s*(rollback\b.*\bto(?:\s+savepoint)?|savepoint)\s+(\S+)\s*$", re.I | re.S
+)
 
 # SAVEPOINT and its like change nothing by themselves.
 _HARMLESS = frozenset(
@@ -74,6 +78,18 @@ def writes(statement: str) -> bool:
     if word not in _WRITES_NOTHING:
         return True
     return word != "SELECT" and bool(_WRITES.search(_LOCKS.sub("", statement)))
+
+
+def savepoint(statement: str) -> tuple[bool, str] | None:
+    """Return whether a statement goes back to a savepoint, or sets it, and the savepoint's name.
+
+    >>> savepoint("SAVEPOINT a"), savepoint("ROLLBACK TO SAVEPOINT a"), savepoint("SELECT 1")
+    ((False, 'a'), (True, 'a'), None)
+    """
+    if statement[:7].upper() == "SELECT ":
+        return None
+    found = _SAVEPOINT.match(statement)
+    return None if found is None else (found[1][0] in "rR", found[2])
 
 
 def _locks(statement: str) -> bool:

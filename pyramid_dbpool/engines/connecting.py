@@ -1,5 +1,7 @@
 """What an engine adds to each opening of a connection, and says of one that fails."""
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,15 +16,31 @@ from .application_name import application_name
 
 __all__ = ["explain_failures", "prepare"]
 
+# Among options, `-c Application_Name=` and `--application-name=` are the same.
+_NAME = re.compile("application[_-]name", re.IGNORECASE)
+
 
 def prepare(engine: Engine, pool: PoolSettings) -> None:
     """Have each connection of `engine` named, and its opening bounded."""
     arguments = pool.driver_arguments
     if engine.dialect.driver in NAMED_DRIVERS:
-        if pool.options.application_name != "" and FALLBACK_NAME not in arguments:
+        if pool.options.application_name != "" and not _is_named_by_user(arguments):
             event.listen(engine, "do_connect", _name_connection(pool))
     elif engine.dialect.driver == "pymysql":
         _bound_login(engine, pool, arguments)
+
+
+def _is_named_by_user(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether the user has named connections where a name of ours would take the place.
+
+    The server takes the name that libpq sends after its options, and a driver's keywords come
+    before a connection string. Elsewhere (the URL, a service file, PGAPPNAME) libpq prefers
+    the user's.
+    """
+    # libpq looks at the environment only if it is given no options at all.
+    options = arguments.get("options") or os.environ.get("PGOPTIONS")
+    texts = (options, arguments.get("dsn"), arguments.get("conninfo"))
+    return FALLBACK_NAME in arguments or any(_NAME.search(str(text)) for text in texts)
 
 
 def _name_connection(pool: PoolSettings) -> Callable[..., None]:

@@ -9,9 +9,10 @@ import logging
 from typing import Any
 
 from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from ..drivers.statements import changes_nothing, commits, writes
+from ..drivers.statements import changes_nothing, commits, savepoint, writes
 from ..engines import refused_commits
 from ..engines.registry import ProcessEngine, find_engine
 from ..errors import ChangesDiscarded
@@ -103,8 +104,6 @@ def _note_statements(made: ProcessEngine) -> None:
     if not (made.settings.is_autocommit or made.settings.options.read_only):
         # A second sessionmaker of this engine adds no second listener.
         event.listen(made.engine, "before_cursor_execute", _note_statement)
-        event.listen(made.engine, "savepoint", _note_savepoint)
-        event.listen(made.engine, "rollback_savepoint", _note_savepoint_rollback)
 
 
 def _note_connection(session: Session, _begun: object, connection: Connection) -> None:
@@ -128,21 +127,13 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_: ob
     elif not changes_nothing(said):
         sent.changed = True
         sent.wrote = sent.wrote or writes(said)
-
-
-def _note_savepoint(connection: Connection, name: str) -> None:
-    sent: _Sent | None = connection.info.get(_SENT)
-    if sent is not None:
-        sent.before[name] = sent.wrote
-
-
-def _note_savepoint_rollback(connection: Connection, name: str, _context: object) -> None:
-    if connection.invalidated:
-        return
-    sent: _Sent | None = connection.info.get(_SENT)
-    if sent is not None:
-        sent.undone = True
-        sent.wrote = sent.before.get(name, sent.wrote)
+    elif (found := savepoint(said)) is not None:
+        back, name = found
+        if back:
+            sent.undone = True
+            sent.wrote = sent.before.get(name, sent.wrote)
+        else:
+            sent.before[name] = sent.wrote
 
 
 def _note_commit(session: Session) -> None:
@@ -229,11 +220,16 @@ def note_close(session: Session) -> None:
     if has_failed(session):
         # Whoever closes a session whose work has failed knows that it is lost.
         note_rollback(session)
-    elif _has_pending(session) or _has_unstored(session):
-        promised.discarded = True
-    elif not _has_seen(session) and has_written(session):
-        # By a function or on the driver's connection; or it was nextval(), which is no loss.
-        promised.rolled_back = True
+        return
+    try:
+        if _has_pending(session) or _has_unstored(session):
+            promised.discarded = True
+        elif not _has_seen(session) and has_written(session):
+            # By a function or on the driver's connection; or it was nextval(), which is no loss.
+            promised.rolled_back = True
+    except DBAPIError:
+        # To ask may be what finds the connection lost.
+        note_rollback(session)
     if (sent := session.info.get(_SENT)) is not None:
         sent.wrote = False
 

@@ -2,6 +2,7 @@
 
 - `include`: what ``config.include("pyramid_dbpool")`` registers, step by step.
 - `request_db`: ``request.db`` and the sessions behind it, which always give their connection back.
+- `failures`: answers that report a failure, and what exception views find.
 - `retry`: the tween over all others: which requests may be tried again, and for how long.
 - `overload`: 503 with Retry-After for a request that gets no connection.
 - `readiness`: the route that tells load balancers whether the app can serve.

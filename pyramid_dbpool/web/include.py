@@ -42,6 +42,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_TM_TWEEN = "pyramid_tm.tm_tween_factory"
+
 # After everything that an app registers, so that what it includes later counts.
 _LAST = 1_000_000
 
@@ -133,7 +135,13 @@ def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None
 def mind_failures(config: Configurator) -> None:
     """Let answers that report a failure through, and exception views see what is stored."""
     config.add_view_deriver(failures.with_clean_sessions, "pyramid_dbpool")
-    config.add_tween(failures.TWEEN, under=("pyramid_tm.tm_tween_factory", INGRESS), over=EXCVIEW)
+    config.add_tween(failures.TWEEN, under=(_TM_TWEEN, INGRESS), over=EXCVIEW)
+
+    def warn() -> None:
+        if _TM_TWEEN in _listed_tweens(config.registry):
+            _warn_of_a_missing_tween(config.registry, failures.TWEEN, f"after {_TM_TWEEN}")
+
+    config.action(None, warn, order=_LAST)
 
 
 def add_retry(config: Configurator, app: AppSettings) -> None:
@@ -147,21 +155,25 @@ def _add_outer_tween(config: Configurator, factory: str) -> None:
     last = Configurator(registry=config.registry, autocommit=True)
 
     def register() -> None:
-        last.add_tween(factory, under=INGRESS, over=("pyramid_tm.tm_tween_factory", EXCVIEW))
-        _warn_of_a_missing_tween(config.registry, factory)
+        last.add_tween(factory, under=INGRESS, over=(_TM_TWEEN, EXCVIEW))
+        _warn_of_a_missing_tween(config.registry, factory, f"before {_TM_TWEEN}")
 
     config.action(None, register, order=_LAST)
 
 
-def _warn_of_a_missing_tween(registry: Registry, factory: str) -> None:
+def _warn_of_a_missing_tween(registry: Registry, factory: str, where: str) -> None:
     # Pyramid then leaves out, without a word, what is not listed.
-    explicit = [name for name, _tween in registry.getUtility(ITweens).explicit]
-    if explicit and factory not in explicit:
+    listed = _listed_tweens(registry)
+    if listed and factory not in listed:
         log.warning(
-            "pyramid.tweens does not list %s, so it has no effect: put it before"
-            " pyramid_tm.tm_tween_factory.",
+            "pyramid.tweens does not list %s, so it has no effect: put it %s.",
             factory,
+            where,
         )
+
+
+def _listed_tweens(registry: Registry) -> list[str]:
+    return [name for name, _tween in registry.getUtility(ITweens).explicit]
 
 
 def answer_overload(config: Configurator, app: AppSettings) -> None:

@@ -47,6 +47,32 @@ def test_all_wrong_settings_are_told_at_once(run: Run, ini: Callable[..., Path])
     ]
 
 
+@pytest.mark.parametrize("key", ["sqlalchemy.url", "database_url"])
+def test_an_app_may_set_the_url_in_its_code(
+    run: Run, ini: Callable[..., Path], tmp_path: Path, key: str
+) -> None:
+    """Then the file has none; what is said to be typed checks the rest of it."""
+    elsewhere = [] if key == "sqlalchemy.url" else [f"dbpool.url_setting = {key}"]
+    file = ini("sqlalchemy.pool_size = 3", *elsewhere)
+    said = run("check", file)
+    assert (said.code, said.out) == (2, "")
+    missing, remedy = said.err.splitlines()
+    assert missing.startswith("pdbpool: ") and key in missing
+    assert remedy.startswith(f"pdbpool: An app that sets {key} in its code needs none in the file")
+    typed = remedy.partition(" pdbpool ")[2].removesuffix("URL").split(" ")
+    assert typed.pop() == "sqlalchemy.url="
+    said = run(*typed, f"sqlalchemy.url=sqlite:///{tmp_path}/100%25.db", "dbpool.min_idle=2")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[1].split()[1:] == [f"sqlite:///{tmp_path}/100%25.db", "13", "ok"]
+
+
+def test_a_setting_on_the_command_line_is_checked(run: Run, ini: Callable[..., Path]) -> None:
+    """As if the file had it."""
+    said = run("check", ini("sqlalchemy.url = sqlite:///h.db"), "sqlalchemy.pool_siz=3")
+    assert (said.code, said.out) == (2, "")
+    assert "the nearest known key is sqlalchemy.pool_size" in one_line(said)
+
+
 def test_a_name_that_requests_have_is_refused(run: Run, ini: Callable[..., Path]) -> None:
     """Here too, not only where the app is made."""
     said = run("check", ini("sqlalchemy.url = sqlite:///h.db", "dbpool.request_attr = session"))

@@ -15,10 +15,13 @@ from docutils.core import publish_doctree
 from docutils.nodes import entry, literal_block, reference, row, system_message, table
 from pyramid.config import Configurator
 from sqlalchemy import text
+from sqlalchemy.exc import InternalError
 from webtest import TestApp
 
 from pyramid_dbpool import (
     CommitUnknown,
+    DatabaseUnavailable,
+    PoolLineFull,
     PoolTimeout,
     dispose_engine,
     get_engine,
@@ -31,6 +34,8 @@ from pyramid_dbpool.settings.reference import COMMON
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.rst"
 DOCS = sorted(ROOT.glob("docs/*.rst"))
+# Its code is that of other apps: `test_ways_over` runs it.
+WAYS_OVER = ROOT / "docs/ways_over.rst"
 OTHERS = [ROOT / "CHANGES.rst", *ROOT.glob("*/README.rst")]
 TABLE = re.compile(r"(?<=settings begin \(make docs\)\n).*(?=\.\. settings end)", re.DOTALL)
 
@@ -50,7 +55,7 @@ def name_of(path: Path) -> str:
 @pytest.fixture(scope="module")
 def documents() -> list[Any]:
     """The README, then docs/, whose code goes on where the README's ends."""
-    return [read(path) for path in (README, *DOCS)]
+    return [read(path) for path in (README, *DOCS) if path != WAYS_OVER]
 
 
 def blocks(documents: list[Any], language: str) -> list[str]:
@@ -92,7 +97,8 @@ def code(
         exec(compile(block, str(README), "exec"), names)
     ini = tmp_path / "notes.ini"
     lines = [f"{key} = {value.replace('%', '%%')}" for key, value in settings.items()]
-    ini.write_text("\n".join(["[app:main]", "use = call:notes:main", *lines]))
+    indented = [line.replace("\n", "\n    ") for line in lines]
+    ini.write_text("\n".join(["[app:main]", "use = call:notes:main", *indented]))
     names["create_tables"](str(ini))
     return names
 
@@ -103,6 +109,12 @@ def psycopg2_callback() -> Iterator[None]:
     extensions = pytest.importorskip("psycopg2.extensions")
     yield
     extensions.set_wait_callback(None)
+
+
+def include_all(config: Configurator) -> None:
+    """Do as the README's `main` does."""
+    for part in ("pyramid_retry", "pyramid_tm", "pyramid_dbpool"):
+        config.include(part)
 
 
 @pytest.mark.parametrize("path", [README, *DOCS, *OTHERS], ids=name_of)
@@ -140,7 +152,7 @@ def test_the_app_serves(code: dict[str, Any], settings: dict[str, str]) -> None:
     assert client.get("/notes").json == ["first"]
 
     config = Configurator(settings=settings)
-    config.include(code["includeme"])
+    config.include(include_all)
     config.add_route("export", "/export")
     config.add_view(code["export"], route_name="export")
     assert TestApp(config.make_wsgi_app()).get("/export").text == "1,first\n"
@@ -151,6 +163,65 @@ def test_the_app_says_whether_it_is_ready(code: dict[str, Any], settings: dict[s
     client = TestApp(code["main"]({}, **settings))
     client.get("/notes")
     assert client.get("/ready").text.startswith("default: ready\n")
+
+
+def test_a_get_reads_from_the_replica(
+    code: dict[str, Any], settings: dict[str, str], new_database: Any
+) -> None:
+    """Views stay as they are; what has no request, or another method, has the first pool."""
+    other = settings | {
+        "sqlalchemy.replica.url": new_database("postgresql+psycopg"),
+        "dbpool.session_class": "notes.RoutedSession",
+    }
+    replica = get_engine({"sqlalchemy.url": other["sqlalchemy.replica.url"]})
+    code["Base"].metadata.create_all(replica)
+
+    def writes(request: Any) -> None:
+        request.db.add(code["Note"](text="by a GET"))
+
+    config = Configurator(settings=other)
+    config.include(include_all)
+    config.add_route("notes", "/notes")
+    config.add_view(code["add_note"], route_name="notes", request_method="POST", renderer="json")
+    config.add_view(code["list_notes"], route_name="notes", request_method="GET", renderer="json")
+    config.add_route("writes", "/writes")
+    config.add_view(writes, route_name="writes", renderer="json")
+    client = TestApp(config.make_wsgi_app())
+
+    client.post_json("/notes", {"text": "first"})
+    assert client.get("/notes").json == [], "the replica is behind"
+    with replica.begin() as connection:
+        connection.execute(text("INSERT INTO note (text) VALUES ('copied')"))
+    assert client.get("/notes").json == ["copied"]
+    with pytest.raises(InternalError, match="read-only transaction"):
+        client.get("/writes")
+    with unit_of_work(other) as session:
+        assert session.scalars(text("SELECT text FROM note")).all() == ["first"]
+    for name in ("default", "replica"):
+        assert get_engine(other, name).pool.checkedout() == 0  # type: ignore[attr-defined]
+        dispose_engine(other, name)
+    dispose_engine({"sqlalchemy.url": other["sqlalchemy.replica.url"]})
+
+
+@pytest.mark.parametrize("error", [PoolTimeout, PoolLineFull, DatabaseUnavailable])
+def test_exclog_leaves_a_503_to_our_line(
+    code: dict[str, Any],
+    settings: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:
+    """With the setting of the ini block."""
+
+    def refused(request: Any) -> None:
+        raise error("away", None, OSError()) if error is DatabaseUnavailable else error("full")
+
+    config = Configurator(settings=settings)
+    config.include(include_all)
+    config.include("pyramid_exclog")
+    config.add_route("refused", "/")
+    config.add_view(refused, route_name="refused")
+    TestApp(config.make_wsgi_app()).get("/", status=503)
+    assert [each.name for each in caplog.records] == ["pyramid_dbpool.web.overload"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +241,7 @@ def test_an_app_answers_by_itself(
         raise error
 
     config = Configurator(settings=settings)
-    config.include(code["includeme"])
+    config.include(include_all)
     config.include(code["include_answers"])
     config.add_route("refused", "/")
     config.add_view(refused, route_name="refused", request_method="POST")
@@ -202,7 +273,6 @@ def test_a_test_supplies_its_session(code: dict[str, Any], settings: dict[str, s
     assert client.get("/notes", extra_environ=environ).json == ["in a test"]
     manager.abort()
     assert client.get("/notes").json == []
-    assert code["engine_of_a_test"](settings) is get_engine(settings)
 
 
 def test_a_view_parts_with_its_connection(
@@ -218,7 +288,7 @@ def test_a_view_parts_with_its_connection(
 
     monkeypatch.setitem(code, "slow_service", slow_service)
     config = Configurator(settings=settings)
-    config.include(code["includeme"])
+    config.include(include_all)
     config.add_route("translate", "/{id}")
     config.add_view(code["translate"], route_name="translate", renderer="json")
     client = TestApp(code["main"]({}, **settings))

@@ -1,12 +1,14 @@
 """What PostgreSQL is told when a connection is opened: whose it is, and its time limits."""
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyramid.request import Request
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -118,17 +120,84 @@ def test_a_long_name_is_cut_before_the_process_id() -> None:
     assert name.endswith(f" script {PID}")
 
 
-def test_a_name_of_the_users_own_stands(
+OWN_NAMES = {
+    "url": "?application_name=mine",
+    "fallback": "?fallback_application_name=mine",
+    "options": "?options=-c%20application_name%3Dmine",
+    "long option": "?options=--application-name%3Dmine%20-c%20work_mem%3D5MB",
+}
+
+
+@pytest.mark.parametrize("query", OWN_NAMES.values(), ids=OWN_NAMES)
+@pytest.mark.parametrize("more", [{}, TIMEOUTS], ids=["", "timeouts"])
+def test_a_name_of_the_urls_stands(postgres_url: str, query: str, more: dict[str, str]) -> None:
+    """The server would take ours after its options, and prefer it."""
+    assert name_of({"sqlalchemy.url": postgres_url + query, **more}) == "mine"
+
+
+@pytest.mark.parametrize("key", ["application_name", "fallback_application_name", "options"])
+def test_a_name_of_the_drivers_arguments_stands(postgres_url: str, key: str) -> None:
+    """As an app sets it that is more than its package."""
+    value = "-c Application_Name=mine" if key == "options" else "mine"
+    arguments = json.dumps({key: value})
+    settings = {"sqlalchemy.url": postgres_url, "sqlalchemy.connect_args": arguments}
+    assert name_of(settings) == "mine"
+
+
+@pytest.mark.parametrize("given", ["application_name", "fallback_application_name"])
+def test_a_name_of_a_connection_string_stands(psycopg2_url: str, given: str) -> None:
+    """psycopg2 takes one beside the URL."""
+    arguments = json.dumps({"dsn": f"{given}=mine"})
+    settings = {"sqlalchemy.url": psycopg2_url, "sqlalchemy.connect_args": arguments}
+    assert name_of(settings) == "mine"
+
+
+def test_a_name_of_the_environments_stands(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the URL, in the driver's arguments or in the environment; and `off` leaves it empty."""
-    assert name_of({"sqlalchemy.url": f"{postgres_url}?application_name=mine"}) == "mine"
-    fallback = {"sqlalchemy.url": f"{postgres_url}?fallback_application_name=mine"}
-    assert name_of(fallback) == "mine"
-    off = {"sqlalchemy.url": postgres_url, "dbpool.application_name": "off"}
-    assert name_of(off) == ""
-    monkeypatch.setenv("PGAPPNAME", "theirs")
-    assert name_of({"sqlalchemy.url": postgres_url}) == "theirs"
+    """libpq takes it itself; its options do not count where others are given."""
+    settings = {"sqlalchemy.url": postgres_url}
+    monkeypatch.setenv("PGOPTIONS", "-c application_name=theirs")
+    assert name_of(settings) == name_of(settings | TIMEOUTS) == "theirs"
+    other = settings | {"sqlalchemy.connect_args": '{"options": "-c work_mem=5MB"}'}
+    assert name_of(other) == f"import-notes script {PID}"
+    monkeypatch.setenv("PGAPPNAME", "mine")
+    assert name_of(settings) == "mine"
+
+
+def test_a_name_of_a_service_stands(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the URL names the service or the environment."""
+    services = tmp_path / "services"
+    services.write_text("[notes]\napplication_name=mine\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    assert name_of({"sqlalchemy.url": f"{postgres_url}?service=notes"}) == "mine"
+    monkeypatch.setenv("PGSERVICE", "notes")
+    assert name_of({"sqlalchemy.url": postgres_url}) == "mine"
+
+
+@pytest.mark.parametrize("how", ["do_connect", "connect"])
+def test_a_name_of_a_hook_stands(postgres_url: str, how: str) -> None:
+    """It says the last word, before the connection is opened or after."""
+
+    def name(*args: Any) -> None:
+        if how == "do_connect":
+            args[-1]["application_name"] = "mine"
+        else:
+            args[0].cursor().execute("SET application_name = 'mine'")
+            args[0].commit()
+
+    settings = {
+        "sqlalchemy.url": postgres_url,
+        "dbpool.engine_hook": lambda engine: event.listen(engine, how, name),
+    }
+    assert name_of(settings) == "mine"
+
+
+def test_off_leaves_the_name_empty(postgres_url: str) -> None:
+    """For whoever wants to see none."""
+    assert name_of({"sqlalchemy.url": postgres_url, "dbpool.application_name": "off"}) == ""
 
 
 FORK = """

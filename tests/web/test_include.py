@@ -153,16 +153,36 @@ def hook(engine: Engine) -> None:
     event.listen(engine, "connect", lambda *_: hooked.append("connect"))
 
 
-@pytest.mark.parametrize("listed", [False, True], ids=["missing", "listed"])
+OUR_TWEENS = (
+    "pyramid_dbpool.web.retry.retry_tween_factory",
+    "pyramid_tm.tm_tween_factory",
+    "pyramid_dbpool.web.failures.failed_answer_tween_factory",
+)
+
+
+@pytest.mark.parametrize("missing", [None, 0, 2])
 def test_an_explicit_list_of_tweens_has_to_have_ours(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, listed: bool
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, missing: int | None
 ) -> None:
     """Pyramid leaves out what is not listed, and says nothing."""
-    tweens = ["pyramid_dbpool.web.retry.retry_tween_factory"] * listed
-    tweens += ["pyramid_tm.tm_tween_factory", "pyramid.tweens.excview_tween_factory"]
+    tweens = [name for number, name in enumerate(OUR_TWEENS) if number != missing]
+    tweens += ["pyramid.tweens.excview_tween_factory"]
     parts = ("pyramid_retry", "pyramid_tm", "pyramid_dbpool")
     with app({**settings, "pyramid.tweens": " ".join(tweens)}, *parts):
-        assert ("pyramid.tweens does not list" in caplog.text) is not listed
+        told = [each.getMessage() for each in caplog.records if "does not list" in each.msg]
+        where = ("before", "", "after")
+        expected = [] if missing is None else [(OUR_TWEENS[missing], where[missing])]
+        assert len(told) == len(expected)
+        for text, (name, place) in zip(told, expected, strict=True):
+            assert name in text and f"{place} pyramid_tm.tm_tween_factory" in text
+
+
+def test_a_list_of_tweens_without_pyramid_tm_needs_none_under_it(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no transaction that an answer could have aborted."""
+    with app({**settings, "pyramid.tweens": OUR_TWEENS[0]}, "pyramid_dbpool"):
+        assert "does not list" not in caplog.text
 
 
 class TestShell:

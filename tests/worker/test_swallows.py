@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 
-from pyramid_dbpool import TransactionFailed
+from pyramid_dbpool import ChangesDiscarded, TransactionFailed
 from tests.support.workers import Broken, Worker, store
 
 CONFLICT = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$"
@@ -87,3 +87,40 @@ def test_an_error_that_was_made_good_is_no_reason_to_try_again(pg_worker: Worker
 
     pg_worker.run("a", handle)
     assert (len(numbers), [message for message, _ in pg_worker.failed]) == (1, ["a"])
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_handler_that_closes_its_session_is_an_error(any_url: str, flush: bool) -> None:
+    """Its message is not acknowledged, and what came after is not stored either."""
+    worker = Worker(any_url)
+
+    def handle(message: str, session: Session) -> None:
+        store(message, session)
+        if message == "b":
+            if flush:
+                session.flush()
+            session.close()
+            store("after", session)
+
+    worker.run("abc", handle)
+    ((message, error),) = worker.failed
+    assert (message, type(error)) == ("b", ChangesDiscarded)
+    assert (worker.acked, worker.stored()) == (["a", "c"], ["a", "c"])
+
+
+def test_a_handler_that_rolls_back_is_warned_of_by_its_message(
+    any_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is its right: the message is acknowledged, and the rest is stored."""
+    worker = Worker(any_url)
+
+    def handle(message: str, session: Session) -> None:
+        store("lost", session)
+        session.rollback()
+        store(message, session)
+
+    caplog.clear()
+    worker.run("a", handle)
+    (record,) = caplog.records
+    assert "message #1 is committed without" in record.getMessage()
+    assert (worker.acked, worker.stored()) == (["a"], ["a"])

@@ -22,7 +22,7 @@ from tests.support.programs import run_program
 from tests.support.webapp import TM, Row, WebApp, app
 from tests.web.request.views import EXPLICIT, Broken, add, commits, flushes, rows
 
-MANAGERS = {
+MANAGERS: dict[str, dict[str, Any]] = {
     "thread": {},
     "explicit": EXPLICIT,
     "own": {"tm.manager_hook": lambda request: transaction.TransactionManager()},

@@ -1,0 +1,233 @@
+"""What a view has written and then thrown away by itself."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.request import Request
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from pyramid_dbpool import ChangesDiscarded
+from tests.support.webapp import TM, Row, TwoPhaseSession, app, database
+from tests.web.request.views import Broken, add, flushes, rows
+
+
+def core(request: Request) -> None:
+    request.db.connection().execute(insert(Row).values(id=7))
+
+
+def sent_text(request: Request) -> None:
+    request.db.execute(text("/* x */ insert into rows values (7)"))
+
+
+def with_query(request: Request) -> None:
+    request.db.execute(
+        text("WITH a AS (INSERT INTO rows VALUES (7) RETURNING id) SELECT * FROM a")
+    )
+
+
+def in_savepoint(request: Request) -> None:
+    with request.db.begin_nested():
+        add(request)
+
+
+WRITES = pytest.mark.parametrize(
+    "write", [add, flushes, core, sent_text, with_query, in_savepoint]
+)
+CLOSES = {
+    "close": lambda request: request.db.close(),
+    "reset": lambda request: request.db.reset(),
+    "invalidate": lambda request: request.db.invalidate(),
+    "with": lambda request: request.db.__exit__(None, None, None),
+    "transaction": lambda request: (request.db.flush(), request.db.get_transaction().close()),
+}
+
+
+@WRITES
+@pytest.mark.parametrize("close", CLOSES.values(), ids=list(CLOSES))
+def test_what_is_closed_unsaved_is_an_error(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    write: Callable[[Request], None],
+    close: Callable[[Request], Any],
+) -> None:
+    """It names the route and the cause; nothing of the request is stored."""
+
+    def view(request: Request) -> None:
+        write(request)
+        close(request)
+        request.db.add(Row(id=8))
+
+    with app(settings, *TM, index=view) as web:
+        with pytest.raises(ChangesDiscarded, match=r"GET route 'index'.*close\(\)"):
+            web.get()
+        assert (count(), web.checked_out()) == (0, 0)
+
+
+@WRITES
+def test_what_is_rolled_back_is_warned_of_once(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    write: Callable[[Request], None],
+) -> None:
+    """A rollback is the view's right; the rest is committed, and the warning names the route."""
+
+    def view(request: Request) -> None:
+        for _ in range(2):
+            write(request)
+            request.db.rollback()
+        request.db.add(Row(id=8))
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        web.get()
+        assert (count(), web.checked_out()) == (1, 0)
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert "GET route 'index'" in record.getMessage()
+        assert "rollback()" in record.getMessage()
+
+
+def lock(request: Request) -> None:
+    request.db.execute(select(Row).with_for_update())
+
+
+def undo_savepoint(request: Request) -> None:
+    with pytest.raises(Broken), request.db.begin_nested():
+        flushes(request)
+        raise Broken
+
+
+def commit_on_the_driver(request: Request) -> None:
+    core(request)
+    request.db.connection().connection.commit()
+
+
+def commit_as_text(request: Request) -> None:
+    core(request)
+    request.db.execute(text("COMMIT"))
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "rollback"])
+@pytest.mark.parametrize(
+    "harmless", [rows, lock, undo_savepoint, commit_on_the_driver, commit_as_text]
+)
+def test_nothing_is_said_where_nothing_is_lost(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    harmless: Callable[[Request], Any],
+    end: str,
+) -> None:
+    """A view may give its connection back after it has read, or has stored its work itself."""
+
+    def view(request: Request) -> None:
+        harmless(request)
+        getattr(request.db, end)()
+        request.db.add(Row(id=8))
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 1 + (harmless in (commit_on_the_driver, commit_as_text))
+        if not (end == "rollback" and harmless is commit_on_the_driver):
+            assert not caplog.records
+
+
+def test_what_a_function_has_written_is_warned_of(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL knows that there was something."""
+
+    def view(request: Request) -> None:
+        request.db.execute(text("SELECT write()"))
+        request.db.close()
+
+    create = "CREATE FUNCTION write() RETURNS int AS 'INSERT INTO rows VALUES (7) RETURNING id'"
+
+    def made(request: Request) -> None:
+        request.db.execute(text(f"{create} LANGUAGE sql"))
+
+    with app(settings, *TM, index=view, made=made) as web:
+        web.get("/made")
+        caplog.clear()
+        web.get()
+        assert count() == 0
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
+
+
+def test_closing_a_session_whose_work_has_failed_is_a_rollback(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its author knows that it is lost, and begins anew."""
+
+    def view(request: Request) -> None:
+        request.db.add_all([Row(id=7), Row(id=7)])
+        with pytest.raises(IntegrityError):
+            request.db.flush()
+        request.db.close()
+        request.db.add(Row(id=8))
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        web.get()
+        assert (count(), web.checked_out()) == (1, 0)
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
+
+
+@pytest.mark.parametrize("end", ["close", "rollback"])
+def test_a_view_that_fails_is_told_of_its_own_error_alone(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    """Nobody has promised it anything."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        getattr(request.db, end)()
+        raise Broken
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        with pytest.raises(Broken):
+            web.get()
+        assert not caplog.records
+
+
+def test_a_session_with_two_phases_is_refused_before_it_prepares(mariadb_url: str) -> None:
+    """No other database commits its part."""
+    settings = {
+        "sqlalchemy.url": mariadb_url,
+        "dbpool.session_class": f"{TwoPhaseSession.__module__}.TwoPhaseSession",
+    }
+
+    def view(request: Request) -> None:
+        flushes(request)
+        request.db.close()
+
+    with database(mariadb_url) as count, app(settings, *TM, index=view) as web:
+        with pytest.raises(ChangesDiscarded):
+            web.get()
+        assert (count(), web.checked_out()) == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+def test_what_an_app_without_pyramid_tm_closes_is_its_own(
+    psycopg_url: str, count: Callable[[], int], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    """What is left to the end of the request is warned of."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        if end == "close":
+            request.db.close()
+
+    with app({"sqlalchemy.url": psycopg_url}, "pyramid_dbpool", index=view) as web:
+        caplog.clear()
+        web.get()
+        assert len(caplog.records) == (end == "leave")
+        assert count() == 0
