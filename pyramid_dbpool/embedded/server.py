@@ -247,7 +247,7 @@ def free_port() -> int:
     :raises OSError: there is none.
     """
     for _ in range(200):
-        port = random.randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(15_000, 32_000)
         with contextlib.closing(Socket()) as probe:
             # Without it, connections that a stopped server has closed block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -49,13 +49,13 @@ def in_a_block(text: str) -> None:
     request.find_service("notes").write(f"task {before}")
 
 
-@signals.task_success.connect
+@signals.task_success.connect  # type: ignore[untyped-decorator]
 def commit(sender: Any, **_signal: Any) -> None:
     if sender.app is celery:
         sender.app.request.tm.commit()
 
 
-@signals.task_failure.connect
+@signals.task_failure.connect  # type: ignore[untyped-decorator]
 def abort(sender: Any, **_signal: Any) -> None:
     if sender.app is celery:
         sender.app.request.tm.abort()
