@@ -1,5 +1,6 @@
 """The app of h's shape, and who looks at its database from outside."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,6 +85,20 @@ def tools(request: pytest.FixtureRequest) -> Iterator[None]:
             stack.enter_context(SOCKETS["httpretty-alone"]())
             stack.enter_context(CLOCKS["long-ago"]())
         yield
+
+
+@pytest.fixture(autouse=True)
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Give what the test expects in the log; nothing else of what h does is worth a warning."""
+    expected: list[str] = []
+    yield expected
+    ours = [each for each in caplog.get_records("call") if each.name.startswith("pyramid_dbpool")]
+    unexpected = [
+        text
+        for text in (each.getMessage() for each in ours if each.levelno >= logging.WARNING)
+        if not any(words in text for words in expected)
+    ]
+    assert not unexpected
 
 
 @pytest.fixture
