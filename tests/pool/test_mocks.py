@@ -20,9 +20,10 @@ def plugins(maker: Maker) -> ManagedPool:
 
 
 @pytest.mark.parametrize("name", ["threading.Thread", "random.random", "time.time", "os.getpid"])
-def test_connections_are_opened(maker: Maker, name: str) -> None:
+@pytest.mark.parametrize("autospec", [None, True])
+def test_connections_are_opened(maker: Maker, name: str, autospec: bool | None) -> None:
     """Nothing that a pool needs is behind a name which is the app's to replace."""
-    with mock.patch(name):
+    with mock.patch(name, autospec=autospec):
         pool = plugins(maker)
         first, second = pool.connect(), pool.connect()
         first.close()

@@ -94,6 +94,9 @@ def main(ini: str, folder: Path) -> None:
 def bind(ini: str) -> None:
     """Give the tasks their request."""
     celery.request = bootstrapped(ini)
+    # What a worker looks up as it starts.
+    celery.request.find_service("annotations").count()
+    celery.request.tm.commit()
 
 
 if __name__ == "__main__":
