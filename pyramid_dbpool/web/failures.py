@@ -31,7 +31,7 @@ def failed_answer_tween_factory(
 
     def tween(request: Request) -> Response:
         response = handler(request)
-        if response.status_code >= _FAILED and not will_be_tried_again(request):
+        if getattr(response, "status_code", 0) >= _FAILED and not will_be_tried_again(request):
             RequestSessions.of(request).doom_failed()
         return response
 

@@ -8,8 +8,10 @@ on it refuses to work, because nobody would give its connection back.
 """
 
 import atexit
+import collections
 import contextlib
 import logging
+import os
 import weakref
 from typing import Any
 
@@ -67,8 +69,10 @@ class RequestSessions:
 
     def __init__(self, request: Request) -> None:
         self.over = False
+        self._pid = os.getpid()
         self._request = request
         self._sessions: dict[SessionMaker, Session] = {}
+        self._adopted: list[Session] = []
         # `request.tm`, as soon as there is a session that may join; it tells us of each of its
         # transactions, for as long as we are there.
         self._manager: Any = None
@@ -77,8 +81,9 @@ class RequestSessions:
         # A subrequest may share its request's environ, and its transaction.
         parent = request.environ.get(_OWNER)
         self._parent: RequestSessions | None = parent if parent and not parent.over else None
-        self._adopted: list[Session] = []
         request.environ[_OWNER] = self
+        if _dropped:
+            _warn_of_dropped()
         self._label = request_label(request)
         self._outer_label = current_label()
         if _is_served(request):
@@ -221,10 +226,17 @@ class RequestSessions:
             self.over = True
             request.environ[_OWNER] = self._parent
             self._drop_label()
+            self._leave_manager()
             # A session that cannot be closed must not keep the others from it.
             with contextlib.ExitStack() as stack:
                 for session in self._all:
                     stack.callback(self._give_back, session)
+
+    def _leave_manager(self) -> None:
+        # The thread's would tell all that have ended in it, until the collector comes.
+        if self._manager is not None:
+            with contextlib.suppress(KeyError):
+                self._manager.unregisterSynch(self)
 
     def _drop_label(self) -> None:
         """Leave the thread's next checkouts to whoever makes them."""
@@ -242,7 +254,7 @@ class RequestSessions:
         lost = not refused and has_uncommitted_changes(session)
         close_session(session)
         if lost:
-            _warn_of_lost_changes(self._request)
+            _warn_of_lost_changes(request_name(self._request))
 
     def _adopt(self, session: Session) -> None:
         session.info[_OWNER] = self
@@ -250,23 +262,35 @@ class RequestSessions:
         self._follow_manager()
 
     def __del__(self) -> None:
-        # Of a script, say, which never ended its request.
-        self.warn_of_lost_changes()
+        # Of a script, say, that never ended its request. The collector may come under any lock,
+        # which is no time to log.
+        if self.loses_changes():
+            _dropped.append(request_name(self._request))
 
-    def warn_of_lost_changes(self) -> None:
-        """Say so if nobody will commit what the sessions have written."""
-        if not self.over and any(has_uncommitted_changes(each) for each in self._all):
-            _warn_of_lost_changes(self._request)
+    def loses_changes(self) -> bool:
+        """Tell whether nobody has committed what the sessions have written."""
+        # In a fork it may still be committed, by the parent.
+        mine = not self.over and self._pid == os.getpid()
+        return mine and any(map(has_uncommitted_changes, self._all))
 
 
 # Those whose end is somebody's duty: of scripts, shells and tasks.
 _unserved: weakref.WeakSet[RequestSessions] = weakref.WeakSet()
+# The names of requests that were dropped with changes.
+_dropped: collections.deque[str] = collections.deque()
+
+
+def _warn_of_dropped() -> None:
+    while _dropped:
+        _warn_of_lost_changes(_dropped.popleft())
 
 
 @atexit.register
 def _warn_at_exit() -> None:
-    for each in list(_unserved):
-        each.warn_of_lost_changes()
+    _dropped.extend(
+        request_name(each._request) for each in list(_unserved) if each.loses_changes()
+    )
+    _warn_of_dropped()
 
 
 def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
@@ -332,12 +356,12 @@ def _changes_would_be_lost(request: str) -> SessionInUse:
     )
 
 
-def _warn_of_lost_changes(request: Request) -> None:
+def _warn_of_lost_changes(request: str) -> None:
     log.warning(
-        "%s ended with uncommitted changes in its session; they are rolled back. Outside of"
-        " pyramid_tm's transaction, as in a script, call commit() on the session or take a"
-        " unit_of_work.",
-        request_name(request),
+        "%s ended with uncommitted changes in its session; they are rolled back. Where pyramid_tm"
+        " does not commit, as in a script, use it in `with request.tm:`, call commit() on it, or"
+        " take a unit_of_work.",
+        request,
     )
 
 
