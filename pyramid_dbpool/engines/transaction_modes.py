@@ -2,22 +2,27 @@
 
 Everything is said with ``SET TRANSACTION``, which the server forgets when the
 transaction ends, so that nothing outlives a checkout on a pooled connection.
-SQLite has no such statement; there a pragma is set and taken back.
+SQLite has no such statement; there a pragma is set and taken back. It is said on
+each connection that a session takes, as it takes it: a session may have several,
+and who asks for one of them beforehand may get another than the work does.
 """
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from ..drivers.transactions import in_autocommit
 
 __all__ = ["TransactionModes", "make_read_only"]
+
+# A key of Session.info: the modes of its transactions, `_Applied`.
+_MODES = "pyramid_dbpool.modes"
 
 ISOLATION_LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
@@ -48,11 +53,15 @@ class TransactionModes:
                 )
             object.__setattr__(self, "isolation_level", level)
 
-    def check(self, dialect: str) -> None:
+    def check(self, dialect: str, *, twophase: bool = False) -> None:
         """Refuse a mode that the database does not have.
 
+        :param twophase: whether the transactions are prepared before they are committed.
         :raises ValueError: there is one.
         """
+        if twophase and dialect in {"mysql", "mariadb"} and self != TransactionModes():
+            # Their XA START begins the transaction: SET TRANSACTION comes too late.
+            raise ValueError(f"two-phase transactions on {dialect} have the pool's modes only.")
         if dialect == "sqlite":
             if self.deferrable or self.isolation_level not in (None, "SERIALIZABLE"):
                 raise ValueError("SQLite's transactions are SERIALIZABLE and never deferrable.")
@@ -61,43 +70,112 @@ class TransactionModes:
 
     @contextmanager
     def applied(self, session: Session) -> Iterator[None]:
-        """Run the next transaction of `session` in these modes.
+        """Run the transactions that `session` begins meanwhile in these modes.
+
+        On each connection that it takes, whose taking raises what is wrong with them.
+
+        :raises ValueError: the database does not have such a mode.
+        """
+        if self == TransactionModes():
+            yield
+            return
+        if session.bind is not None:
+            self.check(session.bind.dialect.name, twophase=session.twophase)
+        applied = session.info[_MODES] = _Applied(self, session)
+        try:
+            yield
+        finally:
+            del session.info[_MODES]
+            applied.taken_back.close()
+
+    def begin(self, session: Session) -> None:
+        """Begin a transaction in these modes, on its connection if there can be but one.
+
+        A session that chooses its connections is not asked for one: it may not be the one that
+        the work needs, or not be known before.
 
         :raises ValueError: the database does not have such a mode.
         :raises sqlalchemy.exc.DBAPIError: the database is away or refuses.
         """
         if self == TransactionModes():
-            yield
             return
-        connection = session.connection()
-        self.check(connection.dialect.name)
-        if connection.dialect.name == "sqlite":
-            with self._applied_on_sqlite(connection):
-                yield
-        else:
-            _refuse_autocommit(connection)
-            connection.exec_driver_sql(self._statement())
-            yield
+        if not session.in_transaction():
+            session.begin()
+        if session.bind is not None and type(session).get_bind is Session.get_bind:
+            session.connection()
 
     def _statement(self) -> str:
         modes = [f"ISOLATION LEVEL {self.isolation_level}"] if self.isolation_level else []
         modes += ["READ ONLY"] * self.read_only + ["DEFERRABLE"] * self.deferrable
         return f"SET TRANSACTION {', '.join(modes)}"
 
-    @contextmanager
-    def _applied_on_sqlite(self, connection: Connection) -> Iterator[None]:
-        if not self.read_only:
-            yield
-            return
-        dbapi_connection = connection.connection.dbapi_connection
-        before = _is_query_only(dbapi_connection)
-        _set_query_only(dbapi_connection, True)
-        try:
-            yield
-        finally:
-            # A connection that the body has invalidated is closed, and has no mode.
+
+class _Applied:
+    """Sets modes on the connections of one session."""
+
+    def __init__(self, modes: TransactionModes, session: Session) -> None:
+        self._modes = modes
+        self._twophase = session.twophase
+        self._transaction: SessionTransaction | None = None
+        self.taken_back = ExitStack()
+
+    def set_on(self, connection: Connection, begun: SessionTransaction) -> None:
+        """Set them on a connection that a transaction of the session has begun on."""
+        if begun is not self._transaction:
+            # The one before is over, as after a commit by hand, of which there may be many.
+            self.taken_back.close()
+            self._transaction = begun
+        modes, dialect = self._modes, connection.dialect.name
+        modes.check(dialect, twophase=self._twophase)
+        if dialect != "sqlite":
+            _refuse_autocommit(connection)
+            connection.exec_driver_sql(modes._statement())
+        elif modes.read_only:
+            self.taken_back.enter_context(_query_only(connection))
+
+
+# First in line, because SET TRANSACTION has to be the first statement. On the class, because
+# a listener on a session costs 30 µs.
+@event.listens_for(Session, "after_begin", insert=True)
+def _set_modes(session: Session, begun: SessionTransaction, connection: Connection) -> None:
+    applied = session.info.get(_MODES)
+    if applied is None or begun.nested:
+        return
+    try:
+        applied.set_on(connection, begun)
+    except BaseException:
+        # Whoever swallowed the error would go on without the modes.
+        if connection is not session.bind:
+            connection.invalidate()
+        raise
+
+
+@contextmanager
+def _query_only(connection: Connection) -> Iterator[None]:
+    """Refuse writes on SQLite until the transaction ends, or the block."""
+    dbapi_connection = connection.connection.dbapi_connection
+    before = _is_query_only(dbapi_connection)
+    is_set = True
+
+    def take_back(_connection: Connection) -> None:
+        nonlocal is_set
+        # Once: somebody else may have the connection by the end of the block.
+        if is_set:
+            is_set = False
+            # A connection that was invalidated is closed, and has no mode.
             with suppress(sqlite3.ProgrammingError):
                 _set_query_only(dbapi_connection, before)
+
+    _set_query_only(dbapi_connection, True)
+    for end in ("commit", "rollback"):
+        event.listen(connection, end, take_back)
+    try:
+        yield
+    finally:
+        take_back(connection)
+        # A session may have been given somebody's own connection, which lives on.
+        for end in ("commit", "rollback"):
+            event.remove(connection, end, take_back)
 
 
 def make_read_only(engine: Engine) -> None:

@@ -17,12 +17,14 @@ from ..engines import refused_commits
 from ..engines.registry import ProcessEngine, find_engine
 from ..errors import ChangesDiscarded
 from ..pool.labels import current_label
+from .given_up import gives_up
 
 __all__ = [
     "forget_promise",
     "has_failed",
     "has_uncommitted_changes",
     "has_written",
+    "holds_something",
     "note_close",
     "note_rollback",
     "note_sessions",
@@ -88,7 +90,9 @@ def note_sessions(maker: sessionmaker[Session], made: ProcessEngine) -> None:
 def _note_foreign(session: Session) -> None:
     # Of a class, or a sessionmaker, of the app's own.
     session.info[_NOTED] = True
-    _listen(type(session))
+    # SQLAlchemy would add them to the class once more for each of its sessions.
+    if _note_connection not in session.dispatch.after_begin:
+        _listen(type(session))
     if (made := find_engine(session.bind)) is not None:
         _note_statements(made)
 
@@ -111,6 +115,9 @@ def _note_connection(session: Session, _begun: object, connection: Connection) -
     if sent is None:
         sent = session.info[_SENT] = _Sent()
         session.info[_CONNECTIONS] = []
+    # A savepoint begins on one that is noted, and a base class may be listened to as well.
+    if connection in session.info[_CONNECTIONS]:
+        return
     session.info[_CONNECTIONS].append(connection)
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.info[_SENT] = sent
@@ -198,6 +205,22 @@ def _has_written(sent: _Sent, connection: Connection) -> bool:
         return sent.changed
     # Only a transaction that has written or locked something has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
+
+
+def holds_something(session: Session) -> bool:
+    """Look for all that giving the connections back would give up: what is written, and locks.
+
+    Costs a round trip where the database can be asked.
+    """
+    sent = session.info.get(_SENT)
+    connections = session.info.get(_CONNECTIONS, ())
+    return sent is not None and any(_holds_something(sent, each) for each in connections)
+
+
+def _holds_something(sent: _Sent, connection: Connection) -> bool:
+    # PostgreSQL knows better than the statements what is written.
+    changed = sent.changed and connection.dialect.name != "postgresql"
+    return changed or gives_up(connection)
 
 
 def promise(session: Session) -> None:

@@ -62,7 +62,8 @@ def unit_of_work(
 ) -> Iterator[Session]:
     """Commit on success, roll back on error, close in any case.
 
-    Yields the session. An error is raised again, after the rollback; nothing is tried again. ::
+    Yields the session. An error is raised again, after the rollback; nothing is tried again.
+    The modes hold on every connection that the session takes, also after a commit by hand. ::
 
         with unit_of_work(settings, isolation_level="SERIALIZABLE", read_only=True) as session:
             session.get(Note, 42)
@@ -70,9 +71,9 @@ def unit_of_work(
     :param session_or_settings: a session that is in no transaction, or the
         settings to make one from.
     :param name: the pool, where settings are given.
-    :param isolation_level: for this transaction only: ``READ UNCOMMITTED``,
+    :param isolation_level: for this unit only: ``READ UNCOMMITTED``,
         ``READ COMMITTED``, ``REPEATABLE READ`` or ``SERIALIZABLE``.
-    :param read_only: refuse writes in this transaction.
+    :param read_only: refuse writes in this unit.
     :param deferrable: wait for a snapshot that cannot fail (PostgreSQL).
     :param transaction_manager: begin, commit and abort this manager instead of
         the session alone; the session joins it.
@@ -109,12 +110,14 @@ def unit_of_work(
             watch,
             # Around the body too: it may commit by hand.
             _commit_outcome(session, read_only),
-            unit,
+            # Around the end of the unit: what hooks do before COMMIT is part of it.
             modes.applied(session),
+            unit,
         ):
+            modes.begin(session)
             yield session
-            # Here, while the modes hold, and so that a connection that is lost in a flush is not
-            # taken for one that is lost in COMMIT.
+            # Here, so that a connection that is lost in a flush is not taken for one that is
+            # lost in COMMIT.
             session.flush()
     finally:
         close_session(session)

@@ -26,9 +26,10 @@ from ..engines.registry import ProcessEngine
 from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
 from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
+from ..sessions.given_up import note_held
 from ..sessions.joining import is_joined, join, leave
 from ..sessions.maker import SessionMaker, new_session_maker
-from ..sessions.uncommitted import has_failed, has_uncommitted_changes, has_written
+from ..sessions.uncommitted import has_failed, has_uncommitted_changes, holds_something
 from .requests import request_name, supplied_session
 
 __all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
@@ -301,6 +302,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
     writes = not made.settings.options.read_only
     maker = made.maker = new_session_maker(made, {_WRITES: writes, _POOL: made.settings.name})
     event.listen(maker, "after_transaction_create", _enter_request)
+    note_held(maker, autocommit=made.settings.is_autocommit)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
     if writes:
@@ -344,15 +346,17 @@ def _refuse_to_lose_changes(session: Session, request: str) -> None:
             " and its error was swallowed. Let the error propagate, or run the statement that may"
             " fail inside session.begin_nested()."
         )
-    if has_uncommitted_changes(session) or (session.info[_WRITES] and has_written(session)):
+    # A read-only session has locks, too.
+    if has_uncommitted_changes(session) or holds_something(session):
         raise _changes_would_be_lost(request)
 
 
 def _changes_would_be_lost(request: str) -> SessionInUse:
     return SessionInUse(
-        f"{request} cannot give its connection back: its session has uncommitted changes (or row"
-        " locks), which would be lost. Call release_db() before the first change; outside of"
-        " pyramid_tm's transaction you may also commit() first."
+        f"{request} cannot give its connection back: its session has uncommitted changes (or"
+        " locks, or a NOTIFY), which would be lost. Call release_db() before the first change, and"
+        " let go of advisory locks; outside of pyramid_tm's transaction you may also commit()"
+        " first."
     )
 
 

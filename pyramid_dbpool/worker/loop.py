@@ -135,7 +135,7 @@ def _check_at_start(session: Session, stopper: Stop) -> None:
 def _check_modes(modes: TransactionModes, session: Session) -> None:
     if session.bind is not None:
         # Here, because each message of the queue would be rejected for it.
-        modes.check(session.bind.dialect.name)
+        modes.check(session.bind.dialect.name, twophase=session.twophase)
 
 
 def _check_callable(*, optional: bool = False, **arguments: object) -> None:

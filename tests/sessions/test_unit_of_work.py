@@ -7,7 +7,7 @@ import pytest
 import transaction
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pyramid_dbpool import (
     CommitUnknown,
@@ -53,6 +53,21 @@ def test_a_scoped_session_is_accepted(settings: dict[str, Any], count: Callable[
     with unit_of_work(scoped):
         scoped.add(Row())
     assert count() == 1
+
+
+def test_sessions_of_an_apps_own_leave_nothing_on_their_class(settings: dict[str, Any]) -> None:
+    """A worker that makes one for each unit would have each begin slower than the one before."""
+
+    class Own(Session):
+        pass
+
+    def listeners() -> int:
+        return len(list(Own(get_engine(settings)).dispatch.after_begin))
+
+    with unit_of_work(Own(get_engine(settings))):
+        before = listeners()
+    with unit_of_work(Own(get_engine(settings))):
+        assert listeners() == before
 
 
 def test_a_session_in_a_transaction_is_refused(

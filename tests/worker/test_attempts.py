@@ -63,6 +63,24 @@ def test_a_session_with_an_engine_for_each_class_gets_the_error_itself(
     assert pg_worker.stored() == []
 
 
+def test_another_try_has_the_modes_too(pg_worker: Worker) -> None:
+    """On whichever connection of a session that has an engine for each class."""
+
+    def routed(settings: dict[str, str]) -> Session:
+        return Session(binds={Done: get_engine(settings)})
+
+    levels = []
+
+    def handle(message: str, session: Session) -> None:
+        connection = session.connection(bind_arguments={"mapper": Done})
+        levels.append(connection.scalar(text("SHOW transaction_isolation")))
+        if len(levels) == 1:
+            connection.execute(text("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$"))
+
+    pg_worker.run("a", handle, session_factory=routed, isolation_level="SERIALIZABLE")
+    assert (levels, pg_worker.acked) == (["serializable"] * 2, ["a"])
+
+
 def test_a_deadlock_is_tried_again(mariadb_url: str) -> None:
     """MariaDB ends one of two transactions."""
     worker = Worker(mariadb_url)
