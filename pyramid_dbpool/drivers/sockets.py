@@ -101,11 +101,7 @@ def _epoll_of(fd: int) -> Any:
         return None
     with suppress(OSError):
         epoll = select.epoll()
-        try:
-            epoll.register(fd, _EVENTS)
-        except BaseException:
-            epoll.close()
-            raise
+        epoll.register(fd, _EVENTS)
         return epoll
     return None
 

@@ -16,6 +16,7 @@ from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
+from ..pool.housekeeper import start_thread
 from ..pool.managed import ManagedPool
 
 __all__ = ["READINESS", "TWEEN", "PoolReadiness", "Readiness", "readiness_tween_factory"]
@@ -124,7 +125,7 @@ class PoolReadiness:
         look = partial(self._look, now)
         # At interpreter shutdown no thread starts any more: what is known stands.
         with suppress(RuntimeError):
-            threading.Thread(target=look, name="dbpool-readiness", daemon=True).start()
+            start_thread("dbpool-readiness", look)
 
     def _look(self, began: float) -> None:
         error = try_to_connect(self._made)
