@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["changes_nothing", "commits", "commits_alone", "first_word", "savepoint", "writes"]
+__all__ = [
+    "changes_nothing",
+    "commits",
+    "commits_alone",
+    "first_word",
+    "is_plain_select",
+    "locks_rows",
+    "savepoint",
+    "writes",
+]
 
 # What may stand before a statement's first word: blanks, comments, parentheses.
 _FIRST_WORD = re.compile(
@@ -60,9 +69,8 @@ def changes_nothing(statement: str) -> bool:
     >>> changes_nothing("SELECT * FROM t"), changes_nothing("SELECT * FROM t FOR UPDATE")
     (True, False)
     """
-    # Nearly all of them, for a third of what the pattern costs.
-    word = "SELECT" if statement[:7].upper() == "SELECT " else first_word(statement)
-    if word not in _HARMLESS or _locks(statement):
+    word = first_word(statement)
+    if word not in _HARMLESS or locks_rows(statement):
         return False
     # WITH and MariaDB's SET STATEMENT may have one of these behind them.
     return word == "SELECT" or not _WRITES.search(statement)
@@ -86,13 +94,17 @@ def savepoint(statement: str) -> tuple[bool, str] | None:
     >>> savepoint("SAVEPOINT a"), savepoint("ROLLBACK TO SAVEPOINT a"), savepoint("SELECT 1")
     ((False, 'a'), (True, 'a'), None)
     """
-    if statement[:7].upper() == "SELECT ":
-        return None
     found = _SAVEPOINT.match(statement)
     return None if found is None else (found[1][0] in "rR", found[2])
 
 
-def _locks(statement: str) -> bool:
+def is_plain_select(statement: str) -> bool:
+    """Tell, in a hurry, whether a statement is a single SELECT; False for one with a comment."""
+    return statement[:7].upper() == "SELECT " and ";" not in statement
+
+
+def locks_rows(statement: str) -> bool:
+    """Tell whether a query locks the rows that it finds."""
     # The pattern costs more than a short statement takes.
     lowered = statement.lower()
     return ("update" in lowered or "share" in lowered) and bool(_LOCKS.search(lowered))

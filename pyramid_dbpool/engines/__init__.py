@@ -9,5 +9,6 @@
 - `refused_commits`: COMMITs that would not store what their author believes to be stored.
 - `stored`: what the work in hand may have stored so far (`observed`, `Outcome`), and so whether it
   may be run again.
+- `sent`: what a session's transaction was sent, and would be lost with it.
 - `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
 """

@@ -9,7 +9,7 @@ from ..errors import SettingsError
 from ..pool.managed import ManagedPool
 from ..secrets import scrub
 from ..settings import PoolSettings
-from . import connecting, forks, stored
+from . import connecting, forks, sent, stored
 from .refused_commits import refuse_false_commits
 from .transaction_modes import make_read_only
 
@@ -39,5 +39,6 @@ def build_engine(pool: PoolSettings) -> Engine:
     else:
         connecting.explain_failures(engine, pool)
     stored.note_outcomes(engine, autocommit=pool.is_autocommit, read_only=pool.options.read_only)
+    sent.note_statements(engine, stores=not (pool.is_autocommit or pool.options.read_only))
     connecting.prepare(engine, pool)
     return engine

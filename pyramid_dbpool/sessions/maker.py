@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ..drivers.transactions import is_lost
 from ..engines.registry import ProcessEngine
 from .closing import log_failed_rollback
-from .uncommitted import note_close, note_rollback, note_sessions
+from .uncommitted import note_close, note_rollback
 
 __all__ = ["SessionMaker", "new_session_maker", "session_maker"]
 
@@ -81,10 +81,5 @@ def new_session_maker(made: ProcessEngine, info: dict[str, Any]) -> SessionMaker
     :param info: what its sessions have in their `info`.
     """
     base = made.settings.options.session_class
-    maker = sessionmaker(made.engine, class_=_lasting(base), info=info)
-    note_sessions(maker, made)
-    return maker
-
-
-def _lasting(base: type[Session]) -> type[Session]:
-    return types.new_class(base.__name__, (_Lasting, base))
+    lasting = types.new_class(base.__name__, (_Lasting, base))
+    return sessionmaker(made.engine, class_=lasting, info=info)

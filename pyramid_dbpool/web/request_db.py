@@ -26,7 +26,6 @@ from ..engines.registry import ProcessEngine
 from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
 from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
-from ..sessions.given_up import note_held
 from ..sessions.joining import is_joined, join, leave
 from ..sessions.maker import SessionMaker, new_session_maker
 from ..sessions.uncommitted import has_failed, has_uncommitted_changes, holds_something
@@ -302,7 +301,6 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
     writes = not made.settings.options.read_only
     maker = made.maker = new_session_maker(made, {_WRITES: writes, _POOL: made.settings.name})
     event.listen(maker, "after_transaction_create", _enter_request)
-    note_held(maker, autocommit=made.settings.is_autocommit)
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
     if writes:
