@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 from typing import Protocol, runtime_checkable
+
+from .clock import monotonic, sleep
 
 __all__ = [
     "SLICE",
@@ -60,10 +61,10 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """Wait so long or until it is time to stop; return whether it is."""
-        end = time.monotonic() + seconds
-        while not self.is_set() and (left := end - time.monotonic()) > 0:
+        end = monotonic() + seconds
+        while not self.is_set() and (left := end - monotonic()) > 0:
             if self._event is None:
-                time.sleep(min(left, SLICE))
+                sleep(min(left, SLICE))
             else:
                 self._event.wait(min(left, SLICE))
         return self.is_set()

@@ -14,8 +14,10 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from _socket import socket as Socket
+from _socket import socketpair
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 _RDHUP = getattr(select, "POLLRDHUP", 0)
@@ -76,12 +78,8 @@ class Look:
         self._seen = seen = _PollFD(fd, _EVENTS, 0)
         self.speaks = _looking(seen)
         self.glance: Callable[[int, int], object] = lambda *_: self.speaks()
-        # gevent takes `epoll` out of the module; elsewhere it asks the kernel about
-        # one socket in half the time of a poll.
-        epoll = getattr(select, "epoll", None)
-        self._epoll = None if epoll is None else epoll()
+        self._epoll = _epoll_of(fd)
         if self._epoll is not None:
-            self._epoll.register(fd, _EVENTS)
             self.glance = self._epoll.poll
 
     def close(self) -> None:
@@ -92,6 +90,20 @@ class Look:
     def ended(self) -> bool:
         """Tell whether the last look saw that the other side is gone for certain."""
         return bool(self._seen.revents & _ENDED)
+
+
+def _epoll_of(fd: int) -> Any:
+    """Return what asks the kernel about one socket in half the time of a poll, if it can be had.
+
+    gevent takes it out of the module; it needs a descriptor of its own, and there may be none.
+    """
+    if not hasattr(select, "epoll"):
+        return None
+    with suppress(OSError):
+        epoll = select.epoll()
+        epoll.register(fd, _EVENTS)
+        return epoll
+    return None
 
 
 def socket_of(connection: Any) -> int | None:
@@ -140,9 +152,30 @@ def closed_by(connection: Any) -> Callable[[], object] | None:
     return None
 
 
+@contextmanager
+def _borrowed(fd: int) -> Iterator[Socket]:
+    """Yield a socket object for a descriptor that is a driver's, and stays open.
+
+    It is of the class beneath `socket.socket`, in whose place test tools put one that refuses,
+    or that knows no descriptors, and gevent one that takes the driver's socket for its own.
+    """
+    copy = os.dup(fd)
+    try:
+        # An app that calls socket.setdefaulttimeout() would have the driver's socket return at
+        # once where it should wait: the two descriptors share that.
+        blocks = os.get_blocking(copy)
+        ours = Socket(fileno=copy)
+    except BaseException:
+        os.close(copy)
+        raise
+    with closing(ours):
+        os.set_blocking(copy, blocks)
+        yield ours
+
+
 def shut(fd: int) -> None:
     """End a socket's traffic, so that whoever waits on it returns with an error at once."""
-    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:
+    with suppress(OSError), _borrowed(fd) as ours:
         ours.shutdown(socket.SHUT_RDWR)
 
 
@@ -156,7 +189,7 @@ def guard_silence(fd: int) -> None:
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
     probes = max(1, SILENCE_LIMIT // PROBE_INTERVAL)
-    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:
+    with suppress(OSError), _borrowed(fd) as ours:
         if ours.family not in (socket.AF_INET, socket.AF_INET6):
             return
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -164,3 +197,11 @@ def guard_silence(fd: int) -> None:
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_LIMIT * 1000)
+
+
+def replace_by_dead(fd: int) -> None:
+    """Put a dead socket under the number of one that was inherited, in this process."""
+    dead, other = socketpair()
+    other.close()
+    os.dup2(dead.fileno(), fd, inheritable=False)
+    dead.close()

@@ -9,13 +9,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
+
+# Test tools replace `socket.socket`, to keep an app from the network.
+from _socket import socket as Socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from ..clock import monotonic, sleep
 from .cluster import USER, Cluster, EmbeddedServerError, environment, tail
 from .lifeline import lifeline
 
@@ -132,9 +135,9 @@ class PrivatePostgres:
         self.socket_folder = _socket_folder(self.folder)
         # Also where the kernel knows no death signal, nothing is left behind.
         atexit.register(self.stop)
-        deadline = time.monotonic() + self.timeout
+        deadline = monotonic() + self.timeout
         while not self._start_once(deadline):
-            time.sleep(0.05)
+            sleep(0.05)
         self._port_is_known = True
 
     def stop(self, mode: str = "fast") -> None:
@@ -196,7 +199,7 @@ class PrivatePostgres:
             return True
         written = self.log.read_bytes()[position:].decode(errors="replace")
         passing = STILL_ENDING in written or (PORT_TAKEN in written and not self._port_is_known)
-        if self.running or not passing or time.monotonic() > deadline:
+        if self.running or not passing or monotonic() > deadline:
             self.kill()
             raise EmbeddedServerError(
                 f"PostgreSQL did not start in {self.folder}:\n{tail(written)}"
@@ -204,10 +207,10 @@ class PrivatePostgres:
         return False
 
     def _wait_until_ready(self, deadline: float) -> bool:
-        while self.running and time.monotonic() < deadline:
+        while self.running and monotonic() < deadline:
             if self._is_ready():
                 return True
-            time.sleep(0.02)
+            sleep(0.02)
         return False
 
     def _is_ready(self) -> bool:
@@ -244,8 +247,8 @@ def free_port() -> int:
     :raises OSError: there is none.
     """
     for _ in range(200):
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with contextlib.closing(Socket()) as probe:
             # Without it, connections that a stopped server has closed block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -10,9 +10,8 @@ where Python's hooks do not run (uWSGI's default), at its next checkout,
 statement or commit.
 """
 
-import os
-import socket
 import weakref
+from os import getpid
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine, event, exc
@@ -23,7 +22,7 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
-from ..drivers.sockets import socket_of
+from ..drivers.sockets import replace_by_dead, socket_of
 from ..errors import ForkedConnectionError
 from ..pool import inheritance
 from ..pool.managed import ManagedPool
@@ -58,7 +57,7 @@ class _ParentsConnection:
         """Raise `ForkedConnectionError`."""
         raise ForkedConnectionError(
             f"This connection was opened in process {self._opened_in}, before a fork; process"
-            f" {os.getpid()} cannot use it. Close the session and take a new one in the child."
+            f" {getpid()} cannot use it. Close the session and take a new one in the child."
         )
 
     cursor = commit = execute = refuse
@@ -75,7 +74,7 @@ class _Guard:
     def __init__(self, engine: Engine) -> None:
         self._engine = weakref.ref(engine)
         self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
-        self._owner = os.getpid()
+        self._owner = getpid()
         event.listen(engine, "connect", self._opened)
         event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
         event.listen(engine, "commit", self._before_commit)
@@ -89,7 +88,7 @@ class _Guard:
         """Take the engine away from the parent's connections."""
         engine = self._engine()
         stand_in = _ParentsConnection(self._owner)
-        self._owner = os.getpid()
+        self._owner = getpid()
         for record in list(self._records):
             _disown(record, stand_in)
         self._records.clear()
@@ -154,7 +153,4 @@ def _cut(dbapi_connection: Any) -> None:
     """
     inherited = socket_of(dbapi_connection)
     if inherited is not None:
-        dead, other = socket.socketpair()
-        other.close()
-        os.dup2(dead.fileno(), inherited, inheritable=False)
-        dead.close()
+        replace_by_dead(inherited)

@@ -7,11 +7,11 @@ or a worker starts, and once where somebody asks: on the readiness route, at `pd
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 from sqlalchemy import create_engine, select
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.driver_errors import one_line, said_by
 from ..pool.outage import pause_before
@@ -66,7 +66,7 @@ def reason(pool: PoolSettings, error: Exception) -> str:
     return one_line(scrub(said_by(error), pool.url))
 
 
-def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.sleep) -> None:
+def check_at_start(made: ProcessEngine, wait: Callable[[float], object]) -> None:
     """Try a connection, as the pool's settings say: not at all, once, or until it works.
 
     :param wait: waits for so many seconds; returns true to give up, because it is time to stop.
@@ -76,11 +76,11 @@ def check_at_start(made: ProcessEngine, wait: Callable[[float], object] = time.s
     if mode == "off":
         return
     patience = 0.0 if mode == "warn" else made.settings.options.startup_timeout
-    began = time.monotonic()
+    began = monotonic()
     error, stopped = _try_until(made, began + patience, wait)
     if error is None or stopped:
         return
-    text = _complaint(made, error, time.monotonic() - began)
+    text = _complaint(made, error, monotonic() - began)
     if mode == "require":
         log.critical("%s; the process ends.", text)
         raise SystemExit(EXIT_STATUS)
@@ -96,7 +96,7 @@ def _try_until(
         error = try_to_connect(made)
         if error is None or not _may_pass(made, error):
             return error, False
-        left = until - time.monotonic()
+        left = until - monotonic()
         if left <= 0:
             return error, False
         if number == 0:

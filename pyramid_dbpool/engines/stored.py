@@ -5,7 +5,6 @@ Whoever may run something again observes it; the engines note what they send.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
 from ..drivers.statements import commits, commits_alone
 from ..drivers.transactions import (
@@ -364,7 +364,7 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
 
 def _is_longer(sent: Traffic | None, patience: float | None) -> bool:
     until = current_deadline()
-    if until is not None and time.monotonic() > until:
+    if until is not None and monotonic() > until:
         return True
     if sent is None or patience is None:
         return False

@@ -6,17 +6,16 @@ back, how long the connection had nothing to do, and how long a statement took.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sqlalchemy.pool import PoolProxiedConnection
 
+from ..clock import monotonic
 from ..drivers.statements import leaves_open
 from ..drivers.transactions import in_transaction
 
 __all__ = ["Traffic"]
 
-_monotonic = time.monotonic
 
 # A key of Connection.info.
 _TRAFFIC = "pyramid_dbpool.traffic"
@@ -48,7 +47,7 @@ class Traffic:
     @staticmethod
     def note(connection: PoolProxiedConnection, statement: str, dialect: str) -> bool:
         """Note a statement that is about to be sent; tell whether all before it was committed."""
-        info, now = connection.info, _monotonic()
+        info, now = connection.info, monotonic()
         sent: Traffic | None = info.get(_TRAFFIC)
         if sent is None:
             sent, committed = Traffic(now), False
@@ -71,9 +70,9 @@ class Traffic:
         None if nothing was sent before. The statement before counts with it.
         """
         if not in_statement:
-            return _monotonic() - self._at
+            return monotonic() - self._at
         return None if self._before is None else self._at - self._before
 
     def statement_seconds(self) -> float:
         """Say for how long the last statement has run."""
-        return _monotonic() - self._at
+        return monotonic() - self._at

@@ -7,12 +7,12 @@ needs of SQLAlchemy's side it asks the `Source`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
-import time
 from collections.abc import Callable
+from os import getpid
 from typing import Any
 
+from ..clock import monotonic
 from . import inheritance
 from .checkout import Checkout, CheckoutParts
 from .entry import PooledEntry, Record
@@ -137,13 +137,13 @@ class Core:
     def take_changed(self, entry: PooledEntry, now: float) -> bool:
         """Deal with a lease that comes back changed, or too late; true if it may go on."""
         record = entry.record
-        if entry.pid != os.getpid():
+        if entry.pid != getpid():
             inheritance.inherit(entry)
         elif entry.state is not LEASED:
             self.source.close(record)  # disowned: the pool was disposed of in the meantime
         elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)
-        elif self.source.opened_at(record) != entry.opened_at:
+        elif self.source.connection(record) is not entry.connection:
             self.health.replaced(entry)
             return True
         else:
@@ -254,7 +254,7 @@ def _share(
         stats=Stats(),
         options=options,
         source=source,
-        clock=time.monotonic,
+        clock=monotonic,
         timer=housekeeper(),
         size=size,
         timeout=timeout,

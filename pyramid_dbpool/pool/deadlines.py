@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from ..clock import monotonic
 
 _deadline: ContextVar[float | None] = ContextVar("dbpool_deadline", default=None)
 # The deadline that stands for the pool's own timeout, over more than one attempt.
@@ -35,7 +36,7 @@ def deadline(seconds: float) -> Iterator[None]:
     # Written so that NaN, which compares with nothing, is refused too.
     if not (isinstance(seconds, int | float) and seconds >= 0):
         raise ValueError(f"deadline takes seconds, 0 or more, not {seconds!r}.")
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     outer = _deadline.get()
     token = _deadline.set(until if outer is None else min(outer, until))
     try:

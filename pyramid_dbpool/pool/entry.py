@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
+from os import getpid
 from typing import Protocol
 
 from ..drivers.sockets import Look
@@ -21,7 +21,8 @@ class PooledEntry(Entry):
     """One open connection.
 
     - `record`: what the pool's source knows it by.
-    - `opened_at`: when, on the source's clock.
+    - `connection`: the driver's; None once nobody looks at it any more.
+    - `condemned`: not to be handed out again, as its holder or SQLAlchemy has said.
     - `pid`: the process that opened it.
     - `check_at`: from when on a checkout needs more than a look at the socket.
     """
@@ -30,23 +31,27 @@ class PooledEntry(Entry):
         "check_at",
         "checked_at",
         "closed",
+        "condemned",
+        "connection",
         "expires_at",
         "glance",
         "look",
-        "opened_at",
         "patience",
         "pid",
         "record",
         "suspect",
     )
 
-    def __init__(self, record: Record, opened_at: float, now: float) -> None:
+    def __init__(self, record: Record, connection: object, now: float) -> None:
         super().__init__()
         self.record = record
         # SQLAlchemy may reconnect a record behind our back, for a checkout listener
         # that raises DisconnectionError: then what is known here is out of date.
-        self.opened_at = opened_at
-        self.pid = os.getpid()
+        self.connection: object = connection
+        # SQLAlchemy compares times of the wall clock for it: one that was set, or frozen by a
+        # test, would keep what is dead, or have all that is ever opened closed at once.
+        self.condemned = False
+        self.pid = getpid()
         self.look: Look | None = None
         # The quicker look, called with (0, 1) on every checkout while nobody waits.
         self.glance: Callable[[int, int], object] | None = None
@@ -64,6 +69,11 @@ class PooledEntry(Entry):
         """Have it looked at more closely before it is handed out again."""
         self.suspect = True
         self.check_at = 0.0
+
+    def condemn(self) -> None:
+        """Have it closed when it comes back, or when somebody asks for it."""
+        self.condemned = True
+        self.doubt()
 
     @property
     def quiet_since(self) -> float:
@@ -83,6 +93,7 @@ class PooledEntry(Entry):
         )
 
     def stop_looking(self) -> None:
-        """Let the descriptors for the looks go."""
+        """Let the descriptors for the looks go, and the connection."""
+        self.connection = None
         if self.look is not None:
             self.look.close()

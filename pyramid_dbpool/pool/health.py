@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
 from .entry import PooledEntry, Record
 from .housekeeper import run_beside
+from .options import by_chance
 from .shared import Shared, Timer
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Health:
         """
         record = self._opened(empty)
         now = self._shared.clock()
-        entry = record.dbpool_entry = PooledEntry(record, self._source.opened_at(record), now)
+        entry = record.dbpool_entry = PooledEntry(record, self._source.connection(record), now)
         try:
             self._prepare(entry, now)
             self._was_opened()
@@ -92,14 +92,14 @@ class Health:
         """Look at what the source has put in the place of an entry's connection."""
         entry.stop_looking()
         entry.look = entry.glance = entry.closed = None
-        entry.opened_at = self._source.opened_at(entry.record)
-        entry.suspect = False
+        entry.connection = self._source.connection(entry.record)
+        entry.suspect = entry.condemned = False
         self._prepare(entry, self._shared.clock())
 
     def _prepare(self, entry: PooledEntry, now: float) -> None:
         """Prepare what the checks of a new connection will need."""
         options = self._options
-        entry.expires_at = options.expiry(now, random.random())
+        entry.expires_at = options.expiry(now, by_chance())
         recycle = self._source.recycle_seconds
         if recycle is not None and options.recycle_is_expiry:
             # With 0 none would be young enough for the caller for whom it was opened.
@@ -136,7 +136,7 @@ class Health:
         return reason
 
     def _unfit(self, entry: PooledEntry, now: float, seconds: float) -> str | None:
-        if self._source.is_outdated(entry.record):
+        if entry.condemned or self._source.is_outdated(entry.record):
             return "invalidated"
         if now >= entry.expires_at:
             return "lifetime"
@@ -189,11 +189,11 @@ class Health:
             for entry in suspects:
                 run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
 
-    def doubt_all(self) -> None:
-        """Have SQLAlchemy's own rules asked before any connection is used again."""
+    def condemn_all(self) -> None:
+        """Have every connection that is open now replaced before it is used again."""
         with self._door, self._lock:
             for each in self._line.members:
-                each.doubt()
+                each.condemn()
 
     def ask_recycle_each_time(self) -> None:
         """Have SQLAlchemy's rule of age asked from now on, also of what is open already."""

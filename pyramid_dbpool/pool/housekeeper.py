@@ -13,12 +13,13 @@ import itertools
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from os import getpid
 
+from ..clock import monotonic
 from .inheritance import is_uwsgi_master
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 LINGER = 1.0
 # How long a fork waits (seconds) for a task that is just being run.
 STOP_WAIT = 1.0
+
+_Thread = threading.Thread
 
 
 class Task:
@@ -51,7 +54,7 @@ class Housekeeper:
     atomic), and the thread alone touches its heap.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._inbox: deque[tuple[float, int, Task]] = deque()
         self._heap: list[tuple[float, int, Task]] = []
@@ -101,8 +104,7 @@ class Housekeeper:
         try:
             if self._thread is None:
                 self._wake = threading.Lock()
-                thread = threading.Thread(target=self._loop, name="dbpool-housekeeper")
-                thread.daemon = True
+                thread = _new_thread(target=self._loop, name="dbpool-housekeeper")
                 self._thread = thread
                 try:
                     thread.start()
@@ -186,6 +188,12 @@ def _run(task: Task) -> None:
             log.exception("A background task failed")
 
 
+def _new_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+    # What gevent puts there is to be used; what an app's test puts there starts nothing.
+    found = threading.Thread
+    return (found if isinstance(found, type) else _Thread)(name=name, target=target, daemon=True)
+
+
 def start_thread(name: str, run: Callable[[], object]) -> None:
     """Run something in a thread of its own; here and now where there must be none.
 
@@ -194,7 +202,7 @@ def start_thread(name: str, run: Callable[[], object]) -> None:
     if is_uwsgi_master():
         run()
     else:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        _new_thread(target=run, name=name).start()
 
 
 def run_beside(name: str, run: Callable[[], object]) -> None:
@@ -226,7 +234,7 @@ _keepers: dict[int, Housekeeper] = {}
 
 def housekeeper() -> Housekeeper:
     """Return this process's housekeeper; a forked child gets one of its own."""
-    pid = os.getpid()
+    pid = getpid()
     # `setdefault`: of two that came at once, one would be missed by `pause`.
     return _keepers.get(pid) or _keepers.setdefault(pid, Housekeeper())
 

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import weakref
+from os import getpid
 from typing import Any, Protocol
 
 MADV_WIPEONFORK = 18
@@ -37,10 +38,10 @@ class PidMark:
         self._pid = 0
 
     def __getitem__(self, index: int) -> int:
-        return self._pid == os.getpid()
+        return self._pid == getpid()
 
     def __setitem__(self, index: int, value: int) -> None:
-        self._pid = os.getpid()
+        self._pid = getpid()
 
 
 def make_mark() -> Mark:
@@ -94,7 +95,7 @@ def inherit(*things: object) -> None:
 
 def leave_parent() -> None:
     """Let go of what the parent had, if this has not been done in this process."""
-    with _leaving.setdefault(os.getpid(), threading.Lock()):
+    with _leaving.setdefault(getpid(), threading.Lock()):
         if not here[0]:
             for heir in list(_heirs):
                 heir.abandon()
@@ -109,7 +110,7 @@ def is_uwsgi_master() -> bool:
     it back or to take it in the child, which waits for that for ever.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
-    return hasattr(uwsgi, "masterpid") and uwsgi.masterpid() == os.getpid()
+    return hasattr(uwsgi, "masterpid") and uwsgi.masterpid() == getpid()
 
 
 os.register_at_fork(after_in_child=leave_parent)

@@ -13,12 +13,12 @@ that a listener refuses.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
+from os import getpid
 from typing import Any, cast
 
 from sqlalchemy import exc as sa_exc
@@ -27,6 +27,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, Qu
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util.queue import QueueCommon
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..errors import PoolError
 from . import inheritance
@@ -40,9 +41,6 @@ from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
 
 __all__ = ["RELIED_ON", "ManagedPool"]
-
-_monotonic = time.monotonic
-_get_ident = threading.get_ident
 
 _here = inheritance.here
 
@@ -61,7 +59,6 @@ RELIED_ON = frozenset(
         "_do_ping_w_event",
         "_do_return_conn",
         "_invalidate",
-        "_invalidate_time",
         "_max_overflow",
         "_orig_logging_name",
         "_overflow",
@@ -70,7 +67,6 @@ RELIED_ON = frozenset(
         "_recycle",
         "_reset_on_return",
         "_return_conn",
-        "_soft_invalidate_time",
         "_sqla_logger_namespace",
         "_timeout",
         # No underscore, but names of the private classes only.
@@ -227,10 +223,10 @@ class ManagedPool(QueuePool):
         if not _here[0]:
             inheritance.leave_parent()
         core = self._core
-        line, now = core.line, _monotonic()
+        line, now = core.line, monotonic()
         entry = line.take(now)
         if entry is not None:
-            entry.holder = _get_ident()
+            entry.holder = threading.get_ident()
             entry.label = current_label()
             glance, closed = entry.glance, entry.closed
             if now >= line.crowded_until:
@@ -247,7 +243,7 @@ class ManagedPool(QueuePool):
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
-        for entry in self._core.unreceived_by(_get_ident()):
+        for entry in self._core.unreceived_by(threading.get_ident()):
             self._do_return_conn(entry.record)
 
     # Return
@@ -262,12 +258,11 @@ class ManagedPool(QueuePool):
         if core.door.is_inside():
             core.door.put_off(record)
             return
-        now = _monotonic()
+        now = monotonic()
         if (
-            record.dbapi_connection is None
+            record.dbapi_connection is not entry.connection
             or entry.state is not LEASED
             or now >= entry.expires_at
-            or record.starttime != entry.opened_at
         ) and not core.take_changed(entry, now):
             return
         if not entry.suspect:
@@ -299,8 +294,10 @@ class ManagedPool(QueuePool):
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
+        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+        if entry is None or not entry.condemned:
+            self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
-        self._core.health.doubt_all()
 
     # Life
 
@@ -321,14 +318,14 @@ class ManagedPool(QueuePool):
         """Close what is idle; what is checked out goes on, and closes if a new pool was made."""
         if not _here[0]:
             inheritance.leave_parent()
-        self._disposed_by = _get_ident()
+        self._disposed_by = threading.get_ident()
         self._core.close_idle()
         self.logger.info("Pool disposed. %s", self.status())
 
     def recreate(self) -> ManagedPool:
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
-        if self._disposed_by == _get_ident():
+        if self._disposed_by == threading.get_ident():
             self._core.retire()
             self.dispose()
             self._disposed_by = None
@@ -494,11 +491,14 @@ class PooledRecord(_ConnectionRecord):
             and not core.opener.callers_open
             and entry is not None
             and entry.state is LEASED
-            and entry.pid == os.getpid()
+            and entry.pid == getpid()
         ):
             self._take_over(core.check_out_again(entry))
             return cast("DBAPIConnection", self.dbapi_connection)
-        return super().get_connection()
+        connection = super().get_connection()
+        if entry is not None:
+            entry.condemned = False
+        return connection
 
     def renew(self) -> None:
         """Open a connection, in the place of one that is outdated if need be."""
@@ -506,9 +506,12 @@ class PooledRecord(_ConnectionRecord):
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """Close the connection, or (`soft`) have it closed when it comes back."""
-        if self.dbpool_entry is not None:
-            self.dbpool_entry.doubt()
-        super().invalidate(e, soft)
+        try:
+            super().invalidate(e, soft)
+        finally:
+            # A listener may have kept it from being closed.
+            if self.dbpool_entry is not None and self.dbapi_connection is not None:
+                self.dbpool_entry.condemn()
 
     def _take_over(self, entry: PooledEntry) -> None:
         """Become the record of a connection that was opened for another one."""
@@ -573,19 +576,16 @@ class RecordSource:
         """Return the driver's connection."""
         return record.dbapi_connection
 
-    def opened_at(self, record: PooledRecord) -> float:
-        """Say when the connection was opened, on the wall clock."""
-        return record.starttime
-
     def is_outdated(self, record: PooledRecord) -> bool:
         """Tell whether SQLAlchemy would reconnect the record."""
-        pool, since = self._pool, record.starttime
         if record.dbapi_connection is None:
             return True
-        if pool._invalidate_time > since or record._soft_invalidate_time > since:
-            return True
-        too_old = -1 < pool._recycle < time.time() - since
-        return too_old and not pool._options.recycle_is_expiry
+        recycle = self._pool._recycle
+        if recycle <= -1 or self._pool._options.recycle_is_expiry:
+            return False
+        age = time.time() - record.starttime
+        # A clock that was set back, or frozen by a test, does not tell how old it is.
+        return age > recycle or age < 0
 
     def is_received(self, record: PooledRecord) -> bool:
         """Tell whether a caller has the connection."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -26,6 +25,7 @@ from .entry import PooledEntry
 from .health import Health
 from .housekeeper import Task, WeakCall, start_thread
 from .line import LEASED, E, Line, Waiter
+from .options import by_chance
 from .outage import NEVER, Outage, OutageLog
 from .refusals import Refusals
 from .shared import Shared
@@ -76,7 +76,7 @@ class Openings(Generic[E]):
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = by_chance,
     ) -> None:
         self._line = line
         self._stats = stats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -40,6 +41,10 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 
 # The plugin's `max_waiting` is so many times the capacity: a line without end helps nobody.
 WAITING_PER_CONNECTION = 20
+
+# From 0 to 1. An app's test that seeds or replaces the `random` module's generator counts on what
+# comes from it; and a forked child need not be told to have another one.
+by_chance = random.SystemRandom().random
 
 # At most this part of `max_lifetime` is taken off at random.
 LIFETIME_JITTER = 0.25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
-from .options import pool_text
+from .options import by_chance, pool_text
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Outage:
     kind: ConnectFailure
     since: float
     error: BaseException
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = by_chance
     retry_at: float = NEVER
     known_until: float = NEVER
     attempts: int = 0
@@ -83,9 +82,7 @@ class Outage:
         )
 
 
-def pause_before(
-    number: int, longest: float, chance: Callable[[], float] = random.random
-) -> float:
+def pause_before(number: int, longest: float, chance: Callable[[], float] = by_chance) -> float:
     """Return how many seconds to wait before another look at a server that is away.
 
     Doubled from one look to the next, and shortened at random.

@@ -63,9 +63,6 @@ class Source(Protocol[R]):
     def connection(self, record: R) -> Any:
         """Return the driver's connection; None in an empty record."""
 
-    def opened_at(self, record: R) -> float:
-        """Say when the connection was opened, on the source's clock."""
-
     def is_outdated(self, record: R) -> bool:
         """Tell whether the connection is gone or was condemned."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
 from zope.interface import implementedBy
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.registry import ProcessEngine
 from ..engines.stored import current_outcome
@@ -98,7 +98,7 @@ def estimate(made: ProcessEngine, error: Exception) -> int | None:
             return None
     if isinstance(pool, ManagedPool):
         outage = pool.outage
-        lasted = None if outage is None else time.monotonic() - outage.since
+        lasted = None if outage is None else monotonic() - outage.since
         return _bounded(_line_seconds(pool.snapshot()) if lasted is None else lasted)
     timeout = made.settings.pool_timeout
     return SHORTEST if away or timeout is None else _bounded(timeout)
@@ -134,7 +134,7 @@ class _FloodLog:
         self._written: dict[Any, tuple[float, int]] = {}
 
     def write(self, about: Any, request: Request, after: str, text: str) -> None:
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             written, left_out = self._written.get(about, (float("-inf"), 0))
             due = now - written >= LOG_EVERY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,9 +12,11 @@ from typing import Any
 from pyramid.request import Request
 from pyramid.response import Response
 
+from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
+from ..pool.housekeeper import start_thread
 from ..pool.managed import ManagedPool
 
 __all__ = ["READINESS", "TWEEN", "PoolReadiness", "Readiness", "readiness_tween_factory"]
@@ -71,7 +72,7 @@ class Readiness:
 class PoolReadiness:
     """What is known of one pool's server; looks for itself only when that is too old."""
 
-    def __init__(self, made: ProcessEngine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, made: ProcessEngine, clock: Callable[[], float] = monotonic) -> None:
         self.name = made.settings.name
         self.read_only = made.settings.options.read_only
         self._made = made
@@ -124,7 +125,7 @@ class PoolReadiness:
         look = partial(self._look, now)
         # At interpreter shutdown no thread starts any more: what is known stands.
         with suppress(RuntimeError):
-            threading.Thread(target=look, name="dbpool-readiness", daemon=True).start()
+            start_thread("dbpool-readiness", look)
 
     def _look(self, began: float) -> None:
         error = try_to_connect(self._made)

@@ -6,7 +6,6 @@ It also answers what a pool refuses to a tween or a security policy.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -19,6 +18,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
+from ..clock import monotonic
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..engines.stored import (
@@ -197,6 +197,6 @@ def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | No
 def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:
     if timeout is None:
         return nullcontext()
-    until = request.environ.setdefault(_UNTIL, time.monotonic() + timeout)
+    until = request.environ.setdefault(_UNTIL, monotonic() + timeout)
     cited = f"dbpool.request_timeout = {timeout:g} s"
-    return setting_limit(max(0.0, until - time.monotonic()), cited)
+    return setting_limit(max(0.0, until - monotonic()), cited)

@@ -1,7 +1,6 @@
 """One message's work in the database, tried again while that can help."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
@@ -11,6 +10,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
+from ..clock import monotonic, sleep
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
@@ -115,7 +115,7 @@ class Attempts(Generic[M]):
 
     def _others_are_past(self, tries: int) -> bool:
         # The others' transactions are short; the message in hand is finished even at a stop.
-        time.sleep(_pause(tries) / 4)
+        sleep(_pause(tries) / 4)
         return True
 
     def _pause_is_over(self, tries: int) -> bool:
@@ -123,7 +123,7 @@ class Attempts(Generic[M]):
 
     def _database_is_back(self, tries: int) -> bool:
         """Wait until the database can be used again; return False if the stop comes first."""
-        said = time.monotonic()
+        said = monotonic()
         # From `tries` on: a message that itself brings the server down finds it back at once.
         number = tries
         while not self.stop.wait(_pause(number)):
@@ -132,8 +132,8 @@ class Attempts(Generic[M]):
             if error is None:
                 log.info("the database is back")
                 return True
-            if time.monotonic() - said >= LOG_EVERY:
-                said = time.monotonic()
+            if monotonic() - said >= LOG_EVERY:
+                said = monotonic()
                 log.warning("waiting: the database is still away: %s", _reason(error))
         return False
 

@@ -235,6 +235,8 @@ def restart(proxy: FaultProxy, engine: Any) -> None:
 
     proxy.meet(Newcomers.REFUSE)
     proxy.cut()
+    # The proxy's threads close them; until then nobody can see it.
+    wait_for(lambda: proxy.connections == 0)
     Thread(target=come_back).start()
 
 

@@ -21,6 +21,7 @@ from pyramid_dbpool.embedded import (
     free_port,
     lifeline,
 )
+from tests.support.guests import CLOCKS, SOCKETS
 from tests.support.servers.postgres import FAST
 
 pytestmark = pytest.mark.programs
@@ -96,6 +97,16 @@ def test_keeps_its_data_and_its_port_over_a_restart(new_postgres: NewPostgres) -
     server.restart()
     assert server.url() == url
     assert query(server, "SELECT answer FROM kept") == 42
+
+
+def test_starts_where_tests_stop_the_clock_and_refuse_sockets(new_postgres: NewPostgres) -> None:
+    """A suite may start it in the first test that needs it, with its tools at work already."""
+    server = new_postgres()
+    server.stop("immediate")
+    with CLOCKS["long-ago"](), CLOCKS["sleep"](), SOCKETS["pytest-socket"]():
+        server.port = free_port()
+        server.start()
+    assert query(server, "SELECT 1") == 1
 
 
 def test_starts_after_a_crash(new_postgres: NewPostgres) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import pickle
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,7 +243,7 @@ def test_retry_after_is_as_long_as_the_server_was_away_or_full(
 ) -> None:
     """But a second, and nobody knows more than a minute ahead."""
     now = time.monotonic()
-    monkeypatch.setattr(overload, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(overload, "monotonic", lambda: now)
     made = process_engine(settings)
     outage = Outage(kind, now - lasted, OSError("away"))
     made.engine.pool._core.opener.openings.outage = outage  # type: ignore[attr-defined]

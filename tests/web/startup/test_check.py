@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,7 +82,7 @@ def test_wait_starts_when_its_time_is_over(
     away |= {"dbpool.startup_check": "wait", "dbpool.startup_timeout": "200ms"}
     # However long the first try takes, time is left after it.
     looks = itertools.count()
-    monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: next(looks) / 16))
+    monkeypatch.setattr(probes, "monotonic", lambda: next(looks) / 16)
     with app(away, *PARTS):
         waiting, starting = lines(caplog)
     assert "waiting up to" in waiting and starting.endswith("starting all the same.")
@@ -112,7 +111,7 @@ def test_the_whole_time_is_used_and_told(
     def wait(pause: float) -> None:
         now[0] += pause
 
-    monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(probes, "monotonic", lambda: now[0])
     check_at_start(process_engine(away), wait)
     assert now == [pytest.approx(7.0)]
     waiting, starting = lines(caplog)
