@@ -15,6 +15,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.pool import PoolProxiedConnection
 
 from ..drivers.transactions import is_missed_disconnect
+from ..pool.managed import is_handed_out
 
 __all__ = ["Heard", "hear_errors"]
 
@@ -43,8 +44,9 @@ def hear_errors(engine: Engine, *hearers: Callable[[Heard], None]) -> None:
     def is_disconnect(error: Exception, connection: Any, cursor: Any) -> bool:
         asked = ask()
         lost: bool = asked(error, connection, cursor) or is_missed_disconnect(error)
-        # Without a connection it was an opening or a ping, which have sent nothing of a caller's.
-        if connection is not None:
+        # An opening or a ping has sent nothing of a caller's, and has none of his notes: to look
+        # for them would raise in the place of the error, and the checkout with it.
+        if is_handed_out(connection):
             heard = Heard(error, connection, asked.__self__, lost, cursor is not None)
             for hear in hearers:
                 hear(heard)

@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from os import getpid
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -40,7 +40,7 @@ from .options import PoolOptions, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
 
-__all__ = ["RELIED_ON", "ManagedPool"]
+__all__ = ["RELIED_ON", "ManagedPool", "WatchedConnection", "is_handed_out"]
 
 _here = inheritance.here
 
@@ -385,6 +385,15 @@ class ManagedPool(QueuePool):
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has counted, and who holds what, as of now."""
         return self._core.snapshot()
+
+
+def is_handed_out(connection: object) -> TypeGuard[PoolProxiedConnection]:
+    """Tell whether this is what a caller of a pool has, of whichever class the pool is.
+
+    False for the driver's own connection, and for what SQLAlchemy has in the place of both while
+    it opens one.
+    """
+    return isinstance(connection, _ConnectionFairy)
 
 
 class WatchedConnection(_ConnectionFairy):
