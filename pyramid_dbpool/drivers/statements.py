@@ -52,7 +52,9 @@ _WRITES_NOTHING = _HARMLESS | {
     *("LOCK", "UNLOCK", "DECLARE", "FETCH", "MOVE", "CLOSE", "LISTEN", "UNLISTEN", "RESET"),
     *("DISCARD", "DEALLOCATE", "ANALYZE", "CHECK", "CHECKSUM", "HELP", "TABLE", "FLUSH", "KILL"),
 }
-_LOCKS = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I)
+_LOCKS = re.compile(
+    r"\bfor\s+(?:no\s+key\s+|key\s+)?(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I
+)
 _WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)
 
 
@@ -84,6 +86,8 @@ def writes(statement: str) -> bool:
 
     >>> writes("DELETE FROM t"), writes("SELECT * FROM t FOR UPDATE"), writes("LOCK TABLE t")
     (True, False, False)
+    >>> writes("WITH a AS (SELECT * FROM t FOR NO KEY UPDATE) SELECT * FROM a")
+    False
     """
     word = first_word(statement)
     if word not in _WRITES_NOTHING:

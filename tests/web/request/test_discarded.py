@@ -137,6 +137,28 @@ def test_nothing_is_said_where_nothing_is_lost(
             assert not caplog.records
 
 
+@pytest.mark.parametrize("words", ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"])
+@pytest.mark.parametrize("query", ["{}", "WITH a AS ({}) SELECT * FROM a"])
+def test_a_lock_of_a_row_is_no_loss(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    words: str,
+    query: str,
+) -> None:
+    """Though PostgreSQL numbers a transaction that locks one as if it had written."""
+
+    def view(request: Request) -> None:
+        request.db.execute(text(query.format(f"SELECT * FROM rows FOR {words}")))
+        request.db.close()
+
+    with app(settings, *TM, index=view, stored=add) as web:
+        web.get("/stored")
+        caplog.clear()
+        web.get()
+        assert (count(), caplog.records) == (1, [])
+
+
 def test_what_a_function_has_written_is_warned_of(
     settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
