@@ -198,10 +198,14 @@ class RequestSessions:
             self._begun = None
 
     def doom_failed(self) -> None:
-        """Have the transaction aborted if the server has given it up."""
+        """Have the transaction aborted if the server has given a session's part of it up."""
         begun = self.open_transaction
         # What a subrequest answers is its parent's to judge.
-        if begun is not None and self._parent is None and any(map(has_failed, self._all)):
+        if begun is None or self._parent is not None:
+            return
+        # A read-only session has no part in it: its failure must not take with it what was
+        # written elsewhere.
+        if any(has_failed(each) for each in self._all if is_joined(each)):
             begun.doom()
 
     def _is_tm_active(self) -> bool:

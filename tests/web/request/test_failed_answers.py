@@ -99,6 +99,23 @@ def test_an_answer_of_a_failure_may_store(
         assert count() == 1
 
 
+def test_a_read_only_pool_that_fails_takes_nothing_with_it(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """It has no part in the transaction, whose work is stored as with any other answer."""
+    settings |= {"sqlalchemy.ro.url": settings["sqlalchemy.url"], "dbpool.ro.read_only": "true"}
+
+    def view(request: Request) -> Response:
+        add(request)
+        with suppress(SQLAlchemyError):
+            request.db_ro.execute(text("SELECT 1 / 0"))
+        return Response(status=503)
+
+    with app(settings, *TM, index=view) as web:
+        web.get(status=503)
+        assert (count(), web.checked_out()) == (1, 0)
+
+
 def test_a_subrequest_that_fails_leaves_its_parents_answer_to_the_parent(
     settings: dict[str, Any], count: Callable[[], int]
 ) -> None:
