@@ -206,6 +206,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         event.listen(engine, "checkout", lambda _dbapi, _record, fairy: note_checkout(fairy))
     event.listen(engine, "engine_connect", _note_connection)
     event.listen(engine, "begin", begin)
+    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
     event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
