@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from ..drivers.transactions import in_transaction
 from ..engines import refused_commits
 from ..engines.sent import Sent
 from ..errors import ChangesDiscarded
@@ -152,8 +153,8 @@ def note_close(session: Session) -> None:
             # By a function or on the driver's connection; or it was nextval(), which is no loss.
             promised.rolled_back = True
     except DBAPIError:
-        # To ask may be what finds the connection lost.
-        note_rollback(session)
+        # To ask may be what finds the connection lost, which its author did not know.
+        promised.discarded |= _wrote(session)
     _end(session)
 
 
@@ -179,7 +180,9 @@ def _has_unseen(session: Session) -> bool:
 
 def _has_written(connection: Connection, sent: Sent) -> bool:
     if connection.dialect.name != "postgresql":
-        return sent.wrote
+        # What the driver has committed is stored; to call it thrown away would have it done twice.
+        driver = connection.connection.dbapi_connection
+        return sent.wrote and in_transaction(driver) is not False
     # Only a transaction that has written, or locked a row, has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
 

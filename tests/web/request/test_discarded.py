@@ -10,6 +10,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from pyramid_dbpool import ChangesDiscarded
+from tests.support.servers.fixtures import NewDatabase
 from tests.support.webapp import TM, Row, TwoPhaseSession, app, database
 from tests.web.request.views import Broken, add, flushes, rows
 
@@ -135,6 +136,42 @@ def test_nothing_is_said_where_nothing_is_lost(
         assert count() == 1 + (harmless in (commit_on_the_driver, commit_as_text))
         if not (end == "rollback" and harmless is commit_on_the_driver):
             assert not caplog.records
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mysql+pymysql", "mysql+mysqlconnector"])
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_what_the_driver_has_committed_is_not_told_as_lost(
+    new_database: NewDatabase, backend: str, end: str
+) -> None:
+    """Whoever was told so would do it again."""
+    settings = {"sqlalchemy.url": (url := new_database(backend))}
+
+    def view(request: Request) -> None:
+        commit_on_the_driver(request)
+        getattr(request.db, end)()
+
+    with database(url) as count, app(settings, *TM, index=view) as web:
+        web.get()
+        assert count() == 1
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_what_is_closed_on_a_connection_that_was_lost_unseen_is_an_error(
+    settings: dict[str, Any], count: Callable[[], int], end: str
+) -> None:
+    """Its author believes that it is stored, as on one that is there."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        pid = request.db.scalar(text("SELECT pg_backend_pid()"))
+        with web.engine.connect() as other:
+            other.execute(text(f"SELECT pg_terminate_backend({pid}, 10000)"))
+        getattr(request.db, end)()
+
+    with app(settings, *TM, index=view) as web:
+        with pytest.raises(ChangesDiscarded):
+            web.get()
+        assert (count(), web.checked_out()) == (0, 0)
 
 
 @pytest.mark.parametrize("words", ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"])
