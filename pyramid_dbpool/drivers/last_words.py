@@ -14,7 +14,7 @@ def last_words(dbapi_connection: Any) -> Exception | None:
     """
     farewell = None
     try:
-        # A statement would have psycopg2 throw away what the server has said.
+        # Before the statement, at which psycopg2 throws away what the server has said.
         farewell = _notice(dbapi_connection)
         dbapi_connection.cursor().execute("SELECT 1")
     except Exception as error:

@@ -9,10 +9,13 @@
 - `refused_commits`: COMMITs that would not store what their author believes to be stored.
 - `stored`: what the work in hand may have stored so far (`observed`, `Outcome`), and so whether it
   may be run again.
-- `traffic`: what goes over a connection in its transaction, and when: for `stored`.
+- `traffic`: what goes over a connection in its transaction, and when, while somebody observes: for
+  `stored` and `overstays`.
 - `hearing`: shows `refused_commits` and `stored` what drivers say, before anybody can put another
   error in its place.
-- `overstays`: connections that the server ends because their holder lets them wait.
-- `sent`: what a session's transaction was sent, and would be lost with it.
+- `overstays`: connections that the server ends because their holder lets them wait, and by which
+  setting.
+- `sent`: what a session's transaction has changed and holds, and would be lost with it; always,
+  and for `sessions`.
 - `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
 """

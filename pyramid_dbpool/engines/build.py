@@ -36,6 +36,9 @@ def build_engine(pool: PoolSettings) -> Engine:
     forks.protect(engine)
     if pool.options.read_only:
         make_read_only(engine)
+    # In this order: an error is explained before it is judged, or what takes its place would not
+    # say what happened; and a COMMIT is refused before it is counted, or a request whose COMMIT
+    # never was would not be tried again.
     overstays = Overstays(pool)
     note_error = partial(stored.note_error, overstays=overstays, patience=pool.pool_timeout)
     hear_errors(engine, note_failure, note_error)

@@ -13,7 +13,7 @@ __all__ = ["Overstays"]
 
 
 class Overstays:
-    """Tells them from those that are lost."""
+    """Tells connections that the server has ended for that from those that are lost."""
 
     def __init__(self, pool: PoolSettings) -> None:
         self._seconds = pool.options.idle_in_transaction_timeout
@@ -23,7 +23,8 @@ class Overstays:
         """Return how to cite the setting that has ended a connection; None: it is lost."""
         struck = striking_timeout(heard.error)
         if struck is None and sqlstate(heard.error) is None and self._seconds is not None:
-            # psycopg2 throws away what the server has said.
+            # psycopg2 throws away what the server has said: without a guess by the time that has
+            # passed, a view that is slow would run again, and be as slow.
             idle = _idle_seconds(heard) or 0.0
             struck = IDLE_IN_TRANSACTION if idle >= self._seconds else None
         if struck == WAIT and _idle_seconds(heard) is None:
@@ -57,5 +58,5 @@ class Overstays:
 
 
 def _idle_seconds(heard: Heard) -> float | None:
-    sent = Traffic.on(heard.connection)
-    return None if sent is None else sent.idle_seconds(in_statement=heard.of_statement)
+    traffic = Traffic.on(heard.connection)
+    return None if traffic is None else traffic.idle_seconds(in_statement=heard.of_statement)

@@ -239,9 +239,9 @@ class _Observed(WatchedConnection):
 
     def before_rollback(self) -> None:
         """Note that the transaction ends here, and stores nothing."""
-        sent = Traffic.on(self)
-        if sent is not None:
-            sent.opened = False
+        traffic = Traffic.on(self)
+        if traffic is not None:
+            traffic.opened = False
 
     def before_handing_out(self) -> None:
         """Note that nobody sees what is done with the driver's connection from now on."""
@@ -302,8 +302,8 @@ def _note_rollback(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is None or connection.closed or connection.invalidated:
         return
-    sent = Traffic.on(connection.connection)
-    if sent is not None and sent.is_committed(connection.connection):
+    traffic = Traffic.on(connection.connection)
+    if traffic is not None and traffic.is_committed(connection.connection):
         outcome.stored = True
 
 
@@ -339,15 +339,16 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
     outcome = _current.get()
     if outcome is None:
         return
-    error, sent, overstayed = heard.error, Traffic.on(heard.connection), False
+    error, traffic, overstayed = heard.error, Traffic.on(heard.connection), False
     if heard.lost:
         overstayed = overstays.setting(heard) is not None
         outcome.overstayed |= overstayed
     elif is_lock_timeout(error):
-        outcome.waited_long |= _is_longer(sent, patience)
-    if sent is not None:
-        # It may have begun nothing, or the server have ended what there was.
-        sent.opened = False
+        outcome.waited_long |= _is_longer(traffic, patience)
+    if traffic is not None:
+        # It may have begun nothing, or the server have ended what there was: that the driver shows
+        # no transaction would be taken for a commit.
+        traffic.opened = False
     unknown = False
     if _is_of_commit(outcome, heard):
         outcome.committing = None
@@ -363,15 +364,15 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
         judged(meaning)
 
 
-def _is_longer(sent: Traffic | None, patience: float | None) -> bool:
+def _is_longer(traffic: Traffic | None, patience: float | None) -> bool:
     until = current_deadline()
     if until is not None and monotonic() > until:
         return True
-    if sent is None or patience is None:
+    if traffic is None or patience is None:
         return False
     # By more than a tenth: SQLite's driver waits as long as we do by default, and what its timer
     # is late must not decide.
-    return sent.statement_seconds() > patience * 1.1
+    return traffic.statement_seconds() > patience * 1.1
 
 
 def _is_of_commit(outcome: Outcome, heard: Heard) -> bool:

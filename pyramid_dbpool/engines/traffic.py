@@ -48,16 +48,16 @@ class Traffic:
     def note(connection: PoolProxiedConnection, statement: str, dialect: str) -> bool:
         """Note a statement that is about to be sent; tell whether all before it was committed."""
         info, now = connection.info, monotonic()
-        sent: Traffic | None = info.get(_TRAFFIC)
-        if sent is None:
-            sent, committed = Traffic(now), False
-            info[_TRAFFIC] = sent
+        traffic: Traffic | None = info.get(_TRAFFIC)
+        if traffic is None:
+            traffic, committed = Traffic(now), False
+            info[_TRAFFIC] = traffic
         else:
-            sent._before, sent._at = sent._at, now
-            committed = sent.is_committed(connection)
-        # What is open stays so but for a ROLLBACK; this stands on the path of each statement.
-        if not sent.opened or statement[:1] in {"R", "r"}:
-            sent.opened = leaves_open(statement, dialect, opened=sent.opened)
+            traffic._before, traffic._at = traffic._at, now
+            committed = traffic.is_committed(connection)
+        # What is open stays so but for a ROLLBACK: the question is on the path of each statement.
+        if not traffic.opened or statement[:1] in {"R", "r"}:
+            traffic.opened = leaves_open(statement, dialect, opened=traffic.opened)
         return committed
 
     def is_committed(self, connection: PoolProxiedConnection) -> bool:

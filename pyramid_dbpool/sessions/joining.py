@@ -38,7 +38,7 @@ class _Kept:
         session = self.session
         if final_state == "committed":
             warn_of_rollback(session)
-        # What the manager rolls back is lost with a reason.
+        # What the manager rolls back is lost with a reason; it would be told as another loss.
         forget_promise(session)
         super()._finish(final_state)  # type: ignore[misc]
 
@@ -114,12 +114,12 @@ def joined_transaction(session: Session, manager: Any) -> Iterator[None]:
 
 def is_joined(session: Session) -> bool:
     """Tell whether a session has joined the transaction of any manager."""
-    # There is no public way to be asked.
+    # zope.sqlalchemy has no public way to ask.
     return session in _SESSION_STATE
 
 
 def _has_joined(session: Session, begun: transaction.Transaction) -> bool:
-    # Nor for this one.
+    # A transaction has no public way to be asked for what has joined.
     return any(getattr(each, "session", None) is session for each in begun._resources)
 
 
@@ -138,5 +138,4 @@ def _begin(manager: Any) -> None:
 
 def _has_work(begun: transaction.Transaction) -> bool:
     hooks = (begun.getBeforeCommitHooks, begun.getAfterCommitHooks)
-    # There is no public way to ask for what has joined.
     return bool(begun._resources) or begun.isDoomed() or any(list(get()) for get in hooks)

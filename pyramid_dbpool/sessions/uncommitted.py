@@ -80,7 +80,7 @@ def _note_rollback(session: Session) -> None:
 def _note_end(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is not None:
         return
-    # Neither by a commit nor by a rollback.
+    # Both have left nothing written: it was closed with what it had.
     if _wrote(session) and (promised := session.info.get(_PROMISE)) is not None:
         promised.discarded = True
     session.info.pop(_TAKEN, None)
@@ -196,9 +196,8 @@ def refuse_discarded(session: Session) -> None:
     if promised is not None and promised.discarded:
         raise ChangesDiscarded(
             f"{_who()}: what the session had written was thrown away when it was closed, so"
-            " nothing is committed. It is committed and closed for you at the end: do not call"
-            " close() on it. Call commit(), where that is allowed, or rollback() for what shall"
-            " be lost."
+            " nothing is committed now. Do not call close() on it: at the end it is committed and"
+            " closed for you. For what shall be lost call rollback() before."
         )
 
 

@@ -43,7 +43,7 @@ _WRITES = "pyramid_dbpool.writes"
 
 _ATTRIBUTE = "_pyramid_dbpool_sessions"
 
-# How a transaction's status begins, while a session can join it.
+# The statuses of a transaction that a session can join.
 _OPEN = ("Active", "Doomed")
 
 
@@ -167,7 +167,10 @@ class RequestSessions:
             self._join_all()
 
     def beforeCompletion(self, ended: Transaction) -> None:
-        """Have them join the one that a manager which is not explicit has made for its commit."""
+        """Have them join a transaction of whose beginning nobody was told.
+
+        So it is with what a manager that is not explicit has made for its commit.
+        """
         if not self.over and self._begun is None:
             self.newTransaction(ended)
 
