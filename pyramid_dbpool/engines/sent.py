@@ -27,7 +27,7 @@ _NOTIFY = re.compile(r"\bpg_notify\s*\(|(?:^|;|\*/)\s*notify\b", re.I)
 # MariaDB's, which are its connection's and outlive the transaction.
 _LOCK_WORDS = re.compile(
     r"\b(?:(GET_LOCK)|(RELEASE_LOCK)|RELEASE_ALL_LOCKS)\s*\("
-    r"|(?:^|;|\*/)\s*(?:(LOCK)|UNLOCK)\s+TABLES?\b"
+    r"|(?:^|;|\*/)\s*(UN)?(LOCK)\s+TABLES?\b"
 )
 _SQLITE_LOCKS = re.compile(r"begin\s+(?:immediate|exclusive)\b", re.I)
 
@@ -38,14 +38,15 @@ class Sent:
     :ivar changed: whether a rollback would undo something: a change, or a row lock.
     :ivar wrote: whether that was more than a lock.
     :ivar undone: whether a savepoint was rolled back.
-    :ivar held: how many things the transaction holds that no server tells of: MariaDB's and
-        SQLite's locks, and those whom PostgreSQL is to notify at COMMIT.
+    :ivar held: how many things the transaction holds that no server tells of: MariaDB's named
+        locks, SQLite's locks, and those whom PostgreSQL is to notify at COMMIT.
+    :ivar tables: whether it has locked tables of MariaDB's.
     """
 
-    __slots__ = ("_before", "changed", "held", "undone", "wrote")
+    __slots__ = ("_before", "changed", "held", "tables", "undone", "wrote")
 
     def __init__(self) -> None:
-        self.changed = self.wrote = self.undone = False
+        self.changed = self.wrote = self.undone = self.tables = False
         self.held = 0
         # `wrote` as it was before each savepoint, by its name.
         self._before: dict[str, bool] = {}
@@ -91,8 +92,10 @@ class Sent:
         # The pattern costs more than a short statement takes.
         if "LOCK" not in said:
             return
-        for taken, released, locked in _LOCK_WORDS.findall(said):
-            if taken or locked:
+        for taken, released, unlocks, tables in _LOCK_WORDS.findall(said):
+            if tables:
+                self.tables = not unlocks
+            elif taken:
                 self.held += 1
             else:
                 self.held = max(self.held - 1, 0) if released else 0

@@ -27,5 +27,5 @@ def gives_up(connection: Connection, sent: Sent) -> bool:
     """
     if connection.dialect.name != "postgresql":
         # PostgreSQL knows better than the statements what is written.
-        return sent.changed or bool(sent.held)
+        return sent.changed or sent.tables or bool(sent.held)
     return bool(sent.held) or bool(connection.scalar(_POSTGRESQL_HOLDS))

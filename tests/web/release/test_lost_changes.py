@@ -255,12 +255,16 @@ def test_a_notification_is_not_lost(postgres_url: str, notify: Callable[[Request
         says("SELECT GET_LOCK('a', 0)"),
         says("DO GET_LOCK('a', 0)"),
         says("LOCK TABLES `rows` READ"),
+        lambda request: [
+            request.db.execute(text(each))
+            for each in ("LOCK TABLES `rows` READ", "DO GET_LOCK('a', 0)", "UNLOCK TABLES")
+        ],
         lambda request: request.db.execute(select(func.get_lock("a", 0))),
         lambda request: request.db.connection().execute(select(func.get_lock("a", 0))),
         lambda request: request.db.scalars(select(Row).with_for_update()).all(),
         lambda request: request.db.scalars(select(Row).with_for_update(read=True)).all(),
     ],
-    ids=["named", "do", "table", "select", "core", "update", "share"],
+    ids=["named", "do", "table", "unlocked", "select", "core", "update", "share"],
 )
 def test_a_lock_of_mariadb_is_not_given_up(
     mariadb_url: str, take: Callable[[Request], Any]
