@@ -20,7 +20,8 @@ def last_words(dbapi_connection: Any) -> Exception | None:
     except Exception as error:
         if is_missed_disconnect(error):
             return None
-        return type(error)(farewell) if farewell else error
+        # psycopg2's connections have the classes of its errors.
+        return dbapi_connection.OperationalError(farewell) if farewell else error
     return None
 
 

@@ -16,8 +16,9 @@ from ..drivers.statements import (
     savepoint,
     writes,
 )
+from .hearing import Heard
 
-__all__ = ["Sent", "note_statements"]
+__all__ = ["Sent", "note_loss", "note_statements"]
 
 # A key of Connection.info.
 _SENT = "pyramid_dbpool.sent"
@@ -38,15 +39,16 @@ class Sent:
     :ivar changed: whether a rollback would undo something: a change, or a row lock.
     :ivar wrote: whether that was more than a lock.
     :ivar undone: whether a savepoint was rolled back.
+    :ivar lost: whether the connection was found to be lost.
     :ivar held: how many things the transaction holds that no server tells of: MariaDB's named
         locks, SQLite's locks, and those whom PostgreSQL is to notify at COMMIT.
     :ivar tables: whether it has locked tables of MariaDB's.
     """
 
-    __slots__ = ("_before", "changed", "held", "tables", "undone", "wrote")
+    __slots__ = ("_before", "changed", "held", "lost", "tables", "undone", "wrote")
 
     def __init__(self) -> None:
-        self.changed = self.wrote = self.undone = self.tables = False
+        self.changed = self.wrote = self.undone = self.lost = self.tables = False
         self.held = 0
         # `wrote` as it was before each savepoint, by its name.
         self._before: dict[str, bool] = {}
@@ -104,6 +106,13 @@ class Sent:
         """Note what a statement of PostgreSQL's sends to others at COMMIT."""
         if ("notify" in statement or "NOTIFY" in statement) and _NOTIFY.search(statement):
             self.held = 1
+
+
+def note_loss(heard: Heard) -> None:
+    """Note that a connection is lost."""
+    sent: Sent | None = heard.connection.info.get(_SENT)
+    if heard.lost and sent is not None:
+        sent.lost = True
 
 
 def note_statements(engine: Engine, *, stores: bool) -> None:

@@ -1,7 +1,8 @@
 """The sessionmaker of a pool: requests, workers and scripts have their sessions from it."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from sqlalchemy.exc import DBAPIError
@@ -10,9 +11,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from ..drivers.transactions import is_lost
 from ..engines.registry import ProcessEngine
 from .closing import log_failed_rollback
-from .uncommitted import note_close, note_rollback
+from .uncommitted import note_close, note_rollback, taken_by
 
-__all__ = ["SessionMaker", "new_session_maker", "session_maker"]
+__all__ = ["SessionMaker", "lasting", "new_session_maker", "session_maker"]
+
+# An attribute of a class of sessions: the one whose sessions last.
+_LASTING = "_pyramid_dbpool_lasting"
 
 SessionMaker: TypeAlias = sessionmaker[Session]
 
@@ -45,13 +49,17 @@ class _Lasting(Session):
         super().invalidate()
 
     def _end(self, end: Callable[[], None]) -> None:
-        begun, how = self.get_transaction(), end
+        begun, how, taken = self.get_transaction(), end, taken_by(self)
         # A time for each connection that is lost, at the most: an error marks it.
         while True:
             try:
                 how()
-            except DBAPIError as error:
-                if begun is None or not is_lost(error):
+            except Exception as error:
+                # An app may raise its driver's errors in the place of SQLAlchemy's.
+                lost = any(sent.lost for sent in taken.values())
+                if begun is None or not (
+                    lost or (isinstance(error, DBAPIError) and is_lost(error))
+                ):
                     raise
                 log_failed_rollback(error)
                 # SQLAlchemy has stopped there: the rest would stay checked out.
@@ -81,5 +89,28 @@ def new_session_maker(made: ProcessEngine, info: dict[str, Any]) -> SessionMaker
     :param info: what its sessions have in their `info`.
     """
     base = made.settings.options.session_class
-    lasting = types.new_class(base.__name__, (_Lasting, base))
-    return sessionmaker(made.engine, class_=lasting, info=info)
+    return sessionmaker(made.engine, class_=_lasting_class(base), info=info)
+
+
+@contextmanager
+def lasting(session: Session) -> Iterator[None]:
+    """Have a session of the app's own class end as ours do, inside of the block.
+
+    What a handler has added and not flushed would be gone at its close(), without a trace.
+    """
+    former = type(session)
+    if not issubclass(former, _Lasting):
+        session.__class__ = _lasting_class(former)
+    try:
+        yield
+    finally:
+        session.__class__ = former
+
+
+def _lasting_class(base: type[Session]) -> type[Session]:
+    # On the class, which it refers to: a table of them would keep every class for ever.
+    made: type[Session] | None = base.__dict__.get(_LASTING)
+    if made is None:
+        made = types.new_class(base.__name__, (_Lasting, base))
+        setattr(base, _LASTING, made)
+    return made

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from ..drivers.transactions import in_transaction
@@ -20,6 +19,7 @@ from .given_up import gives_up
 
 __all__ = [
     "forget_promise",
+    "has_discarded",
     "has_failed",
     "has_uncommitted_changes",
     "holds_something",
@@ -27,6 +27,7 @@ __all__ = [
     "note_rollback",
     "promise",
     "refuse_discarded",
+    "taken_by",
     "warn_of_rollback",
 ]
 
@@ -86,17 +87,18 @@ def _note_end(session: Session, ended: SessionTransaction) -> None:
     session.info.pop(_TAKEN, None)
 
 
-def _taken(session: Session) -> Mapping[Connection, Sent]:
+def taken_by(session: Session) -> Mapping[Connection, Sent]:
+    """Return the connections of a session's transaction, each with what it was sent."""
     taken: Mapping[Connection, Sent] = session.info.get(_TAKEN, {})
     return taken
 
 
 def _wrote(session: Session) -> bool:
-    return any(sent.wrote for sent in _taken(session).values())
+    return any(sent.wrote for sent in taken_by(session).values())
 
 
 def _end(session: Session) -> None:
-    for sent in _taken(session).values():
+    for sent in taken_by(session).values():
         sent.end()
 
 
@@ -111,7 +113,7 @@ def _has_pending(session: Session) -> bool:
 
 def has_failed(session: Session) -> bool:
     """Tell whether the transaction of a session cannot be committed any more."""
-    return not session.is_active or any(map(_has_failed, _taken(session)))
+    return not session.is_active or any(map(_has_failed, taken_by(session)))
 
 
 def _has_failed(connection: Connection) -> bool:
@@ -124,7 +126,7 @@ def holds_something(session: Session) -> bool:
 
     Costs a round trip where the database can be asked.
     """
-    return any(gives_up(connection, sent) for connection, sent in _taken(session).items())
+    return any(gives_up(connection, sent) for connection, sent in taken_by(session).items())
 
 
 def promise(session: Session) -> None:
@@ -152,7 +154,7 @@ def note_close(session: Session) -> None:
         elif _has_unseen(session):
             # By a function or on the driver's connection; or it was nextval(), which is no loss.
             promised.rolled_back = True
-    except DBAPIError:
+    except Exception:
         # To ask may be what finds the connection lost, which its author did not know.
         promised.discarded |= _wrote(session)
     _end(session)
@@ -168,13 +170,13 @@ def note_rollback(session: Session) -> None:
 
 def _has_unstored(session: Session) -> bool:
     # PostgreSQL knows what was committed on the driver's connection, as bulk loaders do.
-    return any(sent.wrote and _has_written(each, sent) for each, sent in _taken(session).items())
+    return any(sent.wrote and _has_written(each, sent) for each, sent in taken_by(session).items())
 
 
 def _has_unseen(session: Session) -> bool:
     return any(
         not (sent.changed or sent.undone) and _has_written(each, sent)
-        for each, sent in _taken(session).items()
+        for each, sent in taken_by(session).items()
     )
 
 
@@ -187,13 +189,18 @@ def _has_written(connection: Connection, sent: Sent) -> bool:
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
 
 
+def has_discarded(session: Session) -> bool:
+    """Tell whether a session was closed with something written that was to be kept."""
+    promised = session.info.get(_PROMISE)
+    return promised is not None and promised.discarded
+
+
 def refuse_discarded(session: Session) -> None:
     """Raise what has to be raised instead of a report that the work is stored.
 
     :raises ChangesDiscarded: the session was closed with something written.
     """
-    promised = session.info.get(_PROMISE)
-    if promised is not None and promised.discarded:
+    if has_discarded(session):
         raise ChangesDiscarded(
             f"{_who()}: what the session had written was thrown away when it was closed, so"
             " nothing is committed now. Do not call close() on it: at the end it is committed and"

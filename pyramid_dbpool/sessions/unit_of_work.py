@@ -15,7 +15,7 @@ from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, SessionInUse
 from ..pool.labels import labelled_by_caller
 from .closing import close_session
-from .maker import session_maker
+from .maker import lasting, session_maker
 from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
 
 __all__ = ["session_factory", "unit_of_work"]
@@ -107,6 +107,7 @@ def unit_of_work(
     try:
         with (
             labelled_by_caller("unit_of_work"),
+            lasting(session),
             watch,
             # Around the body too: it may commit by hand.
             _commit_outcome(session, read_only),
