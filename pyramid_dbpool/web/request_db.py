@@ -192,10 +192,11 @@ class RequestSessions:
 
     def afterCompletion(self, ended: Transaction) -> None:
         """Let the sessions belong to whoever uses them."""
+        aborted = ended.status in _OPEN
         if ended is self._begun:
             self._begun = None
             # pyramid_tm is not active any more at its own.
-            if self._wrote and ended.status in _OPEN and self._is_tm_active():
+            if self._wrote and aborted and self._is_tm_active():
                 log.warning(
                     "%s goes on without what its session had written before request.tm was"
                     " aborted, by its view or by the begin() of a subrequest.",
