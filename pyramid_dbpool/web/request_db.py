@@ -177,7 +177,7 @@ class RequestSessions:
 
         So it is with what a manager that is not explicit has made for its commit.
         """
-        if self.over or self._is_anothers():
+        if self.over or (ended is not self._begun and self._is_anothers()):
             return
         late = self._begun is None
         self._begun = ended
@@ -206,7 +206,8 @@ class RequestSessions:
 
     def _join_all(self) -> None:
         for session in self._all:
-            if session.info[_WRITES] and session.in_transaction():
+            # Without `autobegin` it has to be begun for whoever uses it.
+            if session.info[_WRITES] and (session.in_transaction() or not session.autobegin):
                 self.join(session)
 
     def join(self, session: Session) -> None:
@@ -243,12 +244,13 @@ class RequestSessions:
             begun.doom()
 
     def _is_anothers(self) -> bool:
-        # A test's own request lives in the thread in which the app serves one: the transaction
-        # that pyramid_tm begins for that would commit the test's unfinished work.
+        # A test's own request lives in the thread in which the app serves one, and a script's
+        # around another one's: what is begun for that would commit the unfinished work of this.
         current = get_current_request()
         if current is None or current is self._request or not _belongs_to_thread(self._manager):
             return False
-        return _is_served(current) and current.environ is not self._request.environ
+        # What a unit test has made for the purpose is no request that has a transaction.
+        return isinstance(current, Request) and current.environ is not self._request.environ
 
     def _is_tm_active(self) -> bool:
         return bool(self._request.environ.get("tm.active"))

@@ -255,6 +255,49 @@ def test_a_request_that_is_served_in_the_thread_leaves_a_script_alone(
         assert count() == 1
 
 
+def test_a_request_inside_of_another_ones_leaves_that_alone(
+    psycopg_url: str, count: Callable[[], int]
+) -> None:
+    """Both of scripts, with the thread's manager."""
+    with script({"sqlalchemy.url": psycopg_url}) as (web, request):
+        flushes(request)
+        with prepare(registry=web.registry) as env, env["request"].tm:
+            flushes(env["request"])
+        assert count() == 1
+        request.db.rollback()
+        assert count() == 1
+
+
+def test_work_that_a_subrequest_aborts_is_warned_of(
+    psycopg_url: str, count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With tweens, an environ of its own and the thread's manager, whose begin() aborts."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
+
+    with app({"sqlalchemy.url": psycopg_url}, *TM, index=view, inner=add) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 1
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_sessions_that_do_not_begin_by_themselves_are_begun(
+    own_manager: dict[str, Any], count: Callable[[], int], blocks: int
+) -> None:
+    """Inside of a transaction of the manager's."""
+    with script(own_manager) as (web, request):
+        web.registry["dbsession_factory"].configure(autobegin=False)
+        for _ in range(blocks):
+            with request.tm:
+                add(request)
+        assert (count(), web.checked_out()) == (blocks, 0)
+
+
 def test_a_helper_thread_that_comes_first_joins_the_requests_transaction(
     settings: dict[str, Any], count: Callable[[], int]
 ) -> None:
