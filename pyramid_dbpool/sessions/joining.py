@@ -54,7 +54,9 @@ class _DataManager(_Kept, SessionDataManager):  # type: ignore[misc]  # zope.sql
     def tpc_vote(self, trans: Any) -> None:
         """Commit, as the last of those who vote."""
         if self.tx is not None:
-            self.session.commit()
+            # With `autobegin=False` a session that is in none has none to commit.
+            if self.session.in_transaction():
+                self.session.commit()
             self._finish("committed")
 
 
@@ -75,6 +77,8 @@ def join(session: Session, manager: Any) -> None:
 
     :raises SessionInUse: another manager's does, whose commit is not this one's.
     """
+    if not session.in_transaction():
+        session.begin()
     if not is_joined(session):
         made = _TwoPhaseDataManager if session.twophase else _DataManager
         made(session, manager)

@@ -3,6 +3,7 @@
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 from sqlalchemy.exc import DBAPIError
@@ -28,15 +29,16 @@ class _Lasting(Session):
     although somebody counts on it is noted.
     """
 
-    def rollback(self) -> None:
+    def rollback(self, *args: Any, **kwargs: Any) -> None:
         """Roll back; the server has done so itself where the connection is lost."""
         note_rollback(self)
-        self._end(super().rollback)
+        self._end(partial(super().rollback, *args, **kwargs))
 
-    def close(self) -> None:
+    # An app's own class may take arguments.
+    def close(self, *args: Any, **kwargs: Any) -> None:
         """Close, whatever state the connection is in."""
         note_close(self)
-        self._end(super().close)
+        self._end(partial(super().close, *args, **kwargs))
 
     def reset(self) -> None:
         """Close, so that the session can be used again."""

@@ -19,6 +19,7 @@ from .given_up import gives_up
 
 __all__ = [
     "forget_promise",
+    "forgive_rollback",
     "has_discarded",
     "has_failed",
     "has_uncommitted_changes",
@@ -117,7 +118,9 @@ def has_failed(session: Session) -> bool:
 
 
 def _has_failed(connection: Connection) -> bool:
-    # One that is lost has no driver's connection to be asked, and raises.
+    # One that is lost, or closed, has no driver's connection to be asked, and raises.
+    if connection.closed:
+        return False
     return connection.invalidated or refused_commits.has_failed(connection)
 
 
@@ -187,6 +190,12 @@ def _has_written(connection: Connection, sent: Sent) -> bool:
         return sent.wrote and in_transaction(driver) is not False
     # Only a transaction that has written, or locked a row, has a number.
     return connection.scalar(text("SELECT txid_current_if_assigned()")) is not None
+
+
+def forgive_rollback(session: Session) -> None:
+    """Say nothing of what was rolled back: the answer does not claim that it is stored."""
+    if (promised := session.info.get(_PROMISE)) is not None:
+        promised.rolled_back = False
 
 
 def has_discarded(session: Session) -> bool:

@@ -31,8 +31,11 @@ def failed_answer_tween_factory(
 
     def tween(request: Request) -> Response:
         response = handler(request)
-        if getattr(response, "status_code", 0) >= _FAILED and not will_be_tried_again(request):
-            RequestSessions.of(request).doom_failed()
+        if getattr(response, "status_code", 0) >= _FAILED:
+            sessions = RequestSessions.of(request)
+            sessions.forgive_rollbacks()
+            if not will_be_tried_again(request):
+                sessions.doom_failed()
         return response
 
     return tween

@@ -11,14 +11,15 @@ import atexit
 import collections
 import contextlib
 import logging
-import os
 import weakref
+from os import getpid
 from typing import Any
 
 import transaction
 from pyramid.request import Request
+from pyramid.threadlocal import get_current_request
 from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from transaction import Transaction
 
 from ..engines.application_name import take_role
@@ -28,7 +29,13 @@ from ..pool.labels import Label, current_label, name_holder
 from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import is_joined, join, leave
 from ..sessions.maker import SessionMaker, new_session_maker
-from ..sessions.uncommitted import has_failed, has_uncommitted_changes, holds_something
+from ..sessions.uncommitted import (
+    forgive_rollback,
+    has_discarded,
+    has_failed,
+    has_uncommitted_changes,
+    holds_something,
+)
 from .requests import request_name, supplied_session
 
 __all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
@@ -69,7 +76,7 @@ class RequestSessions:
 
     def __init__(self, request: Request) -> None:
         self.over = False
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._request = request
         self._sessions: dict[SessionMaker, Session] = {}
         self._adopted: list[Session] = []
@@ -78,6 +85,9 @@ class RequestSessions:
         self._manager: Any = None
         self._begun: Transaction | None = None
         self._is_served_by_tm = False
+        self._wrote = False
+        # The thread's is another one in each thread, and a helper thread may come first.
+        self._served_manager = _manager_of(request) if self._is_tm_active() else None
         # A subrequest may share its request's environ, and its transaction.
         parent = request.environ.get(_OWNER)
         self._parent: RequestSessions | None = parent if parent and not parent.over else None
@@ -112,10 +122,8 @@ class RequestSessions:
             session.info.update({_OWNER: self, "request": self._request})
             if session.info[_WRITES]:
                 self._follow_manager()
-                if self.open_transaction is not None:
-                    # It joins as it begins: before zope.sqlalchemy's mark_changed() has it join
-                    # the thread's manager.
-                    session.begin()
+                # Before zope.sqlalchemy's mark_changed() has it join the thread's manager.
+                self.join(session)
         return session
 
     def release(self, pool: str | None) -> None:
@@ -146,14 +154,12 @@ class RequestSessions:
         return begun if begun is not None and begun.status in _OPEN else None
 
     def _follow_manager(self) -> None:
-        manager = getattr(self._request, "tm", None)
-        # An app without pyramid_tm may have something else under this name.
-        if self._manager is not None or not hasattr(manager, "registerSynch"):
+        manager = self._served_manager or _manager_of(self._request)
+        if self._manager is not None or manager is None:
             return
-        # The thread's own is another one in each thread.
-        self._manager = getattr(manager, "manager", manager)
+        self._manager = manager
         self._manager.registerSynch(self)
-        if _belongs_to_thread(self._manager) and not self._is_tm_active():
+        if _belongs_to_thread(manager) and _is_served(self._request) and not self._is_tm_active():
             # What somebody has left open in this thread may never be committed.
             self._begun = None
 
@@ -162,32 +168,57 @@ class RequestSessions:
 
         They will not begin another one, at which they would join.
         """
-        if not self.over:
+        if not self.over and not self._is_anothers():
             self._begun, self._is_served_by_tm = begun, self._is_tm_active()
             self._join_all()
 
     def beforeCompletion(self, ended: Transaction) -> None:
-        """Have them join a transaction of whose beginning nobody was told.
+        """Have those join that have not, and look what an abort would throw away.
 
         So it is with what a manager that is not explicit has made for its commit.
         """
-        if not self.over and self._begun is None:
-            self.newTransaction(ended)
+        if self.over or (ended is not self._begun and self._is_anothers()):
+            return
+        late = self._begun is None
+        self._begun = ended
+        self._join_all()
+        self._wrote = any(map(has_uncommitted_changes, self._all))
+        # No public way tells of one.
+        if late and self._wrote and ended._savepoint_index:
+            raise SessionInUse(
+                "request.tm has a savepoint from before its session joined, so that a rollback to"
+                " it could not undo what the session did: call request.tm.begin() first."
+            )
 
     def afterCompletion(self, ended: Transaction) -> None:
         """Let the sessions belong to whoever uses them."""
-        if self._begun is ended:
+        aborted = ended.status in _OPEN
+        if ended is self._begun:
             self._begun = None
+            # pyramid_tm is not active any more at its own.
+            if self._wrote and aborted and self._is_tm_active():
+                log.warning(
+                    "%s goes on without what its session had written before request.tm was"
+                    " aborted, by its view or by the begin() of a subrequest.",
+                    request_name(self._request),
+                )
+            self._wrote = False
 
     def _join_all(self) -> None:
         for session in self._all:
-            if session.info[_WRITES] and session.in_transaction():
+            # Without `autobegin` it has to be begun for whoever uses it.
+            if session.info[_WRITES] and (session.in_transaction() or not session.autobegin):
                 self.join(session)
 
     def join(self, session: Session) -> None:
         """Have the open transaction, if there is one, commit `session`, which has begun."""
         if self.open_transaction is not None:
             join(session, self._manager)
+
+    def forgive_rollbacks(self) -> None:
+        """Say nothing of what the sessions have rolled back."""
+        for session in self._all:
+            forgive_rollback(session)
 
     def leave_failed_commit(self) -> None:
         """Give an exception view clean sessions, if a before-commit hook has failed.
@@ -201,15 +232,25 @@ class RequestSessions:
             self._begun = None
 
     def doom_failed(self) -> None:
-        """Have the transaction aborted if the server has given a session's part of it up."""
+        """Have the transaction aborted if a session's part of it is lost, or given up."""
         begun = self.open_transaction
         # What a subrequest answers is its parent's to judge.
         if begun is None or self._parent is not None:
             return
         # A read-only session has no part in it: its failure must not take with it what was
         # written elsewhere.
-        if any(has_failed(each) for each in self._all if is_joined(each)):
+        joined = [each for each in self._all if is_joined(each)]
+        if any(has_failed(each) or has_discarded(each) for each in joined):
             begun.doom()
+
+    def _is_anothers(self) -> bool:
+        # A test's own request lives in the thread in which the app serves one, and a script's
+        # around another one's: what is begun for that would commit the unfinished work of this.
+        current = get_current_request()
+        if current is None or current is self._request or not _belongs_to_thread(self._manager):
+            return False
+        # What a unit test has made for the purpose is no request that has a transaction.
+        return isinstance(current, Request) and current.environ is not self._request.environ
 
     def _is_tm_active(self) -> bool:
         return bool(self._request.environ.get("tm.active"))
@@ -232,10 +273,10 @@ class RequestSessions:
         finally:
             self.over = True
             request.environ[_OWNER] = self._parent
-            self._drop_label()
-            self._leave_manager()
             # A session that cannot be closed must not keep the others from it.
             with contextlib.ExitStack() as stack:
+                stack.callback(self._drop_label)
+                stack.callback(self._leave_manager)
                 for session in self._all:
                     stack.callback(self._give_back, session)
 
@@ -277,7 +318,7 @@ class RequestSessions:
     def loses_changes(self) -> bool:
         """Tell whether nobody has committed what the sessions have written."""
         # In a fork it may still be committed, by the parent.
-        mine = not self.over and self._pid == os.getpid()
+        mine = not self.over and self._pid == getpid()
         return mine and any(map(has_uncommitted_changes, self._all))
 
 
@@ -311,6 +352,7 @@ def request_sessionmaker(made: ProcessEngine) -> SessionMaker:
     # A read-only session never joins, so that it cannot fail a request that
     # wrote elsewhere.
     if writes:
+        event.listen(maker, "after_begin", _join_with_connection)
         event.listen(maker, "before_commit", _refuse_commit_by_hand)
     return maker
 
@@ -324,7 +366,15 @@ def _enter_request(session: Session, begun: SessionTransaction) -> None:
         # It has begun already, and its next use would not come by here.
         session.close()
         owner.refuse_when_over()
-    if begun.parent is None and session.info[_WRITES]:
+    # An explicit begin() may be that of a data manager of zope.sqlalchemy's, which is about to
+    # join: there would be two, and the second one fail when all is stored.
+    if begun.origin is SessionTransactionOrigin.AUTOBEGIN and session.info[_WRITES]:
+        owner.join(session)
+
+
+def _join_with_connection(session: Session, *_: object) -> None:
+    owner: RequestSessions | None = session.info.get(_OWNER)
+    if owner is not None:
         owner.join(session)
 
 
@@ -385,6 +435,13 @@ def _is_served(request: Request) -> bool:
     # The router says this of every request; a script's is there for its registry, and
     # its path means nothing.
     return "invoke_subrequest" in vars(request)
+
+
+def _manager_of(request: Request) -> Any:
+    """Return the manager of a request, in this thread; None if there is none."""
+    manager = getattr(request, "tm", None)
+    # An app without pyramid_tm may have something else under this name.
+    return getattr(manager, "manager", manager) if hasattr(manager, "registerSynch") else None
 
 
 def _belongs_to_thread(manager: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import Connection, event, insert, text
+from sqlalchemy import Connection, ExceptionContext, event, insert, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pyramid_dbpool import ChangesDiscarded, get_engine, session_factory, unit_of_work
@@ -136,4 +136,50 @@ def test_a_rollback_that_fails_for_another_reason_is_told(settings: dict[str, An
     event.listen(get_engine(settings), "rollback", fail)
     with pytest.raises(Broken):
         session.rollback()
+    session.close()
+
+
+@SOURCES
+@pytest.mark.parametrize("flush", [False, True])
+def test_what_is_added_and_closed_is_an_error(
+    settings: dict[str, Any],
+    count: Callable[[], int],
+    source: Callable[[dict[str, Any]], Any],
+    flush: bool,
+) -> None:
+    """Also what was not flushed, and in a session of the app's own."""
+    with pytest.raises(ChangesDiscarded), unit_of_work(source(settings)) as session:
+        session.add(Row(id=1))
+        if flush:
+            session.flush()
+        session.close()
+    assert count() == 0
+
+
+def test_a_session_of_the_apps_own_class_is_of_it_again_after_a_unit(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """What a unit needs of it is borrowed."""
+    session = own_class(settings)
+    kind = type(session)
+    with unit_of_work(session):
+        assert isinstance(session, kind)
+    assert type(session) is kind
+
+
+def test_a_loop_goes_on_under_a_listener_that_raises_the_drivers_error(
+    pg_settings: dict[str, Any],
+) -> None:
+    """Its errors are none of SQLAlchemy's then."""
+
+    def raise_drivers(context: ExceptionContext) -> None:
+        raise context.original_exception
+
+    event.listen(get_engine(pg_settings), "handle_error", raise_drivers)
+    session = session_factory(pg_settings)
+    for end in (session.rollback, session.close, session.reset):
+        session.execute(text("SELECT 1"))
+        terminate(pg_settings)
+        end()
+    assert session.scalar(text("SELECT 1")) == 1
     session.close()

@@ -196,3 +196,20 @@ def test_a_swallowed_race_is_no_loss(settings: dict[str, Any], count: Callable[[
     with app(settings, *TM, index=view) as web:
         web.get()
         assert count() == 1
+
+
+@pytest.mark.parametrize("end", ["close", "rollback"])
+def test_an_answer_of_a_failure_is_told_of_no_loss(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    """It claims nothing: neither an error in its place nor a warning."""
+
+    def view(request: Request) -> Response:
+        flushes(request)
+        getattr(request.db, end)()
+        return Response(status=409)
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        web.get(status=409)
+        assert (count(), web.checked_out(), caplog.records) == (0, 0, [])

@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,15 +182,154 @@ def test_hooks_and_doom_find_the_session_joined(
         assert count() == 1
 
 
-def test_what_is_open_in_the_thread_already_is_not_joined(
+def test_what_is_open_in_the_thread_already_is_joined_by_a_script_alone(
     psycopg_url: str, count: Callable[[], int]
 ) -> None:
-    """Nobody may ever commit it."""
+    """A script's author ends it; what is left behind in a server's thread, nobody may ever."""
+    settings = {"sqlalchemy.url": psycopg_url, "tm.activate_hook": lambda request: False}
     transaction.get()
-    with script({"sqlalchemy.url": psycopg_url}) as (_web, request):
-        commits(request)
+    with app(settings, *TM, index=commits) as web:
+        web.get()
         assert count() == 1
-    transaction.abort()
+    with script(settings) as (web, request):
+        flushes(request)
+        transaction.commit()
+        assert (count(), web.checked_out()) == (2, 0)
+
+
+@pytest.mark.parametrize("first", ["before", "inside"])
+def test_a_savepoint_covers_the_session(
+    settings: dict[str, Any], count: Callable[[], int], first: str
+) -> None:
+    """Wherever the session was used for the first time."""
+    with script(settings) as (_web, request):
+        if first == "before":
+            rows(request)
+        with request.tm:
+            flushes(request)
+            savepoint = request.tm.savepoint()
+            flushes(request)
+            savepoint.rollback()
+        assert count() == 1
+
+
+def test_a_savepoint_from_before_a_session_joined_is_refused(own_manager: dict[str, Any]) -> None:
+    """A rollback to it could not undo what the session did."""
+    with script(own_manager) as (_web, request):
+        flushes(request)
+        savepoint = request.tm.savepoint()
+        flushes(request)
+        savepoint.rollback()
+        with pytest.raises(SessionInUse, match="savepoint"):
+            request.tm.commit()
+        request.tm.abort()
+
+
+def test_a_mark_for_the_requests_manager_is_one_too_many_but_harmless(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """In a block after another one; zope.sqlalchemy's own data manager commits then."""
+    with script(settings) as (web, request):
+        for _ in range(2):
+            with request.tm:
+                zope.sqlalchemy.mark_changed(request.db, request.tm)
+                request.db.execute(insert(Row))
+            assert web.checked_out() == 0
+        with unit_of_work(request.db, transaction_manager=request.tm) as session:
+            session.add(Row())
+        assert count() == 3
+
+
+def test_a_request_that_is_served_in_the_thread_leaves_a_script_alone(
+    psycopg_url: str, count: Callable[[], int]
+) -> None:
+    """A test's own session beside the app under test: neither committed nor closed."""
+    with (
+        app({"sqlalchemy.url": psycopg_url}, *TM, index=add) as web,
+        prepare(registry=web.registry) as env,
+    ):
+        flushes(env["request"])
+        web.get()
+        assert count() == 1
+        env["request"].db.rollback()
+        assert count() == 1
+
+
+def test_a_request_inside_of_another_ones_leaves_that_alone(
+    psycopg_url: str, count: Callable[[], int]
+) -> None:
+    """Both of scripts, with the thread's manager."""
+    with script({"sqlalchemy.url": psycopg_url}) as (web, request):
+        flushes(request)
+        with prepare(registry=web.registry) as env, env["request"].tm:
+            flushes(env["request"])
+        assert count() == 1
+        request.db.rollback()
+        assert count() == 1
+
+
+def test_work_that_a_subrequest_aborts_is_warned_of(
+    psycopg_url: str, count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With tweens, an environ of its own and the thread's manager, whose begin() aborts."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        request.invoke_subrequest(Request.blank("/inner"), use_tweens=True)
+
+    with app({"sqlalchemy.url": psycopg_url}, *TM, index=view, inner=add) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 1
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_sessions_that_do_not_begin_by_themselves_are_begun(
+    own_manager: dict[str, Any], count: Callable[[], int], blocks: int
+) -> None:
+    """Inside of a transaction of the manager's."""
+    with script(own_manager) as (web, request):
+        web.registry["dbsession_factory"].configure(autobegin=False)
+        for _ in range(blocks):
+            with request.tm:
+                add(request)
+        assert (count(), web.checked_out()) == (blocks, 0)
+
+
+def test_a_helper_thread_that_comes_first_joins_the_requests_transaction(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """The thread's manager is another one in each thread."""
+
+    def view(request: Request) -> None:
+        with ThreadPoolExecutor(1) as helper:
+            helper.submit(flushes, request).result()
+        add(request)
+
+    with app(settings, *TM, index=view) as web:
+        web.get()
+        assert (count(), web.checked_out()) == (2, 0)
+
+
+def test_work_that_a_view_aborts_is_warned_of(
+    own_manager: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on, and says in the end that all is well."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        request.tm.abort()
+        request.tm.begin()
+        add(request)
+
+    with app(own_manager, *TM, index=view) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 1
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
 
 
 @pytest.mark.parametrize("where", ["subscriber", "callback", "outer-tween"])
