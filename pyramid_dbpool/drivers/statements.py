@@ -13,32 +13,60 @@ __all__ = [
     "leaves_open",
     "locks_rows",
     "savepoint",
+    "surely_commits",
+    "undone_if_failed",
     "writes",
 ]
 
-# What may stand before a statement's first word: blanks, comments, parentheses.
-_FIRST_WORD = re.compile(
-    r"(?:\s|\(|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*([a-z]+)", re.I | re.S
+# Blanks and comments, and before a statement's first word parentheses. Possessive: each comment
+# would double the time that a statement without a word takes.
+_BLANK = r"\s|--[^\n]*|#[^\n]*|/\*.*?\*/"
+_FIRST_WORD = re.compile(rf"(?:\(|{_BLANK})*+([a-z]+)", re.I | re.S)
+
+# Literals, quoted names and comments; MariaDB runs what is in /*! */. What is not closed goes to
+# the end, or the search would begin again at each.
+_UNSAID = re.compile(
+    r"""'[^']*+(?:'|\Z)|"[^"]*+(?:"|\Z)|`[^`]*+(?:`|\Z)|--[^\n]*+|/\*(?!M?!).*?(?:\*/|\Z)"""
+    r"|(?<![\w$])\$([a-z_]\w*|)\$.*?(?:\$\1\$|\Z)",
+    re.I | re.S,
 )
 
 # How most statements begin; none of these commits.
 _PLAIN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 
 _FURTHER_COMMIT = re.compile(r";\s*commit\b", re.I)
+_LAST_COMMIT = re.compile(r";\s*commit(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.I)
 # These databases end the open transaction with a COMMIT first.
 _IMPLICIT_COMMIT_DIALECTS = frozenset({"mysql", "mariadb", "oracle"})
 # CALL, EXECUTE: what a procedure or a prepared statement commits, nobody sees.
 _IMPLICIT_COMMITS = frozenset(
     {"ALTER", "ANALYZE", "BEGIN", "CALL", "CREATE", "DROP", "EXECUTE", "FLUSH", "GRANT", "LOAD"}
-    | {"LOCK", "OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "START", "TRUNCATE", "UNLOCK", "XA"}
+    | {"LOCK", "OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "SET", "START", "TRUNCATE", "UNLOCK"}
+    | {"XA"}
+)
+_TEMPORARY = re.compile(
+    r"(?:create(?:\s+or\s+replace)?(?:\s+(?:local|global))?|drop)\s+temp(?:orary)?\b", re.I
+)
+# What of those that may commit need not: a procedure may do anything, or nothing.
+_PERHAPS_COMMITS = re.compile(
+    r"(?:call|execute|load|begin\s+not|xa\s+(?:begin|end|start)|prepare\s+(?!transaction\b)\w+"
+    r"|analyze\s+(?!(?:local|no_write_to_binlog|table)\b)\w+"
+    r"|set\b(?!.*\bautocommit\s*:?=\s*(?:1|on|true)\b)|set\s+statement)\b",
+    re.I | re.S,
 )
 # What sqlite3 begins a transaction for, and for nothing else.
 _SQLITE_BEGINS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 
+# A failed one of these leaves no row, also where the transaction goes on.
+_UNDONE = _SQLITE_BEGINS | {"WITH", "MERGE"}
+
 # By their first six letters: after these MariaDB's and SQLite's drivers show a transaction.
 _OPENING = frozenset(word[:6] for word in _SQLITE_BEGINS)
 _SAVEPOINT = re.compile(
-    r"\s*(rollback\b.*\bto(?:\s+savepoint)?|savepoint)\s+(\S+)\s*$", re.I | re.S
+    r"(?:(rollback)(?:\s+(?:work|transaction))?\s+to(?:\s+savepoint)?"
+    r"|(release)(?:\s+savepoint)?|savepoint)\s+"
+    rf"""("[^"]*"|`[^`]*`|[^\s;"`]+)(?:;|{_BLANK})*+\Z""",
+    re.I | re.S,
 )
 
 # SAVEPOINT and its like change nothing by themselves.
@@ -55,7 +83,17 @@ _WRITES_NOTHING = _HARMLESS | {
 _LOCKS = re.compile(
     r"\bfor\s+(?:no\s+key\s+|key\s+)?(?:update|share)\b|\block\s+in\s+share\s+mode\b", re.I
 )
-_WRITES = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.I)
+# INSERT() and REPLACE() are functions.
+_WRITES = re.compile(
+    r"\b(?:update|delete|merge)\b|\b(?:insert|replace)\b(?!\s*\()|\bbegin\s+not\b", re.I
+)
+# Words of the same sound that change no row.
+_NO_WRITES = re.compile(
+    rf"{_LOCKS.pattern}|\bon\s+(?:commit\s+delete|delete|update)\b|\bor\s+replace\b", re.I
+)
+# These run nothing of what they name; PostgreSQL's EXPLAIN does with ANALYZE.
+_DESCRIBES = frozenset({"SHOW", "DESCRIBE", "DESC", "EXPLAIN", "USE", "PRAGMA"})
+_ANALYZES = re.compile(r"explain\s+(?:\([^)]*)?\banalyze\b", re.I)
 
 
 def first_word(statement: str) -> str:
@@ -68,6 +106,27 @@ def first_word(statement: str) -> str:
     return found[1].upper() if found else ""
 
 
+def _said(statement: str) -> str:
+    """Return a statement without literals, quoted names and comments, from its first word on."""
+    # To some databases these are an escape and a comment, to others a letter and an operator: what
+    # is a literal depends on it.
+    if "\\" not in statement and "#" not in statement:
+        statement = _UNSAID.sub(" ", statement)
+    found = _FIRST_WORD.match(statement)
+    return statement[found.start(1) :] if found else ""
+
+
+def _may_write(word: str, statement: str) -> bool:
+    """Tell whether a statement that does not write by its first word does so behind it."""
+    # WITH, MariaDB's SET STATEMENT and BEGIN NOT ATOMIC, and a further statement.
+    if (word == "SELECT" and ";" not in statement) or not _WRITES.search(statement):
+        return False
+    said = _said(statement)
+    if word in _DESCRIBES and ";" not in said and not _ANALYZES.match(said):
+        return False
+    return bool(_WRITES.search(_NO_WRITES.sub("", said)))
+
+
 def changes_nothing(statement: str) -> bool:
     """Tell whether a statement leaves nothing that a rollback would undo: no row, no row lock.
 
@@ -75,14 +134,13 @@ def changes_nothing(statement: str) -> bool:
     (True, False)
     """
     word = first_word(statement)
-    if word not in _HARMLESS or locks_rows(statement):
-        return False
-    # WITH and MariaDB's SET STATEMENT may have one of these behind them.
-    return word == "SELECT" or not _WRITES.search(statement)
+    return word in _HARMLESS and not locks_rows(statement) and not _may_write(word, statement)
 
 
 def writes(statement: str) -> bool:
-    """Tell whether a statement leaves more than locks that a rollback would undo.
+    """Tell whether a statement leaves more that a rollback would undo than locks.
+
+    A temporary table is no more: nobody counts on it afterwards.
 
     >>> writes("DELETE FROM t"), writes("SELECT * FROM t FOR UPDATE"), writes("LOCK TABLE t")
     (True, False, False)
@@ -90,19 +148,35 @@ def writes(statement: str) -> bool:
     False
     """
     word = first_word(statement)
-    if word not in _WRITES_NOTHING:
-        return True
-    return word != "SELECT" and bool(_WRITES.search(_LOCKS.sub("", statement)))
+    if word in _WRITES_NOTHING or (
+        word in {"CREATE", "DROP"} and _TEMPORARY.match(_said(statement))
+    ):
+        return _may_write(word, statement)
+    return True
 
 
-def savepoint(statement: str) -> tuple[bool, str] | None:
-    """Return whether a statement goes back to a savepoint, or sets it, and the savepoint's name.
+def undone_if_failed(statement: str) -> bool:
+    """Tell whether a single statement leaves nothing of itself if it fails, on any database.
 
-    >>> savepoint("SAVEPOINT a"), savepoint("ROLLBACK TO SAVEPOINT a"), savepoint("SELECT 1")
-    ((False, 'a'), (True, 'a'), None)
+    >>> undone_if_failed("INSERT INTO t VALUES (1), (2)"), undone_if_failed("CALL p()")
+    (True, False)
     """
-    found = _SAVEPOINT.match(statement)
-    return None if found is None else (found[1][0] in "rR", found[2])
+    return first_word(statement) in _UNDONE and ";" not in statement
+
+
+def savepoint(statement: str) -> tuple[str, str] | None:
+    """Return what is done with a savepoint, and its name: "SAVEPOINT", "ROLLBACK", "RELEASE".
+
+    >>> savepoint("SAVEPOINT a"), savepoint("rollback to A;"), savepoint('RELEASE "A"')
+    (('SAVEPOINT', 'a'), ('ROLLBACK', 'a'), ('RELEASE', 'A'))
+    """
+    begins = _FIRST_WORD.match(statement)
+    found = None if begins is None else _SAVEPOINT.match(statement, begins.start(1))
+    if found is None:
+        return None
+    name = found[3]
+    does = (found[1] or found[2] or "savepoint").upper()
+    return does, name[1:-1] if name[0] in '"`' else name.lower()
 
 
 def is_plain_select(statement: str) -> bool:
@@ -133,9 +207,31 @@ def commits(statement: str, dialect: str) -> bool:
         return True
     if word == "PREPARE":
         return "TRANSACTION" in statement.upper()
-    if dialect not in _IMPLICIT_COMMIT_DIALECTS:
+    if not _commits_unsaid(word, dialect):
         return False
-    return word in _IMPLICIT_COMMITS or (word == "SET" and "AUTOCOMMIT" in statement.upper())
+    return word != "SET" or "AUTOCOMMIT" in statement.upper()
+
+
+def _commits_unsaid(word: str, dialect: str) -> bool:
+    return dialect in _IMPLICIT_COMMIT_DIALECTS and word in _IMPLICIT_COMMITS
+
+
+def surely_commits(statement: str, dialect: str) -> bool:
+    """Tell whether a statement that succeeds has stored what its transaction had done before.
+
+    :param dialect: SQLAlchemy's name of the database.
+
+    >>> surely_commits("CREATE TABLE t (a int)", "mysql"), surely_commits("CALL p()", "mysql")
+    (True, False)
+    """
+    if not commits(statement, dialect):
+        return False
+    word, said = first_word(statement), _said(statement)
+    if word in {"COMMIT", "END"} or _LAST_COMMIT.search(said):
+        return True
+    if word != "PREPARE" and not _commits_unsaid(word, dialect):
+        return False
+    return not (_TEMPORARY.match(said) or _PERHAPS_COMMITS.match(said))
 
 
 def leaves_open(statement: str, dialect: str, *, opened: bool) -> bool:

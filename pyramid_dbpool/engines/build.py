@@ -41,7 +41,7 @@ def build_engine(pool: PoolSettings) -> Engine:
     # never was would not be tried again.
     overstays = Overstays(pool)
     note_error = partial(stored.note_error, overstays=overstays, patience=pool.pool_timeout)
-    hear_errors(engine, note_failure, sent.note_loss, note_error)
+    hear_errors(engine, note_failure, sent.note_error, note_error)
     overstays.explain_errors(engine)
     refuse_false_commits(engine, note_error, overstays)
     if isinstance(engine.pool, ManagedPool):

@@ -22,16 +22,17 @@ class Overstays:
     def setting(self, heard: Heard) -> str | None:
         """Return how to cite the setting that has ended a connection; None: it is lost."""
         struck = striking_timeout(heard.error)
+        own = None if self._seconds is None else f"{self._key} = {self._seconds:g} s"
         if struck is None and sqlstate(heard.error) is None and self._seconds is not None:
             # psycopg2 throws away what the server has said: without a guess by the time that has
             # passed, a view that is slow would run again, and be as slow.
             idle = _idle_seconds(heard) or 0.0
-            struck = IDLE_IN_TRANSACTION if idle >= self._seconds else None
+            return f"probably {own}" if idle >= self._seconds else None
         if struck == WAIT and _idle_seconds(heard) is None:
             # In the pool, where nobody had looked before it was handed out.
             return None
-        if struck == IDLE_IN_TRANSACTION and self._seconds is not None:
-            return f"{self._key} = {self._seconds:g} s"
+        if struck == IDLE_IN_TRANSACTION and own is not None:
+            return own
         return struck and f"the server's {struck}"
 
     def explain(self, error: StatementError, heard: Heard) -> None:

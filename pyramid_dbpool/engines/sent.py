@@ -10,18 +10,22 @@ from sqlalchemy import Connection, Engine, event
 
 from ..drivers.statements import (
     changes_nothing,
-    commits,
     is_plain_select,
     locks_rows,
     savepoint,
+    surely_commits,
+    undone_if_failed,
     writes,
 )
 from .hearing import Heard
 
-__all__ = ["Sent", "note_loss", "note_statements"]
+__all__ = ["Sent", "note_error", "note_statements"]
 
 # A key of Connection.info.
 _SENT = "pyramid_dbpool.sent"
+
+# How a statement begins whose driver counts the rows that it has changed.
+_COUNTED = frozenset({"UPDATE ", "DELETE ", "update ", "delete "})
 
 _NOTIFY = re.compile(r"\bpg_notify\s*\(|(?:^|;|\*/)\s*notify\b", re.I)
 
@@ -45,13 +49,16 @@ class Sent:
     :ivar tables: whether it has locked tables of MariaDB's.
     """
 
-    __slots__ = ("_before", "changed", "held", "lost", "tables", "undone", "wrote")
+    __slots__ = ("_before", "_last", "changed", "held", "lost", "tables", "undone", "wrote")
 
     def __init__(self) -> None:
         self.changed = self.wrote = self.undone = self.lost = self.tables = False
         self.held = 0
-        # `wrote` as it was before each savepoint, by its name.
+        # `wrote` as it was before each savepoint, by its name, the newest one last.
         self._before: dict[str, bool] = {}
+        # `changed` and `wrote` as they were before the statement in hand, if it may come to
+        # nothing.
+        self._last: tuple[bool, bool] | None = None
 
     def listen_to(self, connection: Connection) -> None:
         """Note what `connection` is sent from now on; until another one does."""
@@ -65,23 +72,49 @@ class Sent:
         """Note that what was written is stored, or was rolled back."""
         self.changed = self.wrote = False
 
-    def note_change(self, statement: str, dialect: str) -> None:
-        """Note what a statement changes."""
+    def note_change(self, statement: str, dialect: str, *, several: bool) -> None:
+        """Note what a statement changes.
+
+        :param several: whether the driver may make several statements of it.
+        """
+        self._last = None
         if is_plain_select(statement):
             # Nearly all of them, for a third of what the rest costs.
             self.changed = self.changed or locks_rows(statement)
-        elif commits(statement, dialect):
+            return
+        before = self.changed, self.wrote
+        if surely_commits(statement, dialect):
             self.end()
         elif not changes_nothing(statement):
             self.changed = True
             self.wrote = self.wrote or writes(statement)
+            # PostgreSQL's transaction is over then, or goes back to a savepoint.
+            if several or not (dialect == "postgresql" or undone_if_failed(statement)):
+                return
         elif (found := savepoint(statement)) is not None:
-            back, name = found
-            if back:
-                self.undone = True
-                self.wrote = self._before.get(name, self.wrote)
-            else:
-                self._before[name] = self.wrote
+            self._note_savepoint(*found)
+        self._last = before
+
+    def _note_savepoint(self, does: str, name: str) -> None:
+        before = self._before
+        if does == "SAVEPOINT":
+            # The newest one of that name counts.
+            before.pop(name, None)
+            before[name] = self.wrote
+            return
+        back = does == "ROLLBACK"
+        if back:
+            self.undone = True
+            self.wrote = before.get(name, self.wrote)
+        # Those that were set after it go with it; it stays if it was only gone back to.
+        later = list(before)[list(before).index(name) + back :] if name in before else []
+        for each in later:
+            del before[each]
+
+    def undo_last(self) -> None:
+        """Note that the last statement has come to nothing."""
+        if self._last is not None:
+            (self.changed, self.wrote), self._last = self._last, None
 
     def note_lock(self, statement: str, dialect: str) -> None:
         """Note what a statement of MariaDB's or SQLite's locks, beside rows."""
@@ -108,11 +141,15 @@ class Sent:
             self.held = 1
 
 
-def note_loss(heard: Heard) -> None:
-    """Note that a connection is lost."""
+def note_error(heard: Heard) -> None:
+    """Note that a connection is lost, or that its last statement has failed."""
     sent: Sent | None = heard.connection.info.get(_SENT)
-    if heard.lost and sent is not None:
+    if sent is None:
+        return
+    if heard.lost:
         sent.lost = True
+    elif heard.of_statement:
+        sent.undo_last()
 
 
 def note_statements(engine: Engine, *, stores: bool) -> None:
@@ -124,17 +161,34 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
     dialect = engine.dialect.name
     locks, notifies = dialect in {"mysql", "mariadb", "sqlite"}, dialect == "postgresql"
 
-    def note(connection: Connection, _cursor: Any, statement: Any, *_: object) -> None:
+    def note(
+        connection: Connection, _cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
+    ) -> None:
         # What a transaction before this one has left here, nobody looks at any more.
         sent: Sent | None = connection.info.get(_SENT)
         if sent is None:
             return
         said = str(statement)
         if stores:
-            sent.note_change(said, dialect)
+            sent.note_change(said, dialect, several=several)
             if notifies:
                 sent.note_notify(said)
         if locks:
             sent.note_lock(said, dialect)
 
     event.listen(engine, "before_cursor_execute", note)
+    if stores:
+        event.listen(engine, "after_cursor_execute", _note_no_rows)
+
+
+def _note_no_rows(
+    connection: Connection, cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
+) -> None:
+    # After each SELECT too; so this comes before everything that costs more.
+    if statement[:7] not in _COUNTED or several or ";" in statement:
+        return
+    # SQLite counts what RETURNING returns only when it is fetched.
+    if cursor.rowcount == 0 and cursor.description is None:
+        sent: Sent | None = connection.info.get(_SENT)
+        if sent is not None:
+            sent.undo_last()

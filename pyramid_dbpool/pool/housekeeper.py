@@ -104,7 +104,7 @@ class Housekeeper:
         try:
             if self._thread is None:
                 self._wake = threading.Lock()
-                thread = _new_thread(target=self._loop, name="dbpool-housekeeper")
+                thread = new_thread(target=self._loop, name="dbpool-housekeeper")
                 self._thread = thread
                 try:
                     thread.start()
@@ -188,7 +188,8 @@ def _run(task: Task) -> None:
             log.exception("A background task failed")
 
 
-def _new_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+def new_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+    """Make a thread that never keeps a process alive."""
     # What gevent puts there is to be used; what an app's test puts there starts nothing.
     found = threading.Thread
     return (found if isinstance(found, type) else _Thread)(name=name, target=target, daemon=True)
@@ -202,7 +203,7 @@ def start_thread(name: str, run: Callable[[], object]) -> None:
     if is_uwsgi_master():
         run()
     else:
-        _new_thread(target=run, name=name).start()
+        new_thread(target=run, name=name).start()
 
 
 def run_beside(name: str, run: Callable[[], object]) -> None:

@@ -2,10 +2,10 @@
 
 import contextlib
 import queue
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
+from ..pool.housekeeper import new_thread
 from ..stopping import SLICE, Stop
 
 __all__ = ["SupportsGet", "messages_of"]
@@ -88,8 +88,7 @@ class _Pump(Generic[M]):
         self._asked: queue.Queue[bool] = queue.Queue()
         self._replies: queue.Queue[tuple[M | None, BaseException | None]] = queue.Queue()
         self._pending = False
-        # A daemon: an iterator that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="dbpool-messages", daemon=True)
+        self._thread = new_thread(target=self._run, name="dbpool-messages")
         self._thread.start()
 
     def next(self, stop: Stop) -> M | None:

@@ -4,7 +4,16 @@ import time
 
 import pytest
 
-from pyramid_dbpool.drivers.statements import changes_nothing, commits, commits_alone, first_word
+from pyramid_dbpool.drivers.statements import (
+    changes_nothing,
+    commits,
+    commits_alone,
+    first_word,
+    savepoint,
+    surely_commits,
+    undone_if_failed,
+    writes,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +61,130 @@ def test_what_commits(statement: str, dialect: str, does: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "dialect", "does"),
+    [
+        ("commit", "sqlite", True),
+        ("PREPARE TRANSACTION 'x'", "postgresql", True),
+        ("PREPARE x AS SELECT 'transaction'", "postgresql", False),
+        ("PREPARE x FROM 'START TRANSACTION'", "mysql", False),
+        ("INSERT INTO rows VALUES (1); COMMIT -- all", "postgresql", True),
+        ("INSERT INTO rows VALUES (1); COMMIT; INSERT INTO rows VALUES (2)", "mysql", False),
+        ("INSERT INTO rows VALUES ('a;commit')", "mysql", False),
+        ("INSERT INTO rows VALUES ('\\';commit')", "mysql", False),
+        ("INSERT INTO rows VALUES (1) /* ;commit */", "mysql", False),
+        ("DO $$ BEGIN NULL; COMMIT; END $$", "postgresql", False),
+        ("CREATE TABLE t (a int)", "postgresql", False),
+        ("CREATE TABLE t (a int)", "mariadb", True),
+        ("CREATE OR REPLACE TABLE t (a int)", "mariadb", True),
+        ("CREATE TEMPORARY TABLE t (a int)", "mariadb", False),
+        ("create or replace /* x */ temporary table t (a int)", "mysql", False),
+        ("DROP TEMPORARY TABLE t", "mysql", False),
+        ("DROP TABLE t", "mysql", True),
+        ("CALL p()", "mysql", False),
+        ("EXECUTE IMMEDIATE 'COMMIT'", "mariadb", False),
+        ("LOAD DATA INFILE 'x' INTO TABLE t", "mysql", False),
+        ("BEGIN", "mysql", True),
+        ("BEGIN NOT ATOMIC COMMIT; END", "mariadb", False),
+        ("ANALYZE TABLE t", "mariadb", True),
+        ("ANALYZE FORMAT=JSON SELECT 1", "mariadb", False),
+        ("XA END 'x'", "mysql", False),
+        ("XA COMMIT 'x'", "mysql", True),
+        ("SET autocommit = 1", "mysql", True),
+        ("SET @@session.autocommit := ON", "mysql", True),
+        ("SET autocommit = 0", "mysql", False),
+        ("SET @a = 'autocommit = 1'", "mysql", False),
+        ("SET STATEMENT autocommit = 1 FOR SELECT 1", "mysql", False),
+    ],
+)
+def test_what_surely_commits(statement: str, dialect: str, does: bool) -> None:
+    """What a procedure, or a literal, only may do does not count."""
+    assert surely_commits(statement, dialect) is does
+
+
+@pytest.mark.parametrize(
+    ("statement", "does"),
+    [
+        ("WITH a AS (SELECT replace(x, 'a', 'b') AS x FROM t) SELECT * FROM a", False),
+        ("WITH a AS (SELECT INSERT (x, 1, 2, 'b') FROM t) SELECT * FROM a", False),
+        ("WITH a AS (SELECT 1) REPLACE INTO t SELECT * FROM a", True),
+        ("WITH a AS (SELECT 'it''s an update' AS x) SELECT x FROM a", False),
+        ('WITH a AS (SELECT 1 AS "update", `delete`) SELECT * FROM a', False),
+        ("WITH a AS (SELECT $x$ delete it's $ $x$) SELECT * FROM a", False),
+        ("WITH a AS (SELECT $$it's$$) DELETE FROM t WHERE x = 'y'", True),
+        ("WITH a AS (SELECT 'c:\\') DELETE FROM t WHERE x = 'y'", True),
+        ("WITH a AS (SELECT x #> '{a}') DELETE FROM t", True),
+        ("/* delete? */ WITH a AS (SELECT 1) -- or don't update\nSELECT * FROM a", False),
+        ("WITH a AS (SELECT 1) -- don't\nDELETE FROM t WHERE x = 'y'", True),
+        ("WITH a AS (SELECT 1) /*! DELETE FROM t */", True),
+        ("EXPLAIN DELETE FROM t", False),
+        ("EXPLAIN QUERY PLAN UPDATE t SET a = 1", False),
+        ("EXPLAIN ANALYZE DELETE FROM t", True),
+        ("EXPLAIN (VERBOSE, ANALYZE) DELETE FROM t", True),
+        ("EXPLAIN ANALYZE SELECT 1", False),
+        ("SHOW GRANTS FOR UPDATE", False),
+        ("SHOW CREATE TABLE update", False),
+        ("SET x = 'update'", False),
+        ("SET STATEMENT max_statement_time = 1 FOR INSERT INTO t VALUES (1)", True),
+        ("SELECT 1; DELETE FROM t", True),
+        ("SELECT ';', x FROM t WHERE x = 'delete'", False),
+        ("ANALYZE FORMAT=JSON DELETE FROM t", True),
+        ("ANALYZE SELECT 1", False),
+        ("BEGIN NOT ATOMIC CALL p(); END", True),
+        (
+            "CREATE TEMP TABLE t (a int REFERENCES o ON DELETE CASCADE) ON COMMIT DELETE ROWS",
+            False,
+        ),
+        ("CREATE OR REPLACE TEMPORARY TABLE t (a int)", False),
+        ("CREATE TEMP TABLE t AS WITH a AS (DELETE FROM o RETURNING *) SELECT * FROM a", True),
+        ("DROP TEMPORARY TABLE t", False),
+        ("CREATE TABLE temporary (a int)", True),
+        ("INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", True),
+        ("CALL p()", True),
+    ],
+)
+def test_what_writes(statement: str, does: bool) -> None:
+    """A word counts only where it is one of SQL's and has something done."""
+    assert writes(statement) is does
+
+
+@pytest.mark.parametrize(
+    ("statement", "means"),
+    [
+        ("SAVEPOINT a;", ("SAVEPOINT", "a")),
+        ("/* x */ savepoint A -- y", ("SAVEPOINT", "a")),
+        ('SAVEPOINT "A b"', ("SAVEPOINT", "A b")),
+        ("SAVEPOINT `A`", ("SAVEPOINT", "A")),
+        ("ROLLBACK TO a", ("ROLLBACK", "a")),
+        ("ROLLBACK WORK TO\nSAVEPOINT A ; ", ("ROLLBACK", "a")),
+        ("rollback transaction to savepoint a /* x */", ("ROLLBACK", "a")),
+        ("RELEASE a", ("RELEASE", "a")),
+        ("RELEASE SAVEPOINT a", ("RELEASE", "a")),
+        ("ROLLBACK", None),
+        ("SAVEPOINT a; INSERT INTO t VALUES (1)", None),
+        ("", None),
+    ],
+)
+def test_what_is_done_with_a_savepoint(statement: str, means: tuple[str, str] | None) -> None:
+    """However it is spelt; a name in quotes keeps its case."""
+    assert savepoint(statement) == means
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_undone"),
+    [
+        ("INSERT INTO t VALUES (1), (2)", True),
+        ("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)", False),
+        ("CALL p()", False),
+        ("BEGIN NOT ATOMIC INSERT INTO t VALUES (1); END", False),
+        ("LOAD DATA INFILE 'x' INTO TABLE t", False),
+    ],
+)
+def test_what_leaves_nothing_if_it_fails(statement: str, is_undone: bool) -> None:
+    """A procedure that has failed may have written before."""
+    assert undone_if_failed(statement) is is_undone
+
+
+@pytest.mark.parametrize(
     ("statement", "begins", "does"),
     [
         ("INSERT INTO rows VALUES (1)", "", False),
@@ -93,8 +226,29 @@ def test_what_changes_nothing(statement: str, harmless: bool) -> None:
     assert changes_nothing(statement) is harmless
 
 
-def test_a_text_of_blanks_takes_no_time() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        " (\n" * 10_000 + "1",
+        "/* a */ " * 40 + "1",
+        "-- a\n# b\n" * 5_000 + "{call p()}",
+        "/* " * 10_000,
+    ],
+)
+def test_a_text_without_a_word_takes_no_time(text: str) -> None:
     """The pattern has one way only to go wrong."""
     began = time.process_time()
-    assert first_word(" (\n" * 10_000 + "1") == ""
+    assert first_word(text) == ""
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("noise", ["'", '"', "/* ", "/* a */ ", "$a$ ", "-- ", "; commit ", "\n"])
+def test_nor_does_one_full_of_marks(noise: str) -> None:
+    """What is not closed is looked for once."""
+    text = "WITH update " + noise * 10_000
+    began = time.process_time()
+    for ask in (writes, changes_nothing, savepoint, undone_if_failed):
+        ask(text)
+        ask("SAVEPOINT a " + text)
+    surely_commits(text, "mysql")
     assert time.process_time() - began < 1

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gevent.queue
 import kombu
@@ -104,6 +105,14 @@ def test_the_iterator_runs_in_the_callers_thread_where_it_can(worker: Worker) ->
 
     worker.run(noting())
     assert threads == [threading.current_thread()]
+
+
+def test_an_iterator_is_asked_where_an_app_has_replaced_threads(worker: Worker) -> None:
+    """Nobody would ever answer from a thread that is a mock."""
+    with mock.patch("threading.Thread"):
+        worker.run(iter("ab"), stop=threading.Event())
+    assert worker.acked == ["a", "b"]
+    assert not pumps()
 
 
 def test_the_iterator_never_runs_beside_the_handler(worker: Worker) -> None:

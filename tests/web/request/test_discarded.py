@@ -1,13 +1,14 @@
 """What a view has written and then thrown away by itself."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pyramid.request import Request
-from sqlalchemy import insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pyramid_dbpool import ChangesDiscarded
 from tests.support.servers.fixtures import NewDatabase
@@ -136,6 +137,230 @@ def test_nothing_is_said_where_nothing_is_lost(
         assert count() == 1 + (harmless in (commit_on_the_driver, commit_as_text))
         if not (end == "rollback" and harmless is commit_on_the_driver):
             assert not caplog.records
+
+
+PUT = "INSERT INTO `rows` VALUES (7)"
+
+
+@pytest.mark.parametrize("end", ["close", "rollback"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ["CALL put()"],
+        [f"EXECUTE IMMEDIATE '{PUT}'"],
+        [f"BEGIN NOT ATOMIC {PUT}; END"],
+        [PUT, "CREATE TEMPORARY TABLE of_mine (a int)", "DROP TEMPORARY TABLE of_mine"],
+        [PUT, "ANALYZE SELECT 1"],
+        [PUT, "SELECT 1 FROM `rows` WHERE 'a;commit' = ''"],
+        [PUT, "INSERT INTO `rows` SELECT 8 FROM dual WHERE 'a;commit' = ''"],
+    ],
+)
+def test_what_mariadb_may_have_committed_is_looked_for(
+    pymysql_url: str, caplog: pytest.LogCaptureFixture, sent: list[str], end: str
+) -> None:
+    """A procedure may commit, and mostly does not."""
+
+    def made(request: Request) -> None:
+        request.db.execute(text(f"CREATE PROCEDURE put() {PUT}"))
+
+    def view(request: Request) -> None:
+        for each in sent:
+            request.db.execute(text(each))
+        getattr(request.db, end)()
+
+    with (
+        database(pymysql_url) as count,
+        app({"sqlalchemy.url": pymysql_url}, *TM, made=made, index=view) as web,
+    ):
+        web.get("/made")
+        caplog.clear()
+        with contextlib.nullcontext() if end == "rollback" else pytest.raises(ChangesDiscarded):
+            web.get()
+        assert (count(), len(caplog.records)) == (0, end == "rollback")
+
+
+@pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector"])
+@pytest.mark.parametrize("does", ["SELECT 1", f"BEGIN {PUT}; COMMIT; END"])
+def test_a_procedure_that_leaves_nothing_open_is_no_loss(
+    new_database: NewDatabase, caplog: pytest.LogCaptureFixture, backend: str, does: str
+) -> None:
+    """The driver shows whether there is a transaction."""
+    url = new_database(backend)
+
+    def made(request: Request) -> None:
+        request.db.execute(text(f"CREATE PROCEDURE done() {does}"))
+
+    def view(request: Request) -> None:
+        request.db.execute(text("CALL done()"))
+        request.db.close()
+
+    with (
+        database(url) as count,
+        app({"sqlalchemy.url": url}, *TM, made=made, index=view) as web,
+    ):
+        web.get("/made")
+        caplog.clear()
+        web.get()
+        assert (count(), caplog.records) == (int(does != "SELECT 1"), [])
+
+
+DATABASES = pytest.mark.parametrize("backend", ["postgresql+psycopg", "sqlite", "mysql+pymysql"])
+
+
+def get_or_create(request: Request) -> None:
+    request.db.add(Row(id=1))
+    with pytest.raises(IntegrityError):
+        request.db.flush()
+    request.db.rollback()
+
+
+def several_or_none(request: Request) -> None:
+    with pytest.raises(IntegrityError):
+        request.db.execute(insert(Row).values([{"id": 2}, {"id": 1}]))
+    request.db.rollback()
+
+
+def is_kept_in_a_savepoint(request: Request) -> None:
+    with pytest.raises(IntegrityError), request.db.begin_nested():
+        request.db.execute(insert(Row).values(id=1))
+
+
+def updates_none(request: Request) -> None:
+    request.db.execute(update(Row).where(Row.id == 99).values(id=100))
+
+
+def deletes_none(request: Request) -> None:
+    request.db.execute(delete(Row).where(Row.id == 99))
+
+
+def temporary(request: Request) -> None:
+    request.db.execute(text("CREATE TEMPORARY TABLE of_mine (a int)"))
+
+
+def other_words(request: Request) -> None:
+    request.db.execute(text("/* update? */ WITH a AS (SELECT 'delete' AS x) SELECT * FROM a"))
+
+
+def explains(request: Request) -> None:
+    how = "QUERY PLAN " if request.db.get_bind().dialect.name == "sqlite" else ""
+    table = Row.__table__.delete().compile(request.db.get_bind())
+    request.db.execute(text(f"EXPLAIN {how}{table}"))
+
+
+def goes_back(request: Request) -> None:
+    for set_, back in (("SAVEPOINT a;", "ROLLBACK TO A"), ("savepoint b", "rollback to b;")):
+        request.db.execute(text(set_))
+        request.db.execute(insert(Row).values(id=50))
+        request.db.execute(text(back))
+
+
+@DATABASES
+@pytest.mark.parametrize("end", ["close", "rollback"])
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        *(get_or_create, several_or_none, is_kept_in_a_savepoint, updates_none, deletes_none),
+        *(temporary, other_words, explains, goes_back),
+    ],
+)
+def test_nothing_is_said_of_what_changes_nothing(
+    new_database: NewDatabase,
+    caplog: pytest.LogCaptureFixture,
+    backend: str,
+    harmless: Callable[[Request], None],
+    end: str,
+) -> None:
+    """An error at each such request would be worse than none."""
+    url = new_database(backend)
+
+    def view(request: Request) -> None:
+        harmless(request)
+        getattr(request.db, end)()
+        request.db.add(Row(id=8))
+
+    def stored(request: Request) -> None:
+        request.db.add(Row(id=1))
+
+    with (
+        database(url) as count,
+        app({"sqlalchemy.url": url}, *TM, index=view, stored=stored) as web,
+    ):
+        web.get("/stored")
+        caplog.clear()
+        web.get()
+        assert (count(), caplog.records) == (2, [])
+
+
+def writes_before(request: Request) -> None:
+    request.db.execute(insert(Row).values(id=7))
+
+
+def fails_later(request: Request) -> None:
+    writes_before(request)
+    with pytest.raises(DBAPIError):
+        request.db.execute(text("SELECT no_such_column FROM nothing"))
+
+
+def fails_again(request: Request) -> None:
+    writes_before(request)
+    with pytest.raises(IntegrityError):
+        request.db.execute(insert(Row).values(id=1))
+
+
+def misses_later(request: Request) -> None:
+    writes_before(request)
+    updates_none(request)
+
+
+def goes_back_to_later(request: Request) -> None:
+    request.db.execute(text("SAVEPOINT a"))
+    writes_before(request)
+    request.db.execute(text("SAVEPOINT b"))
+    request.db.execute(text("RELEASE SAVEPOINT b"))
+    request.db.execute(text("SAVEPOINT B"))
+    request.db.execute(text("ROLLBACK TO SAVEPOINT b"))
+
+
+def fails_at_the_second_row(request: Request) -> None:
+    rows = [{"old": 1, "new": 7}, {"old": 7, "new": None}]
+    with pytest.raises(IntegrityError):
+        request.db.execute(text(f"UPDATE {quoted(request)} SET id = :new WHERE id = :old"), rows)
+
+
+def quoted(request: Request) -> str:
+    return request.db.get_bind().dialect.identifier_preparer.format_table(Row.__table__)
+
+
+@DATABASES
+@pytest.mark.parametrize(
+    "write",
+    [
+        *(writes_before, fails_later, fails_again, misses_later, goes_back_to_later),
+        fails_at_the_second_row,
+    ],
+)
+def test_what_was_written_before_is_not_forgotten(
+    new_database: NewDatabase,
+    caplog: pytest.LogCaptureFixture,
+    backend: str,
+    write: Callable[[Request], None],
+) -> None:
+    """Only the statement that came to nothing is."""
+    url = new_database(backend)
+
+    def view(request: Request) -> None:
+        write(request)
+        request.db.rollback()
+
+    def stored(request: Request) -> None:
+        request.db.add(Row(id=1))
+
+    with database(url), app({"sqlalchemy.url": url}, *TM, index=view, stored=stored) as web:
+        web.get("/stored")
+        caplog.clear()
+        web.get()
+        (record,) = caplog.records
+        assert "rollback()" in record.getMessage()
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mysql+pymysql", "mysql+mysqlconnector"])
