@@ -9,9 +9,10 @@ __all__ = [
     "commits",
     "commits_alone",
     "first_word",
-    "is_plain_select",
     "leaves_open",
     "locks_rows",
+    "plain_word",
+    "rolls_back",
     "savepoint",
     "surely_commits",
     "undone_if_failed",
@@ -179,9 +180,23 @@ def savepoint(statement: str) -> tuple[str, str] | None:
     return does, name[1:-1] if name[0] in '"`' else name.lower()
 
 
-def is_plain_select(statement: str) -> bool:
-    """Tell, in a hurry, whether a statement is a single SELECT; False for one with a comment."""
-    return statement[:7].upper() == "SELECT " and ";" not in statement
+def rolls_back(statement: str) -> bool:
+    """Tell whether a statement undoes its whole transaction.
+
+    >>> rolls_back("ROLLBACK"), rolls_back("abort"), rolls_back("ROLLBACK TO SAVEPOINT a")
+    (True, True, False)
+    """
+    return first_word(statement) in {"ROLLBACK", "ABORT"} and savepoint(statement) is None
+
+
+def plain_word(statement: str) -> str:
+    """Return, in a hurry, the word that a single plain statement begins with; empty for others.
+
+    >>> plain_word("select 1"), plain_word("/* all */ SELECT 1"), plain_word("CALL p()")
+    ('SELECT', '', '')
+    """
+    word = statement[:6].upper()
+    return word if word in _PLAIN and statement[6:7] == " " and ";" not in statement else ""
 
 
 def locks_rows(statement: str) -> bool:

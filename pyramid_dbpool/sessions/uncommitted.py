@@ -67,6 +67,7 @@ def _note_connection(session: Session, begun: SessionTransaction, connection: Co
 @event.listens_for(Session, "after_commit")
 def _note_commit(session: Session) -> None:
     if not session.in_nested_transaction():
+        _note_text(session)
         _end(session)
 
 
@@ -82,10 +83,17 @@ def _note_rollback(session: Session) -> None:
 def _note_end(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is not None:
         return
+    _note_text(session)
     # Both have left nothing written: it was closed with what it had.
     if _wrote(session) and (promised := session.info.get(_PROMISE)) is not None:
         promised.discarded = True
     session.info.pop(_TAKEN, None)
+
+
+def _note_text(session: Session) -> None:
+    promised = session.info.get(_PROMISE)
+    if promised is not None and any(sent.rolled_back for sent in taken_by(session).values()):
+        promised.rolled_back = True
 
 
 def taken_by(session: Session) -> Mapping[Connection, Sent]:

@@ -93,6 +93,24 @@ def test_what_is_rolled_back_is_warned_of_once(
         assert "rollback()" in record.getMessage()
 
 
+@pytest.mark.parametrize("end", ["ROLLBACK", "abort", "/* x */ rollback and chain"])
+def test_a_rollback_as_text_is_warned_of(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    """SQLAlchemy does not know of it, and commits what came after."""
+
+    def view(request: Request) -> None:
+        flushes(request)
+        request.db.execute(text(end))
+
+    with app(settings, *TM, index=view) as web:
+        caplog.clear()
+        web.get()
+        assert count() == 0
+        (record,) = caplog.records
+        assert "GET route 'index'" in record.getMessage()
+
+
 def lock(request: Request) -> None:
     request.db.execute(select(Row).with_for_update())
 
@@ -243,7 +261,7 @@ def other_words(request: Request) -> None:
 
 def explains(request: Request) -> None:
     how = "QUERY PLAN " if request.db.get_bind().dialect.name == "sqlite" else ""
-    table = Row.__table__.delete().compile(request.db.get_bind())
+    table = delete(Row).compile(request.db.get_bind())
     request.db.execute(text(f"EXPLAIN {how}{table}"))
 
 
@@ -328,7 +346,8 @@ def fails_at_the_second_row(request: Request) -> None:
 
 
 def quoted(request: Request) -> str:
-    return request.db.get_bind().dialect.identifier_preparer.format_table(Row.__table__)
+    preparer = request.db.get_bind().dialect.identifier_preparer
+    return str(preparer.format_table(Row.__table__))
 
 
 @DATABASES
