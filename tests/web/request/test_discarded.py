@@ -243,8 +243,8 @@ def other_words(request: Request) -> None:
 
 def explains(request: Request) -> None:
     how = "QUERY PLAN " if request.db.get_bind().dialect.name == "sqlite" else ""
-    table = Row.__table__.delete().compile(request.db.get_bind())
-    request.db.execute(text(f"EXPLAIN {how}{table}"))
+    said = delete(Row).compile(request.db.get_bind())
+    request.db.execute(text(f"EXPLAIN {how}{said}"))
 
 
 def goes_back(request: Request) -> None:
@@ -328,7 +328,7 @@ def fails_at_the_second_row(request: Request) -> None:
 
 
 def quoted(request: Request) -> str:
-    return request.db.get_bind().dialect.identifier_preparer.format_table(Row.__table__)
+    return str(request.db.get_bind().dialect.identifier_preparer.quote(Row.__tablename__))
 
 
 @DATABASES
