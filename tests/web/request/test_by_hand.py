@@ -8,7 +8,7 @@ import pytest
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.scripting import prepare
-from sqlalchemy import delete, insert, text
+from sqlalchemy import insert, text
 
 from tests.support.webapp import TM, Row, app
 from tests.web.request.views import (
@@ -41,7 +41,7 @@ def test_without_pyramid_tm_the_app_commits(
     [
         add,
         flushes,
-        executes(delete(Row)),
+        executes(insert(Row).values(id=7)),
         executes(text("\n insert into rows values (1)")),
     ],
     ids=["pending", "flushed", "core", "text"],

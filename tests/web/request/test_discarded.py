@@ -222,6 +222,30 @@ def test_a_procedure_that_leaves_nothing_open_is_no_loss(
         assert (count(), caplog.records) == (int(does != "SELECT 1"), [])
 
 
+def test_what_a_procedure_wrote_before_it_failed_is_warned_of(
+    pymysql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MariaDB undoes the one statement of it that failed."""
+
+    def made(request: Request) -> None:
+        request.db.execute(text(f"CREATE PROCEDURE put_twice() BEGIN {PUT}; {PUT}; END"))
+
+    def view(request: Request) -> None:
+        with pytest.raises(IntegrityError):
+            request.db.execute(text("CALL put_twice()"))
+        assert rows(request) == 1
+        request.db.rollback()
+
+    with (
+        database(pymysql_url) as count,
+        app({"sqlalchemy.url": pymysql_url}, *TM, made=made, index=view) as web,
+    ):
+        web.get("/made")
+        caplog.clear()
+        web.get()
+        assert (count(), len(caplog.records)) == (0, 1)
+
+
 DATABASES = pytest.mark.parametrize("backend", ["postgresql+psycopg", "sqlite", "mysql+pymysql"])
 
 
@@ -261,8 +285,8 @@ def other_words(request: Request) -> None:
 
 def explains(request: Request) -> None:
     how = "QUERY PLAN " if request.db.get_bind().dialect.name == "sqlite" else ""
-    table = delete(Row).compile(request.db.get_bind())
-    request.db.execute(text(f"EXPLAIN {how}{table}"))
+    said = delete(Row).compile(request.db.get_bind())
+    request.db.execute(text(f"EXPLAIN {how}{said}"))
 
 
 def goes_back(request: Request) -> None:
@@ -346,8 +370,7 @@ def fails_at_the_second_row(request: Request) -> None:
 
 
 def quoted(request: Request) -> str:
-    preparer = request.db.get_bind().dialect.identifier_preparer
-    return str(preparer.format_table(Row.__table__))
+    return str(request.db.get_bind().dialect.identifier_preparer.quote(Row.__tablename__))
 
 
 @DATABASES
