@@ -117,7 +117,10 @@ def has_uncommitted_changes(session: Session) -> bool:
 
 
 def _has_pending(session: Session) -> bool:
-    return bool(session.new or session.dirty or session.deleted)
+    if session.new or session.deleted:
+        return True
+    # Dirty is also what was set to the value that it had.
+    return any(map(session.is_modified, session.dirty))
 
 
 def has_failed(session: Session) -> bool:

@@ -183,3 +183,22 @@ def test_a_loop_goes_on_under_a_listener_that_raises_the_drivers_error(
         end()
     assert session.scalar(text("SELECT 1")) == 1
     session.close()
+
+
+def test_an_attribute_that_is_set_to_its_own_value_is_no_change(
+    settings: dict[str, Any], count: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing would be sent for it."""
+    with unit_of_work(settings) as session:
+        session.add(Row(id=1))
+    caplog.clear()
+    with unit_of_work(settings) as session:
+        row = session.get_one(Row, 1)
+        row.id = 1
+        session.close()
+    assert not caplog.records
+    with pytest.raises(ChangesDiscarded), unit_of_work(settings) as session:
+        row = session.get_one(Row, 1)
+        row.id = 2
+        session.close()
+    assert count() == 1
