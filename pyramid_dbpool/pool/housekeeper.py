@@ -20,7 +20,7 @@ from contextlib import suppress
 from os import getpid
 
 from ..clock import monotonic
-from .inheritance import is_uwsgi_master
+from .inheritance import uwsgi_may_fork
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Housekeeper:
     @property
     def runs(self) -> bool:
         """Whether anything is ever called: in uWSGI's master nothing is."""
-        return not is_uwsgi_master()
+        return not uwsgi_may_fork()
 
     def call_at(self, due: float, run: Callable[[], object]) -> Task:
         """Call `run` at `due`, on the monotonic clock; pass a `WeakCall` to keep nothing alive."""
@@ -200,7 +200,7 @@ def start_thread(name: str, run: Callable[[], object]) -> None:
 
     :raises RuntimeError: no thread can be started, as at interpreter shutdown.
     """
-    if is_uwsgi_master():
+    if uwsgi_may_fork():
         run()
     else:
         new_thread(target=run, name=name).start()

@@ -102,15 +102,20 @@ def leave_parent() -> None:
             here[0] = 1
 
 
-def is_uwsgi_master() -> bool:
-    """Tell whether this is uWSGI's master, which forks without Python's knowledge.
+def uwsgi_may_fork() -> bool:
+    """Tell whether this is uWSGI's master, or has loaded an app and has its workers to come.
+
+    Both fork without Python's knowledge; without a master the first process does so once.
 
     No thread may be started here. One that has the interpreter's lock during a fork, as
     that of a worker that has died is replaced, or that asks for it, is not there to give
     it back or to take it in the child, which waits for that for ever.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
-    return hasattr(uwsgi, "masterpid") and uwsgi.masterpid() == getpid()
+    if not hasattr(uwsgi, "masterpid"):
+        return False
+    master = uwsgi.masterpid()
+    return bool(master == getpid() if master else uwsgi.worker_id() == 0)
 
 
 os.register_at_fork(after_in_child=leave_parent)

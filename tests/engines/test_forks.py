@@ -237,10 +237,10 @@ def test_a_preloading_server_and_its_workers_keep_to_themselves(
         seen = [server.get("/backend") for _ in range(8)]
         masters = set(seen[0]["masters"])
         assert not masters & {answer["backend"] for answer in seen if answer["forked"]}
-        # Without a master uWSGI's first process serves too, on its own.
-        if kind.startswith("uwsgi-master"):
+        if kind.startswith("uwsgi"):
             # It forks without Python's knowledge: a thread that runs just then hangs the child.
             assert seen[0]["masters_threads"] == ["MainThread"]
+        # Without a master uWSGI's first process serves too, on its own.
         if kind != "uwsgi-no-master":
             assert all(answer["forked"] for answer in seen)
             assert "before a fork" in server.get("/use_held")["error"]
