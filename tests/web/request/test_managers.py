@@ -427,8 +427,8 @@ def test_what_nobody_commits_is_warned_of_when_the_request_is_dropped(
         threadlocal.manager.pop()
 
 
-AT_EXIT = """
-import logging, sys
+SCRIPT = """
+import logging, os, sys
 from pyramid.config import Configurator
 from pyramid.scripting import prepare
 from sqlalchemy import text
@@ -439,6 +439,9 @@ config.include("pyramid_dbpool")
 config.commit()
 env = prepare(registry=config.registry)
 env["request"].db.execute(text("INSERT INTO rows VALUES (1)"))
+"""
+
+AT_EXIT = """
 if sys.argv[2] == "commit":
     env["request"].tm.commit()
 """
@@ -449,7 +452,7 @@ def test_what_nobody_commits_is_warned_of_when_the_script_ends(
     psycopg_url: str, count: Callable[[], int], end: str
 ) -> None:
     """On its error output, though its exit says that all is well."""
-    ran = run_program(AT_EXIT, psycopg_url, end)
+    ran = run_program(SCRIPT + AT_EXIT, psycopg_url, end)
     assert ran.returncode == 0
     assert ran.stderr.count("uncommitted") == (end == "forget")
     assert count() == (end == "commit")
@@ -510,16 +513,6 @@ def test_a_request_that_is_over_is_told_of_nothing_more(
 
 
 FORK = """
-import os, sys
-from pyramid.config import Configurator
-from pyramid.scripting import prepare
-from sqlalchemy import text
-config = Configurator(settings={"sqlalchemy.url": sys.argv[1]})
-config.include("pyramid_tm")
-config.include("pyramid_dbpool")
-config.commit()
-env = prepare(registry=config.registry)
-env["request"].db.execute(text("INSERT INTO rows VALUES (1)"))
 pid = os.fork()
 if pid == 0:
     sys.exit()
@@ -532,5 +525,5 @@ def test_a_fork_is_not_warned_of_its_parents_changes(
     psycopg_url: str, count: Callable[[], int]
 ) -> None:
     """The parent may still commit them."""
-    ran = run_program(FORK, psycopg_url)
+    ran = run_program(SCRIPT + FORK, psycopg_url)
     assert (ran.returncode, ran.stderr, count()) == (0, "", 1)
