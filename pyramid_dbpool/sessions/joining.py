@@ -82,7 +82,7 @@ def join(session: Session, manager: Any) -> None:
     if not is_joined(session):
         made = _TwoPhaseDataManager if session.twophase else _DataManager
         made(session, manager)
-    elif not _has_joined(session, manager.get()):
+    elif not _data_managers(session, manager.get()):
         raise SessionInUse(
             "The session has joined another transaction manager, which does not commit with this"
             " one. It joins by itself: zope.sqlalchemy's mark_changed() and register() are not"
@@ -92,9 +92,8 @@ def join(session: Session, manager: Any) -> None:
 
 def leave(session: Session, transaction: transaction.Transaction) -> None:
     """Roll `session` back, and have it belong to nobody, although `transaction` goes on."""
-    for each in transaction._resources:
-        if getattr(each, "session", None) is session:
-            each.abort(transaction)
+    for each in _data_managers(session, transaction):
+        each.abort(transaction)
 
 
 @contextmanager
@@ -122,9 +121,9 @@ def is_joined(session: Session) -> bool:
     return session in _SESSION_STATE
 
 
-def _has_joined(session: Session, begun: transaction.Transaction) -> bool:
+def _data_managers(session: Session, begun: transaction.Transaction) -> list[Any]:
     # A transaction has no public way to be asked for what has joined.
-    return any(getattr(each, "session", None) is session for each in begun._resources)
+    return [each for each in begun._resources if getattr(each, "session", None) is session]
 
 
 def _begin(manager: Any) -> None:

@@ -372,9 +372,9 @@ def _enter_request(session: Session, begun: SessionTransaction) -> None:
         owner.join(session)
 
 
-def _join_with_connection(session: Session, *_: object) -> None:
+def _join_with_connection(session: Session, begun: SessionTransaction, _: object) -> None:
     owner: RequestSessions | None = session.info.get(_OWNER)
-    if owner is not None:
+    if owner is not None and begun.origin is SessionTransactionOrigin.BEGIN:
         owner.join(session)
 
 
