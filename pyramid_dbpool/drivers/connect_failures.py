@@ -14,7 +14,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
-from .tls import is_tls_mistake
+from .tls import FILE_ERRORS, is_tls_mistake
 
 __all__ = [
     "TRANSLATED_MESSAGES",
@@ -124,10 +124,6 @@ SQLITE_CODES: Mapping[int, ConnectFailure] = {
 
 # A path, for example; in a longer text the next part of a message is somebody else's.
 LONGEST_NAME = 250
-
-# PyMySQL reads certificates before it connects, and hands on what Python says of their files. A
-# server's socket that is not there comes in an error of the driver's own.
-FILES_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 # A server on Windows or an old cluster writes its own encoding; psycopg2 then raises
 # UnicodeDecodeError in the place of its own error.
@@ -248,7 +244,7 @@ def _classify_by_driver(dialect: Dialect, error: BaseException) -> ConnectFailur
 
 
 def _classify_by_type(dialect: Dialect, error: BaseException) -> ConnectFailure:
-    if is_tls_mistake(error) or isinstance(error, FILES_MISSING):
+    if is_tls_mistake(error) or isinstance(error, FILE_ERRORS):
         return CONFIGURATION
     if isinstance(error, (UnicodeDecodeError, OSError)):
         return UNREACHABLE

@@ -11,7 +11,7 @@ import ssl
 
 from .driver_errors import driver_error, error_number
 
-__all__ = ["is_tls_mistake", "tls_options"]
+__all__ = ["FILE_ERRORS", "is_tls_mistake", "tls_options"]
 
 # The number that MariaDB's and MySQL's client libraries have for whatever fails in TLS.
 MYSQL_TLS_ERROR = 2026
@@ -39,7 +39,10 @@ _PASSES = re.compile(
 )
 # MariaDB's library puts the number of the system's error at the end, if it was one.
 _SYSTEM_ERROR = re.compile(r"\((\d+)\)\W*$")
-_FILE_ERRORS = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR})
+_FILE_NUMBERS = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR})
+# Python's own: PyMySQL reads certificates before it connects, and hands on what comes of that. A
+# server's socket that is not there comes in an error of the driver's own.
+FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 # The classes of `ssl` that tell of the connection.
 _LOST = (
@@ -75,14 +78,16 @@ def is_tls_mistake(error: BaseException) -> bool:
 def _connection_broke(text: str) -> bool:
     found = _SYSTEM_ERROR.search(text)
     if found:
-        return int(found[1]) not in _FILE_ERRORS
+        return int(found[1]) not in _FILE_NUMBERS
     return _PASSES.search(text) is not None
 
 
 def tls_options(error: BaseException) -> str | None:
     """Name the driver's options to look at; None where an error is not about TLS."""
     said = driver_error(error)
-    libpq = type(said).__module__.startswith("psycopg")
-    if not (is_tls_mistake(said) or (libpq and _ABOUT_TLS.search(str(said)))):
-        return None
-    return "sslmode, sslrootcert, sslcert, sslkey" if libpq else "ssl_ca, ssl_cert, ssl_key"
+    if type(said).__module__.startswith("psycopg"):
+        about = _ABOUT_TLS.search(str(said)) is not None
+        return "sslmode, sslrootcert, sslcert, sslkey" if about else None
+    # PyMySQL reads nothing but certificates and keys.
+    about = is_tls_mistake(said) or isinstance(said, FILE_ERRORS)
+    return "ssl_ca, ssl_cert, ssl_key" if about else None

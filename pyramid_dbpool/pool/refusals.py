@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
+from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .leases import holders_text, leases, named
-from .options import ini_key, pool_text
+from .options import Spelling, pool_text
 from .outage import Outage
 from .shared import Shared
 from .stats import Holder
@@ -29,6 +30,7 @@ class Refusals:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._name = shared.options.pool_name
+        self._spelled = shared.source.spelled
 
     def unavailable(
         self, error: BaseException, kind: ConnectFailure, lasted: float = 0.0
@@ -37,7 +39,7 @@ class Refusals:
 
         :param lasted: for how many seconds openings have failed.
         """
-        text = unavailable_text(self._name, kind, lasted, error, self._shared.source.url_key)
+        text = unavailable_text(self._name, self._spelled, kind, lasted, error)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         return refusal
@@ -55,7 +57,8 @@ class Refusals:
             held, line = leases(shared.line, shared.clock()), shared.line
             waiting, capacity = line.waiting, line.capacity
         return self._exhausted(
-            PoolLineFull, line_full_text(self._name, waiting, capacity, named(held))
+            PoolLineFull,
+            line_full_text(self._name, self._spelled, waiting, capacity, named(held)),
         )
 
     def timed_out(
@@ -73,7 +76,7 @@ class Refusals:
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.
         """
-        shared, name = self._shared, self._name
+        shared, name, spelled = self._shared, self._name, self._spelled
         with shared.door, shared.lock:
             line, overflow = shared.line, shared.overflow
             held, waiting = leases(line, shared.clock()), line.waiting
@@ -81,14 +84,15 @@ class Refusals:
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
-            text = saturated_text(name, waited, opened, outage.error, named(held))
+            text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
         elif outage is not None:
             return self.away(outage)
         elif opening and opening >= leased:
-            text = slow_text(name, waited, opening, cut=cut, setting=setting)
+            text = slow_text(name, spelled, waited, opening, cut=cut, setting=setting)
         else:
             text = timeout_text(
                 name,
+                spelled,
                 waited=waited,
                 size=shared.size,
                 overflow=overflow,
@@ -110,6 +114,7 @@ class Refusals:
 
 def timeout_text(
     pool_name: str | None,
+    spelled: Spelling,
     *,
     waited: float,
     size: int,
@@ -126,7 +131,7 @@ def timeout_text(
     :param cut: whether that was the time of a `deadline`.
     :param setting: the setting that had set this deadline, and its value.
     """
-    over, more_time = "", f"raise {ini_key(pool_name, 'pool_timeout')}"
+    over, more_time = "", f"raise {spelled('pool_timeout')}"
     if cut and setting:
         over, more_time = f", when {setting} was over", f"raise {setting.partition(' ')[0]}"
     elif cut:
@@ -138,7 +143,7 @@ def timeout_text(
         f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting"
         f"{_waiting_holders_text(waiting_holders)})."
         f"{holders_text(holders)} Give connections back sooner, raise"
-        f" {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}, or"
+        f" {spelled('pool_size')} or {spelled('max_overflow')}, or"
         f" {more_time}."
     )
 
@@ -150,6 +155,7 @@ def _waiting_holders_text(count: int) -> str:
 
 def slow_text(
     pool_name: str | None,
+    spelled: Spelling,
     waited: float,
     opening: int,
     *,
@@ -158,7 +164,7 @@ def slow_text(
 ) -> str:
     """Explain that the time was over before any connection could be opened."""
     still = "1 connection is" if opening == 1 else f"{opening} connections are"
-    limit = ini_key(pool_name, "pool_timeout")
+    limit = spelled("pool_timeout")
     if cut:
         limit = setting or "the deadline of the caller"
     return (
@@ -169,9 +175,11 @@ def slow_text(
 
 def saturated_text(
     pool_name: str | None,
+    spelled: Spelling,
     waited: float,
     count: int,
     error: BaseException,
+    *,
     holders: Sequence[Holder] = (),
 ) -> str:
     """Explain that the server admits no more connections."""
@@ -179,19 +187,20 @@ def saturated_text(
         f"{pool_text(pool_name)}: no connection within {waited:.2f} s, because the server admits"
         f" no more ({driver_text(error)}); this pool has {count} open."
         f"{holders_text(holders)} Raise the server's limit, or lower"
-        f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
+        f" {spelled('pool_size')} and {spelled('max_overflow')} in the"
         " processes that share it."
     )
 
 
 def line_full_text(
     pool_name: str | None,
+    spelled: Spelling,
     waiting: int,
     capacity: int | None,
     holders: Sequence[Holder] = (),
 ) -> str:
     """Explain that the line is as long as it may be."""
-    key = ini_key(pool_name, "max_waiting", "dbpool.")
+    key = spelled("max_waiting")
     callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
     places = "only connection" if capacity == 1 else f"{capacity} connections"
     line = f"{callers} already for its {places}, as many as {key} allows."
@@ -199,32 +208,34 @@ def line_full_text(
         line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
     return (
         f"{pool_text(pool_name)}: {line}{holders_text(holders)} Give connections back sooner, or"
-        f" raise {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}."
+        f" raise {spelled('pool_size')} or {spelled('max_overflow')}."
     )
 
 
 def unavailable_text(
     pool_name: str | None,
+    spelled: Spelling,
     kind: ConnectFailure,
     lasted: float,
     error: BaseException,
-    url_key: str | None = None,
 ) -> str:
-    """Explain that no connection can be opened.
-
-    :param url_key: the setting of the URL; None: the usual one of the pool.
-    """
-    said, url_key = driver_text(error), url_key or ini_key(pool_name, "url")
+    """Explain that no connection can be opened."""
+    said, url = driver_text(error), spelled("url")
     if kind is ConnectFailure.CONFIGURATION:
-        suspect = url_key
+        suspect = url
         if "unsupported startup parameter" in said:
-            key = ini_key(pool_name, "statement_timeout", "dbpool.")
-            suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
+            timeout = spelled("statement_timeout")
+            suspect = f"{timeout} and the timeouts beside it, which PgBouncer refuses"
+        elif options := tls_options(error):
+            suspect = (
+                f"what {url} or {spelled('connect_args')} say of TLS ({options}), the certificates"
+                " and their dates"
+            )
         return (
-            f"{pool_text(pool_name)}: the database refuses this configuration; check {suspect}"
-            f" ({said})"
+            f"{pool_text(pool_name)}: no connection can be opened with this configuration; check"
+            f" {suspect} ({said})"
         )
     return (
-        f"{pool_text(pool_name)}: the database server of {url_key} has been"
+        f"{pool_text(pool_name)}: the database server of {url} has been"
         f" unreachable for {lasted:.1f} s ({said})"
     )
