@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from .app_errors import place_in_app
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 from .tls import FILE_ERRORS, is_tls_mistake
 
@@ -244,7 +245,10 @@ def _classify_by_driver(dialect: Dialect, error: BaseException) -> ConnectFailur
 
 
 def _classify_by_type(dialect: Dialect, error: BaseException) -> ConnectFailure:
-    if is_tls_mistake(error) or isinstance(error, FILE_ERRORS):
+    if is_tls_mistake(error):
+        return CONFIGURATION
+    # The app's own may be looking for a file that somebody is about to write.
+    if isinstance(error, FILE_ERRORS) and place_in_app(error) is None:
         return CONFIGURATION
     if isinstance(error, (UnicodeDecodeError, OSError)):
         return UNREACHABLE

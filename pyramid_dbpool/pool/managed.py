@@ -378,6 +378,14 @@ class ManagedPool(QueuePool):
         """
         return self._core.checked_out()
 
+    def status(self) -> str:
+        """Say how many connections there are, as QueuePool does; but no overflow is none."""
+        return (
+            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()}"
+            f" Current Overflow: {max(self.overflow(), 0)}"
+            f" Current Checked out connections: {self.checkedout()}"
+        )
+
     @property
     def _overflow(self) -> int:  # type: ignore[override]
         return self._core.shared.overflow

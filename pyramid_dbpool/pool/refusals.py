@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
 from ..drivers.tls import tls_options
@@ -54,11 +55,11 @@ class Refusals:
         shared = self._shared
         with shared.door, shared.lock:
             shared.stats.refused["line_full"] += 1
-            held, line = leases(shared.line, shared.clock()), shared.line
-            waiting, capacity = line.waiting, line.capacity
+            held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
+        # Some may have left the line since this caller was told that it is full.
+        most = shared.options.max_waiting or 0
         return self._exhausted(
-            PoolLineFull,
-            line_full_text(self._name, self._spelled, waiting, capacity, named(held)),
+            PoolLineFull, line_full_text(self._name, self._spelled, most, capacity, named(held))
         )
 
     def timed_out(
@@ -78,16 +79,17 @@ class Refusals:
         """
         shared, name, spelled = self._shared, self._name, self._spelled
         with shared.door, shared.lock:
-            line, overflow = shared.line, shared.overflow
+            line = shared.line
             held, waiting = leases(line, shared.clock()), line.waiting
             opening, opened, leased = line.opening, line.total - line.opening, line.leased
+            full, capacity = line.full, line.capacity
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
             text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
         elif outage is not None:
             return self.away(outage)
-        elif opening and opening >= leased:
+        elif opening and (opening >= leased or not full):
             text = slow_text(name, spelled, waited, opening, cut=cut, setting=setting)
         else:
             text = timeout_text(
@@ -95,7 +97,8 @@ class Refusals:
                 spelled,
                 waited=waited,
                 size=shared.size,
-                overflow=overflow,
+                capacity=capacity,
+                opened=None if full else opened,
                 waiting=waiting,
                 holders=named(held),
                 waiting_holders=waiting_holders,
@@ -118,7 +121,8 @@ def timeout_text(
     *,
     waited: float,
     size: int,
-    overflow: int,
+    capacity: int | None,
+    opened: int | None,
     waiting: int,
     holders: Sequence[Holder],
     waiting_holders: int = 0,
@@ -127,6 +131,8 @@ def timeout_text(
 ) -> str:
     """Explain that no connection came free in time.
 
+    :param opened: how many connections are open; None: as many as there may be, in SQLAlchemy's
+        words.
     :param waiting_holders: how many of those who wait, this caller counted, hold a connection.
     :param cut: whether that was the time of a `deadline`.
     :param setting: the setting that had set this deadline, and its value.
@@ -137,14 +143,16 @@ def timeout_text(
     elif cut:
         over, more_time = ", the deadline of the caller", "allow a longer deadline"
     others = "1 other" if waiting == 1 else f"{waiting} others"
+    if opened is None:
+        state = f"QueuePool limit of size {size} overflow {(capacity or size) - size} reached"
+        room = f" raise {spelled('pool_size')} or {spelled('max_overflow')},"
+    else:
+        state, room = f"{opened}{'' if capacity is None else f' of {capacity}'} open", ""
     return (
         f"{pool_text(pool_name)}: no connection came free within {waited:.2f} s"
-        f"{over} (QueuePool limit of size {size}"
-        f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting"
+        f"{over} ({state}, {len(holders)} checked out, {others} waiting"
         f"{_waiting_holders_text(waiting_holders)})."
-        f"{holders_text(holders)} Give connections back sooner, raise"
-        f" {spelled('pool_size')} or {spelled('max_overflow')}, or"
-        f" {more_time}."
+        f"{holders_text(holders)} Give connections back sooner,{room} or {more_time}."
     )
 
 
@@ -195,16 +203,16 @@ def saturated_text(
 def line_full_text(
     pool_name: str | None,
     spelled: Spelling,
-    waiting: int,
+    max_waiting: int,
     capacity: int | None,
     holders: Sequence[Holder] = (),
 ) -> str:
     """Explain that the line is as long as it may be."""
     key = spelled("max_waiting")
-    callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
+    callers = "1 caller waits" if max_waiting == 1 else f"{max_waiting} callers wait"
     places = "only connection" if capacity == 1 else f"{capacity} connections"
     line = f"{callers} already for its {places}, as many as {key} allows."
-    if not waiting:
+    if not max_waiting:
         line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
     return (
         f"{pool_text(pool_name)}: {line}{holders_text(holders)} Give connections back sooner, or"
@@ -221,6 +229,9 @@ def unavailable_text(
 ) -> str:
     """Explain that no connection can be opened."""
     said, url = driver_text(error), spelled("url")
+    if place_in_app(error) is not None:
+        since = f", and has not for {lasted:.1f} s" if lasted else ""
+        return f"{pool_text(pool_name)}: the app's own code opens no connection{since} ({said})"
     if kind is ConnectFailure.CONFIGURATION:
         suspect = url
         if "unsupported startup parameter" in said:

@@ -95,7 +95,7 @@ def test_each_caller_has_an_error_of_its_own(maker: Maker) -> None:
         thread.join(PATIENCE)
     assert len(errors) == len({id(error) for error in errors}) == 4
     assert all(error.__cause__ is maker.error for error in errors)
-    assert "unreachable" in str(errors[0])
+    assert "opens no connection" in str(errors[0])
     assert "limit" not in str(errors[0])
 
 
