@@ -52,6 +52,8 @@ class PoolLineFull(PoolTimeout):
 class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
     """No connection can be opened: the server is away, or it refuses the login.
 
+    Or the app's own code fails, where that opens connections or says how.
+
     Nothing of the caller's has reached the database.
 
     :ivar orig: the driver's error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..secrets import mask_text
+from .app_errors import place_in_app
 
 __all__ = [
     "driver_error",
@@ -65,14 +66,20 @@ def driver_text(error: BaseException) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets."""
+    """Return the words of a driver's error, of SQLAlchemy's around it too: with its secrets.
+
+    What the app's own code raised in the driver's place begins with where that is.
+    """
     # SQLAlchemy's own text would add the statement and a link.
     said = driver_error(error)
     text = str(said)
     if isinstance(said, UnicodeDecodeError):
         # Its own text says at which byte psycopg2 stumbled over what the server said.
         text = said.object.decode(errors="replace")
-    return text.strip() or type(said).__name__
+    text, place = text.strip(), place_in_app(said)
+    if place is not None:
+        return f"{place}: {type(said).__name__}: {text}".removesuffix(": ")
+    return text or type(said).__name__
 
 
 def one_line(said: str) -> str:

@@ -45,7 +45,7 @@ def build_engine(pool: PoolSettings) -> Engine:
     overstays.explain_errors(engine)
     refuse_false_commits(engine, note_error, overstays)
     if isinstance(engine.pool, ManagedPool):
-        engine.pool.url_key = pool.source("url")
+        engine.pool.spelling = pool.source
     else:
         connecting.explain_failures(engine, pool)
     stored.note_outcomes(engine, autocommit=pool.is_autocommit, read_only=pool.options.read_only)

@@ -82,8 +82,8 @@ def explain_failures(engine: Engine, pool: PoolSettings) -> None:
             return None
         kind = classify_connect_failure(context.dialect, error)
         if kind is ConnectFailure.CONFIGURATION:
-            cause, url_key = context.original_exception, pool.source("url")
-            text = unavailable_text(pool.name, kind, 0.0, cause, url_key)
+            cause = context.original_exception
+            text = unavailable_text(pool.name, pool.source, kind, 0.0, cause)
         else:
             said = driver_text(context.original_exception)
             text = f"pool {pool.name!r}: no connection ({said})"

@@ -36,7 +36,7 @@ from .deadlines import pool_limit
 from .entry import PooledEntry
 from .labels import current_label
 from .line import LEASED
-from .options import PoolOptions, plugin_defaults
+from .options import PoolOptions, Spelling, argument_name, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
 
@@ -119,8 +119,8 @@ class ManagedPool(QueuePool):
     # Called with the connection after each checkout.  A listener of SQLAlchemy's `checkout`
     # event costs more than the whole checkout: 12 µs, measured on 8.6 µs.
     on_checkout: Callable[[PoolProxiedConnection], object] | None = None
-    # The setting that has the URL, for errors; None: the usual one of `pool_name`.
-    url_key: str | None = None
+    # What settings are called where this pool was configured, for errors.
+    spelling: Spelling = staticmethod(argument_name)
 
     def __init__(  # noqa: PLR0917 - create_engine finds arguments by their position
         self,
@@ -344,7 +344,7 @@ class ManagedPool(QueuePool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
-        made.on_checkout, made.url_key = self.on_checkout, self.url_key
+        made.on_checkout, made.spelling = self.on_checkout, self.spelling
         return made
 
     @property
@@ -377,6 +377,14 @@ class ManagedPool(QueuePool):
         has had no holder yet.
         """
         return self._core.checked_out()
+
+    def status(self) -> str:
+        """Say how many connections there are, as QueuePool does; but no overflow is none."""
+        return (
+            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()}"
+            f" Current Overflow: {max(self.overflow(), 0)}"
+            f" Current Checked out connections: {self.checkedout()}"
+        )
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]
@@ -543,10 +551,9 @@ class RecordSource:
     def __init__(self, pool: ManagedPool) -> None:
         self._pool = pool
 
-    @property
-    def url_key(self) -> str | None:
-        """The setting that has the URL, for errors."""
-        return self._pool.url_key
+    def spelled(self, keyword: str) -> str:
+        """Say what a setting is called where the pool was configured."""
+        return self._pool.spelling(keyword)
 
     @property
     def recycle_seconds(self) -> float | None:

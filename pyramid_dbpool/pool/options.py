@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -113,7 +113,10 @@ def pool_text(pool_name: str | None) -> str:
     return "the pool" if pool_name is None else f"pool {pool_name!r}"
 
 
-def ini_key(pool_name: str | None, keyword: str, prefix: str = "sqlalchemy.") -> str:
-    """Return the full ini key of a pool's setting."""
-    named = pool_name is not None and pool_name != "default"
-    return f"{prefix}{pool_name}.{keyword}" if named else prefix + keyword
+# What a setting is called where a pool was configured, by its keyword.
+Spelling = Callable[[str], str]
+
+
+def argument_name(keyword: str) -> str:
+    """Return what `create_engine` calls a setting: the spelling of a pool that is used alone."""
+    return "the URL" if keyword == "url" else keyword

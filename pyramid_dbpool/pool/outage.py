@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
 from .options import by_chance, pool_text
@@ -109,6 +110,7 @@ class OutageLog:
         self._name = pool_name
         self._grace = grace
         self._since: float | None = None
+        self._apps = False
         self._refused = 0
         self._lines: deque[str] = deque()
 
@@ -117,9 +119,11 @@ class OutageLog:
         away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
         if outage is not None and away and self._since is None:
             self._since, self._refused = outage.since, 0
+            self._apps = place_in_app(outage.error) is not None
             self._lines.append(away_text(self._name, self._grace, outage.error))
         elif outage is None and self._since is not None:
-            self._lines.append(back_text(self._name, now - self._since, self._refused))
+            lasted = now - self._since
+            self._lines.append(back_text(self._name, lasted, self._refused, apps=self._apps))
             self._since = None
 
     def refused(self, count: int = 1) -> None:
@@ -137,16 +141,23 @@ class OutageLog:
 def away_text(pool_name: str | None, grace: float | None, error: BaseException) -> str:
     """Say in the log that an outage begins."""
     refused = "" if grace is None else f", and are refused at once after {grace:g} s of it"
+    what, until = "the database server is unreachable", "it is back"
+    if place_in_app(error) is not None:
+        what, until = "the app's own code opens no connection", "it does"
     return (
-        f"{pool_text(pool_name)}: the database server is unreachable ({driver_text(error)})."
-        f" Callers wait until it is back or their time is over{refused}."
+        f"{pool_text(pool_name)}: {what} ({driver_text(error)})."
+        f" Callers wait until {until} or their time is over{refused}."
     )
 
 
-def back_text(pool_name: str | None, lasted: float, refused: int) -> str:
-    """Say in the log that an outage is over."""
+def back_text(pool_name: str | None, lasted: float, refused: int, *, apps: bool = False) -> str:
+    """Say in the log that an outage is over.
+
+    :param apps: whether the app's own code was to blame for it.
+    """
+    what = "connections are opened again" if apps else "the database server is back"
     callers = "1 caller" if refused == 1 else f"{refused} callers"
     ending = (
         f"; {callers} got no connection meanwhile." if refused else ". Every caller was served."
     )
-    return f"{pool_text(pool_name)}: the database server is back after {lasted:.1f} s{ending}"
+    return f"{pool_text(pool_name)}: {what} after {lasted:.1f} s{ending}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
+from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .leases import holders_text, leases, named
-from .options import ini_key, pool_text
+from .options import Spelling, pool_text
 from .outage import Outage
 from .shared import Shared
 from .stats import Holder
@@ -29,6 +31,7 @@ class Refusals:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._name = shared.options.pool_name
+        self._spelled = shared.source.spelled
 
     def unavailable(
         self, error: BaseException, kind: ConnectFailure, lasted: float = 0.0
@@ -37,7 +40,7 @@ class Refusals:
 
         :param lasted: for how many seconds openings have failed.
         """
-        text = unavailable_text(self._name, kind, lasted, error, self._shared.source.url_key)
+        text = unavailable_text(self._name, self._spelled, kind, lasted, error)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         return refusal
@@ -52,10 +55,11 @@ class Refusals:
         shared = self._shared
         with shared.door, shared.lock:
             shared.stats.refused["line_full"] += 1
-            held, line = leases(shared.line, shared.clock()), shared.line
-            waiting, capacity = line.waiting, line.capacity
+            held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
+        # Some may have left the line since this caller was told that it is full.
+        most = shared.options.max_waiting or 0
         return self._exhausted(
-            PoolLineFull, line_full_text(self._name, waiting, capacity, named(held))
+            PoolLineFull, line_full_text(self._name, self._spelled, most, capacity, named(held))
         )
 
     def timed_out(
@@ -73,25 +77,28 @@ class Refusals:
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.
         """
-        shared, name = self._shared, self._name
+        shared, name, spelled = self._shared, self._name, self._spelled
         with shared.door, shared.lock:
-            line, overflow = shared.line, shared.overflow
+            line = shared.line
             held, waiting = leases(line, shared.clock()), line.waiting
             opening, opened, leased = line.opening, line.total - line.opening, line.leased
+            full, capacity = line.full, line.capacity
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
-            text = saturated_text(name, waited, opened, outage.error, named(held))
+            text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
         elif outage is not None:
             return self.away(outage)
-        elif opening and opening >= leased:
-            text = slow_text(name, waited, opening, cut=cut, setting=setting)
+        elif opening and (opening >= leased or not full):
+            text = slow_text(name, spelled, waited, opening, cut=cut, setting=setting)
         else:
             text = timeout_text(
                 name,
+                spelled,
                 waited=waited,
                 size=shared.size,
-                overflow=overflow,
+                capacity=capacity,
+                opened=None if full else opened,
                 waiting=waiting,
                 holders=named(held),
                 waiting_holders=waiting_holders,
@@ -110,10 +117,12 @@ class Refusals:
 
 def timeout_text(
     pool_name: str | None,
+    spelled: Spelling,
     *,
     waited: float,
     size: int,
-    overflow: int,
+    capacity: int | None,
+    opened: int | None,
     waiting: int,
     holders: Sequence[Holder],
     waiting_holders: int = 0,
@@ -122,24 +131,28 @@ def timeout_text(
 ) -> str:
     """Explain that no connection came free in time.
 
+    :param opened: how many connections are open; None: as many as there may be, in SQLAlchemy's
+        words.
     :param waiting_holders: how many of those who wait, this caller counted, hold a connection.
     :param cut: whether that was the time of a `deadline`.
     :param setting: the setting that had set this deadline, and its value.
     """
-    over, more_time = "", f"raise {ini_key(pool_name, 'pool_timeout')}"
+    over, more_time = "", f"raise {spelled('pool_timeout')}"
     if cut and setting:
         over, more_time = f", when {setting} was over", f"raise {setting.partition(' ')[0]}"
     elif cut:
         over, more_time = ", the deadline of the caller", "allow a longer deadline"
     others = "1 other" if waiting == 1 else f"{waiting} others"
+    if opened is None:
+        state = f"QueuePool limit of size {size} overflow {(capacity or size) - size} reached"
+        room = f" raise {spelled('pool_size')} or {spelled('max_overflow')},"
+    else:
+        state, room = f"{opened}{'' if capacity is None else f' of {capacity}'} open", ""
     return (
         f"{pool_text(pool_name)}: no connection came free within {waited:.2f} s"
-        f"{over} (QueuePool limit of size {size}"
-        f" overflow {overflow} reached, {len(holders)} checked out, {others} waiting"
+        f"{over} ({state}, {len(holders)} checked out, {others} waiting"
         f"{_waiting_holders_text(waiting_holders)})."
-        f"{holders_text(holders)} Give connections back sooner, raise"
-        f" {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}, or"
-        f" {more_time}."
+        f"{holders_text(holders)} Give connections back sooner,{room} or {more_time}."
     )
 
 
@@ -150,6 +163,7 @@ def _waiting_holders_text(count: int) -> str:
 
 def slow_text(
     pool_name: str | None,
+    spelled: Spelling,
     waited: float,
     opening: int,
     *,
@@ -158,7 +172,7 @@ def slow_text(
 ) -> str:
     """Explain that the time was over before any connection could be opened."""
     still = "1 connection is" if opening == 1 else f"{opening} connections are"
-    limit = ini_key(pool_name, "pool_timeout")
+    limit = spelled("pool_timeout")
     if cut:
         limit = setting or "the deadline of the caller"
     return (
@@ -169,9 +183,11 @@ def slow_text(
 
 def saturated_text(
     pool_name: str | None,
+    spelled: Spelling,
     waited: float,
     count: int,
     error: BaseException,
+    *,
     holders: Sequence[Holder] = (),
 ) -> str:
     """Explain that the server admits no more connections."""
@@ -179,52 +195,58 @@ def saturated_text(
         f"{pool_text(pool_name)}: no connection within {waited:.2f} s, because the server admits"
         f" no more ({driver_text(error)}); this pool has {count} open."
         f"{holders_text(holders)} Raise the server's limit, or lower"
-        f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
+        f" {spelled('pool_size')} and {spelled('max_overflow')} in the"
         " processes that share it."
     )
 
 
 def line_full_text(
     pool_name: str | None,
-    waiting: int,
+    spelled: Spelling,
+    max_waiting: int,
     capacity: int | None,
     holders: Sequence[Holder] = (),
 ) -> str:
     """Explain that the line is as long as it may be."""
-    key = ini_key(pool_name, "max_waiting", "dbpool.")
-    callers = "1 caller waits" if waiting == 1 else f"{waiting} callers wait"
+    key = spelled("max_waiting")
+    callers = "1 caller waits" if max_waiting == 1 else f"{max_waiting} callers wait"
     places = "only connection" if capacity == 1 else f"{capacity} connections"
     line = f"{callers} already for its {places}, as many as {key} allows."
-    if not waiting:
+    if not max_waiting:
         line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
     return (
         f"{pool_text(pool_name)}: {line}{holders_text(holders)} Give connections back sooner, or"
-        f" raise {ini_key(pool_name, 'pool_size')} or {ini_key(pool_name, 'max_overflow')}."
+        f" raise {spelled('pool_size')} or {spelled('max_overflow')}."
     )
 
 
 def unavailable_text(
     pool_name: str | None,
+    spelled: Spelling,
     kind: ConnectFailure,
     lasted: float,
     error: BaseException,
-    url_key: str | None = None,
 ) -> str:
-    """Explain that no connection can be opened.
-
-    :param url_key: the setting of the URL; None: the usual one of the pool.
-    """
-    said, url_key = driver_text(error), url_key or ini_key(pool_name, "url")
+    """Explain that no connection can be opened."""
+    said, url = driver_text(error), spelled("url")
+    if place_in_app(error) is not None:
+        since = f", and has not for {lasted:.1f} s" if lasted else ""
+        return f"{pool_text(pool_name)}: the app's own code opens no connection{since} ({said})"
     if kind is ConnectFailure.CONFIGURATION:
-        suspect = url_key
+        suspect = url
         if "unsupported startup parameter" in said:
-            key = ini_key(pool_name, "statement_timeout", "dbpool.")
-            suspect = f"{key} and the timeouts beside it, which PgBouncer refuses"
+            timeout = spelled("statement_timeout")
+            suspect = f"{timeout} and the timeouts beside it, which PgBouncer refuses"
+        elif options := tls_options(error):
+            suspect = (
+                f"what {url} or {spelled('connect_args')} say of TLS ({options}), the certificates"
+                " and their dates"
+            )
         return (
-            f"{pool_text(pool_name)}: the database refuses this configuration; check {suspect}"
-            f" ({said})"
+            f"{pool_text(pool_name)}: no connection can be opened with this configuration; check"
+            f" {suspect} ({said})"
         )
     return (
-        f"{pool_text(pool_name)}: the database server of {url_key} has been"
+        f"{pool_text(pool_name)}: the database server of {url} has been"
         f" unreachable for {lasted:.1f} s ({said})"
     )

@@ -33,9 +33,8 @@ class Source(Protocol[R]):
     pool's lock held.
     """
 
-    @property
-    def url_key(self) -> str | None:
-        """The setting that has the URL, for errors; None: the usual one of the pool."""
+    def spelled(self, keyword: str) -> str:
+        """Say what a setting is called where the pool was configured, for errors."""
 
     @property
     def recycle_seconds(self) -> float | None:

@@ -16,7 +16,7 @@ from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
 from .labels import Label, current_label
 from .leases import Lease, is_with_a_holder, named, place, places
-from .options import ini_key, pool_text
+from .options import Spelling, pool_text
 from .shared import Shared
 from .stats import Holder
 
@@ -106,7 +106,7 @@ class LeaseWatch:
             if is_with_a_holder(entry) and entry.leased_at == since:
                 (holder,) = named([lease])
                 here = _may_have_moved_on(lease.label, where.get(lease.ident, NOWHERE))
-                log.warning("%s", held_text(self._name, holder, here))
+                log.warning("%s", held_text(self._name, self._source.spelled, holder, here))
 
     # Held while waiting
 
@@ -165,12 +165,12 @@ def _may_have_moved_on(label: object | None, where: str) -> str:
     return f"{where}, perhaps with other work" if _is_over(label) else where
 
 
-def held_text(pool_name: str | None, holder: Holder, where: str) -> str:
+def held_text(pool_name: str | None, spelled: Spelling, holder: Holder, where: str) -> str:
     """Say in the log that a connection is held for long."""
     return (
         f"{pool_text(pool_name)}: {holder.label} has held a connection for"
         f" {holder.held_seconds:.1f} s, {where}."
-        f" ({ini_key(pool_name, 'hold_warning', 'dbpool.')} says after how long to warn.)"
+        f" ({spelled('hold_warning')} says after how long to warn.)"
     )
 
 

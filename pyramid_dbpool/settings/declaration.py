@@ -14,10 +14,19 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-from ..pool.options import PLUGIN_DEFAULTS, ini_key
+from ..pool.options import PLUGIN_DEFAULTS
 from ..secrets import mask_value
 
-__all__ = ["BY_KEY", "KEYWORDS", "MANAGED", "SETTINGS", "YEAR", "DbpoolOptions", "Setting"]
+__all__ = [
+    "BY_KEY",
+    "KEYWORDS",
+    "MANAGED",
+    "SETTINGS",
+    "YEAR",
+    "DbpoolOptions",
+    "Setting",
+    "ini_key",
+]
 
 Kind = Literal[
     "callable",
@@ -101,6 +110,11 @@ class Setting:
     def key_for(self, pool: str) -> str:
         """Return the ini key of this setting for a pool; those of the app have but one."""
         return self.key if self.scope == "app" else ini_key(pool, self.keyword, self.prefix)
+
+
+def ini_key(pool_name: str, keyword: str, prefix: str = "sqlalchemy.") -> str:
+    """Return the full ini key of a pool's setting."""
+    return prefix + keyword if pool_name == "default" else f"{prefix}{pool_name}.{keyword}"
 
 
 def sa(keyword: str, kind: Kind, default: Any, doc: str, **rest: Any) -> Setting:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import SettingsError
-from ..pool.options import ini_key
 from ..secrets import is_secret, shown
-from .declaration import BY_KEY, KEYWORDS, SETTINGS
+from .declaration import BY_KEY, KEYWORDS, SETTINGS, ini_key
 from .mistakes import Mistakes, nearest
 
 __all__ = ["Given", "Keys", "missing_pool", "missing_url", "sort_keys", "unknown_key"]

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool, Pool
 
-from ..pool.options import PoolOptions, ini_key
+from ..pool.options import PoolOptions
 from ..secrets import mask_url, mask_value, shown
 from .backend import pool_keywords
-from .declaration import BY_KEY, DbpoolOptions
+from .declaration import BY_KEY, DbpoolOptions, ini_key
 from .keys import Given
 from .mistakes import Mistakes
 from .values import TRUE_WORDS

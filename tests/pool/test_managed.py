@@ -45,7 +45,7 @@ def test_every_option_is_an_argument(maker: Maker) -> None:
 
 
 def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
-    """The error says who holds what, and which key to change."""
+    """The error says who holds what, and which argument to change."""
     pool = ManagedPool(maker, 1, 0, timeout=0.0, pool_name="jobs")
     with holder_label("GET /slow"):
         lease = pool.connect()
@@ -55,7 +55,7 @@ def test_time_out_names_numbers_and_holders(maker: Maker) -> None:
     assert "pool 'jobs'" in text
     assert "size 1 overflow 0" in text
     assert re.search(r"GET /slow for \d+\.\d s", text)
-    assert "sqlalchemy.jobs.pool_size" in text
+    assert "raise pool_size or max_overflow" in text
     assert isinstance(caught.value, exc.TimeoutError)
     lease.close()
 
@@ -74,7 +74,7 @@ def test_full_line_is_said_so(maker: Maker) -> None:
     """One caller too many is refused at once, with the key that allows more."""
     pool = ManagedPool(maker, 1, 0, max_waiting=0)
     lease = pool.connect()
-    with pytest.raises(PoolLineFull, match=r"dbpool\.max_waiting"):
+    with pytest.raises(PoolLineFull, match="max_waiting"):
         pool.connect()
     lease.close()
 
@@ -95,7 +95,7 @@ def test_each_caller_has_an_error_of_its_own(maker: Maker) -> None:
         thread.join(PATIENCE)
     assert len(errors) == len({id(error) for error in errors}) == 4
     assert all(error.__cause__ is maker.error for error in errors)
-    assert "unreachable" in str(errors[0])
+    assert "opens no connection" in str(errors[0])
     assert "limit" not in str(errors[0])
 
 

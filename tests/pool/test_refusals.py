@@ -19,6 +19,7 @@ from pyramid_dbpool import (
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.refusals import Refusals
 from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 from tests.conformance.stub_driver import StubConnection
@@ -128,3 +129,56 @@ def test_a_refusal_that_psycopg2_cannot_decode_is_told_as_one(
     with pytest.raises(error, match="connection to server failed: \N{REPLACEMENT CHARACTER}"):
         get_engine(settings).connect()
     dispose_engine(settings)
+
+
+def test_no_limit_is_reached_where_fewer_are_open(maker: Maker) -> None:
+    """Returns were expected before a connection could be opened, and the caller had no time."""
+    pool = ManagedPool(maker, 5, 10, background=True)
+    for _ in range(9):
+        pool.connect().close()
+    # As to a server far away; the holds were short.
+    pool._core.stats.connect_time = 9.0
+    refused = pytest.raises(PoolTimeout)
+    with closing(pool.connect()), refused as caught, deadline(0):
+        pool.connect()
+    text = str(caught.value)
+    assert "(1 of 15 open, 1 checked out, 0 others waiting). Longest holders: " in text
+    assert "Give connections back sooner, or allow a longer deadline." in text
+    assert "limit" not in text
+    pool.dispose()
+
+
+@pytest.mark.parametrize(("size", "overflow"), [(0, 10), (2, -1), (5, 10)])
+def test_a_pool_that_may_open_more_reaches_no_limit(
+    maker: Maker, size: int, overflow: int
+) -> None:
+    """Some are checked out and another one takes its time: that is what was waited for."""
+    pool = ManagedPool(maker, size, overflow, background=True)
+    leases = [pool.connect() for _ in range(3)]
+    over = threading.Event()
+    maker.before = lambda: over.wait(PATIENCE)
+    refused = pytest.raises(PoolTimeout, match="1 connection is still being opened")
+    with refused as caught, deadline(0.02):
+        pool.connect()
+    assert "limit" not in str(caught.value)
+    over.set()
+    for lease in leases:
+        lease.close()
+    pool.dispose()
+
+
+def test_a_line_that_was_full_is_told_as_full(maker: Maker) -> None:
+    """Also to a caller who hears of it when everybody has left."""
+    pool = ManagedPool(maker, 1, 0, max_waiting=3)
+    said = str(Refusals(pool._core.shared).line_full())
+    assert "3 callers wait already for its only connection, as many as max_waiting" in said
+
+
+def test_a_new_pool_has_no_overflow(maker: Maker) -> None:
+    """Where QueuePool says -5, which is how many there may be before one is."""
+    pool = ManagedPool(maker, 5, 10)
+    assert pool.status() == (
+        "Pool size: 5  Connections in pool: 0 Current Overflow: 0"
+        " Current Checked out connections: 0"
+    )
+    assert pool.overflow() == -5

@@ -201,12 +201,16 @@ def installed_mariadb(request: pytest.FixtureRequest, server_folder: Path) -> Pa
 
 
 @pytest.fixture
-def new_mariadb(tmp_path: Path, installed_mariadb: Path) -> Iterator[Callable[[], MariaDB]]:
-    """Start MariaDB servers of the test's own, to stop, crash and restrict as it likes."""
+def new_mariadb(tmp_path: Path, installed_mariadb: Path) -> Iterator[Callable[..., MariaDB]]:
+    """Start MariaDB servers of the test's own, to stop, crash and restrict as it likes.
+
+    The keywords are settings of the server.
+    """
     servers: list[MariaDB] = []
 
-    def start() -> MariaDB:
-        servers.append(MariaDB(tmp_path / f"mariadb{len(servers)}", installed_mariadb))
+    def start(**settings: object) -> MariaDB:
+        folder = tmp_path / f"mariadb{len(servers)}"
+        servers.append(MariaDB(folder, installed_mariadb, **settings))
         servers[-1].start()
         return servers[-1]
 
