@@ -31,9 +31,6 @@ from .refusals import Refusals
 from .shared import Shared
 from .stats import Stats
 
-# Once nobody has asked for this long (seconds), the prober only keeps `min_idle`
-# in view, at the slow pace, or rests.
-ASKED_LATELY = 60.0
 # An opening that takes longer than this (seconds), and than so many usual ones, hangs:
 # others are opened beside it as if it were not there.
 HANGS_AFTER = 1.0
@@ -93,7 +90,8 @@ class Openings(Generic[E]):
         self.planned: deque[list[Context]] = deque()
         # When those under way began.
         self._began: dict[object, float] = {}
-        self._asked_at = NEVER
+        # Whether `min_idle` is to be kept open: somebody has asked.
+        self._in_use = False
         self._opened_at = NEVER
         # What `set_timer` was told last, if that is still to come.
         self._look_at = math.inf
@@ -110,7 +108,7 @@ class Openings(Generic[E]):
         if outage is not None and not self._line.idle and outage.refuses(now, self._grace):
             # Refused or not, somebody asks: were the prober to rest now, those who come
             # next would be refused long after the server is back.
-            self._asked(now)
+            self._asked()
             self._watch(now)
             self._count_refused("outage", 1)
             return outage
@@ -119,7 +117,7 @@ class Openings(Generic[E]):
         elif not self._line.join(waiter):
             return False
         if waiter.granted is None:
-            self._asked(now)
+            self._asked()
             # Planning is half of what it costs to join, and in a spike everybody waits for that.
             # A full pool has nothing to plan, and a line that is soon looked at is planned then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
@@ -128,12 +126,12 @@ class Openings(Generic[E]):
 
     def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
-        self._asked_at = NEVER
+        self._in_use = False
 
-    def _asked(self, now: float) -> None:
-        self._asked_at = now
+    def _asked(self) -> None:
+        self._in_use = True
         if self.outage is not None:
-            self.outage.asked(now)
+            self.outage.wanted = True
 
     def _count_refused(self, reason: str, count: int) -> None:
         self._stats.refused[reason] += count
@@ -144,9 +142,7 @@ class Openings(Generic[E]):
 
     def plan(self, now: float) -> None:
         """Reserve slots for the openings that are wanted now, and put those into `planned`."""
-        wanted = max(self._wanted_by_line(now), self._missing())
-        if self.outage is not None and wanted:
-            wanted = self._probes_allowed(now)
+        wanted = self._wanted(now)
         while wanted and not self._line.full:
             self._plan_one(self._next_context())
             if self.outage is not None:
@@ -157,13 +153,7 @@ class Openings(Generic[E]):
     def look(self, now: float) -> None:
         """Look at the line again, as `set_timer` was told."""
         self._look_at = math.inf
-        if self.outage is not None and not self._line.waiting and self._probes_on(now):
-            if self._probes_allowed(now) and not self._line.full:
-                self.outage.probing(now)
-                self._plan_one(Context())
-            self._watch(now)
-        else:
-            self.plan(now)
+        self.plan(now)
 
     def _plan_one(self, context: Context) -> None:
         planned, line, ticket = self.planned, self._line, [context]
@@ -181,10 +171,13 @@ class Openings(Generic[E]):
                 return context
         return Context()
 
+    def _wanted(self, now: float) -> int:
+        if self.outage is not None:
+            return int(self._probes and now >= self.outage.retry_at and self._may_probe(now))
+        return max(self._wanted_by_line(now), self._missing())
+
     def _wanted_by_line(self, now: float) -> int:
         opening = self._opening(now)
-        if self.outage is not None:
-            return int(self._line.waiting > opening)
         if not self._looks_again():
             return max(0, self._line.waiting - opening)
         return openings_wanted(
@@ -202,23 +195,20 @@ class Openings(Generic[E]):
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self._line.retired or self._asked_at == NEVER:
+        if self._line.retired or not self._in_use:
             return 0
         return max(0, self._min_idle - self._line.total)
 
-    def _probes_allowed(self, now: float) -> int:
-        outage = self.outage
-        if outage is None or now < outage.retry_at or self._opening(now):
-            return 0
+    @property
+    def _probes(self) -> bool:
+        """Whether somebody wants to know, in an outage, when it is over."""
+        line, outage = self._line, self.outage
+        wanted = outage is not None and outage.wanted
+        return line.waiting > 0 or (wanted and not line.retired)
+
+    def _may_probe(self, now: float) -> bool:
         # Beside one that hangs another one may try, but not a herd of them.
-        return int(self._line.opening <= 1)
-
-    def _probes_on(self, now: float) -> bool:
-        """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        return not self._line.retired and (self._asked_lately(now) or self._missing() > 0)
-
-    def _asked_lately(self, now: float) -> bool:
-        return now - self._asked_at < ASKED_LATELY
+        return not self._opening(now) and self._line.opening <= 1
 
     # Looking again
 
@@ -237,7 +227,7 @@ class Openings(Generic[E]):
     def _next_look(self, now: float) -> float | None:
         line, outage, opening = self._line, self.outage, self._opening(now)
         if outage is not None:
-            if not (line.waiting or self._probes_on(now)):
+            if not self._probes:
                 return None
             if not opening:
                 return max(outage.retry_at, now)
@@ -313,8 +303,8 @@ class Openings(Generic[E]):
         if self.outage is None:
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
-        outage, asked = self.outage, self._line.waiting > 0 or self._asked_lately(now)
-        outage.failed(kind, error, now, asked=asked)
+        outage = self.outage
+        outage.failed(kind, error, now)
         self.log.note(outage, now)
         if outage.refuses(now, self._grace):
             lasted = now - outage.since

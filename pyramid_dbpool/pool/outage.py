@@ -16,9 +16,8 @@ log = logging.getLogger(__name__)
 
 # The first pause before another look at a server that is away, in seconds, whoever looks.
 FIRST_PAUSE = 0.1
-# The prober's longest pause, in seconds, and the one while nobody asks.
+# The prober's longest pause, in seconds.
 LAST_PAUSE = 1.0
-SLOW_PAUSE = 10.0
 # What a failed opening tells is held for true until the next one is over, but not for
 # longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
 LONGEST_PROBE = 30.0
@@ -30,6 +29,8 @@ class Outage:
     """Openings fail: since when, why, and when the prober tries again.
 
     `known_until`: up to when nobody need ask the server to know that it is away.
+    `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
+    nobody wants anything must not knock at the server's door, nor fill it when it opens.
     `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
     """
@@ -41,11 +42,10 @@ class Outage:
     retry_at: float = NEVER
     known_until: float = NEVER
     attempts: int = 0
+    wanted: bool = False
 
-    def failed(
-        self, kind: ConnectFailure, error: BaseException, now: float, *, asked: bool
-    ) -> None:
-        """Note a failed opening; at the slow pace unless somebody has `asked` lately."""
+    def failed(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
+        """Note a failed opening."""
         self.kind, self.error = kind, error
         self.known_until = now + 2 * LAST_PAUSE
         if now < self.retry_at:
@@ -53,16 +53,11 @@ class Outage:
             # by one, a blip would cost everybody the longest pause.
             return
         self.attempts += 1
-        pause = pause_before(self.attempts, LAST_PAUSE, self.chance)
-        self.retry_at = now + (pause if asked else shortened(SLOW_PAUSE, self.chance))
-
-    def asked(self, now: float) -> None:
-        """Note that somebody asks: a prober at the slow pace tries at once."""
-        if self.retry_at > now + LAST_PAUSE:
-            self.retry_at = now
+        self.retry_at = now + pause_before(self.attempts, LAST_PAUSE, self.chance)
 
     def probing(self, now: float) -> None:
         """Note that a probe begins: until it is over, what is known is known."""
+        self.wanted = False
         if now < self.known_until:
             self.known_until = now + LONGEST_PROBE
 
@@ -90,11 +85,8 @@ def pause_before(number: int, longest: float, chance: Callable[[], float] = by_c
     :param number: which look it is, after the first: 1, 2 and so on.
     :param longest: more than so many seconds it never is.
     """
-    return shortened(min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10)), chance)
-
-
-def shortened(pause: float, chance: Callable[[], float]) -> float:
-    """Shorten a pause by up to half, so that a hundred processes do not all knock at once."""
+    pause = min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10))
+    # By up to half, so that a hundred processes do not all knock at once.
     return pause * (1 + chance()) / 2
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Outage
+from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, Outage
 
 BEGAN = 1000.0
 
@@ -14,9 +14,9 @@ def outage() -> Outage:
     return Outage(ConnectFailure.UNREACHABLE, BEGAN, OSError("away"))
 
 
-def fail(outage: Outage, now: float, *, asked: bool = True) -> float:
+def fail(outage: Outage, now: float) -> float:
     """Let an attempt fail; return the pause until the next one."""
-    outage.failed(ConnectFailure.UNREACHABLE, OSError("away"), now, asked=asked)
+    outage.failed(ConnectFailure.UNREACHABLE, OSError("away"), now)
     return outage.retry_at - now
 
 
@@ -30,21 +30,6 @@ def test_many_processes_do_not_knock_as_one(outage: Outage) -> None:
     """The pauses are shortened at random."""
     pauses = {fail(outage, BEGAN + 100.0 * number) for number in range(50)}
     assert len(pauses) > 40
-
-
-def test_while_nobody_asks_the_server_is_left_alone(outage: Outage) -> None:
-    """Until somebody does: then it is asked at once."""
-    assert fail(outage, BEGAN, asked=False) >= SLOW_PAUSE / 2
-    outage.asked(BEGAN + 1)
-    assert outage.retry_at == BEGAN + 1
-
-
-def test_a_herd_of_callers_does_not_quicken_the_prober(outage: Outage) -> None:
-    """Its pace is quick enough while it is not the slow one."""
-    fail(outage, BEGAN)
-    retry_at = outage.retry_at
-    outage.asked(BEGAN)
-    assert outage.retry_at == retry_at
 
 
 def test_what_is_known_stands_while_a_probe_is_under_way(outage: Outage) -> None:
