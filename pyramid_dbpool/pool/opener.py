@@ -57,6 +57,7 @@ class Openings(Generic[E]):
         seconds openings have failed.
     :param set_timer: has `look` called at a time, and not when it was told before.
     :param looks_again: whether anything that `set_timer` is told ever happens.
+    :param doubt: has each open connection asked, when it is handed out next, whether it works.
     :param min_idle: how many connections to keep open once the pool is used.
     :param grace: for how many seconds an outage is waited out; None: always.
     :param chance: gives a number from 0 to 1 at random, for the pauses between two probes.
@@ -70,6 +71,7 @@ class Openings(Generic[E]):
         refuse: Refuse,
         set_timer: Callable[[float], object],
         looks_again: Callable[[], bool] = lambda: True,
+        doubt: Callable[[], object] = lambda: None,
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
@@ -80,11 +82,12 @@ class Openings(Generic[E]):
         self._refuse = refuse
         self._set_timer = set_timer
         self._looks_again = looks_again
+        self._doubt = doubt
         self._min_idle = min_idle
         self._grace = grace
         self._chance = chance
         self.outage: Outage | None = None
-        self.log = OutageLog(pool_name, grace)
+        self.log = OutageLog(pool_name, grace, self._explain)
         # A slot is reserved for each. Each is in a list of its own, which whoever starts it or
         # gives its slot back empties first: nobody does both.
         self.planned: deque[list[Context]] = deque()
@@ -104,8 +107,11 @@ class Openings(Generic[E]):
         :param again: whether he has had his turn, and waits at the head.
         :return: true; false if the line is full; or the outage for which he is refused.
         """
+        self._forget_refused_login()
         outage = self.outage
-        if outage is not None and not self._line.idle and outage.refuses(now, self._grace):
+        if outage is not None and outage.asks(now):
+            self._doubt()
+        if outage is not None and not self._line.idle and self._refuses(outage, now):
             # Refused or not, somebody asks: were the prober to rest now, those who come
             # next would be refused long after the server is back.
             self._asked()
@@ -142,6 +148,7 @@ class Openings(Generic[E]):
 
     def plan(self, now: float) -> None:
         """Reserve slots for the openings that are wanted now, and put those into `planned`."""
+        self._forget_refused_login()
         wanted = self._wanted(now)
         while wanted and not self._line.full:
             self._plan_one(self._next_context())
@@ -267,13 +274,22 @@ class Openings(Generic[E]):
     def opened(self, opening: object, entry: E, now: float) -> bool:
         """Hand out what was opened; false if it is surplus: then it is to be closed."""
         began = self._began.pop(opening)
-        self.outage, self._opened_at = None, now
         self._stats.connected(now - began)
         self._line.opened(entry, now)
         kept = self._line.put(entry, now)
+        self.is_back(now)
+        return kept
+
+    def is_back(self, now: float) -> None:
+        """Note that a connection could be opened, by whomever."""
+        self.outage, self._opened_at = None, now
         self.plan(now)
         self.log.note(None, now)
-        return kept
+
+    def answered(self, now: float) -> None:
+        """Note that an open connection has answered."""
+        if self.outage is not None:
+            self.outage.answered_at = now
 
     def failed(
         self, opening: object, kind: ConnectFailure | None, error: BaseException, now: float
@@ -288,9 +304,9 @@ class Openings(Generic[E]):
         if kind is None:
             self._refuse_waiters("program", lambda: error, limit=1)
             self.rest()
-        elif kind is ConnectFailure.CONFIGURATION:
+        elif kind is ConnectFailure.CONFIGURATION and not self._line.members:
             self.outage = None
-            self.log.note(None, now)
+            self.log.answered(now)
             self._refuse_waiters("configuration", lambda: self._refuse(error, kind, 0.0))
             # What is missing from `min_idle` would be tried again, and again, at once.
             self.rest()
@@ -299,16 +315,41 @@ class Openings(Generic[E]):
         self.plan(now)
 
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
-        """Note that the server is out of reach, or full."""
+        """Note that the server is out of reach or full, or refuses new connections."""
         if self.outage is None:
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
         outage = self.outage
         outage.failed(kind, error, now)
         self.log.note(outage, now)
-        if outage.refuses(now, self._grace):
+        if outage.asks(now):
+            self._doubt()
+        if self._refuses(outage, now):
             lasted = now - outage.since
             self._refuse_waiters("outage", lambda: self._refuse(error, kind, lasted))
+
+    def _refuses(self, outage: Outage, now: float) -> bool:
+        return outage.refuses(now, self._grace, has_open=bool(self._line.members))
+
+    def is_cut_off(self, now: float) -> bool:
+        """Tell whether nothing works: openings fail, and no open connection answers."""
+        outage, has_open = self.outage, bool(self._line.members)
+        if outage is None:
+            return False
+        if outage.kind is ConnectFailure.CONFIGURATION:
+            return not has_open
+        return outage.refuses(now, 0.0, has_open=has_open)
+
+    def _forget_refused_login(self) -> None:
+        # While others are open, callers wait for those. When the last one has gone, each has to
+        # be told at once what the database says, and to be served as soon as it has changed.
+        outage = self.outage
+        refused = outage is not None and outage.kind is ConnectFailure.CONFIGURATION
+        if refused and not self._line.members:
+            self.outage = None
+
+    def _explain(self, outage: Outage) -> str:
+        return str(self._refuse(outage.error, outage.kind, 0.0).args[0])
 
     def _refuse_waiters(
         self, reason: str, make_error: Callable[[], BaseException], limit: int | None = None
@@ -397,6 +438,7 @@ class BackgroundOpener:
             refuse=refusals.unavailable,
             set_timer=self._look_at,
             looks_again=lambda: shared.timer.runs,
+            doubt=health.doubt_all_locked,
             min_idle=shared.options.min_idle,
             grace=shared.options.outage_grace,
             pool_name=shared.options.pool_name,
@@ -421,6 +463,24 @@ class BackgroundOpener:
             outage = self.openings.outage
             self.openings.log.refused()
         return self._refusals.timed_out(waited, outage, cut=cut, setting=setting)
+
+    def is_cut_off(self) -> bool:
+        """Tell whether nothing works, as far as is known."""
+        with self._door, self._lock:
+            return self.openings.is_cut_off(self._clock())
+
+    def answered(self) -> None:
+        """Note that an open connection has answered."""
+        if self.openings.outage is not None:
+            with self._door, self._lock:
+                self.openings.answered(self._clock())
+
+    def caller_opened(self) -> None:
+        """Learn from a caller who has opened for himself."""
+        with self._door, self._lock:
+            self.openings.is_back(self._clock())
+        self.launch()
+        self.openings.log.write()
 
     def explain(self, error: Exception, began: float) -> BaseException:
         """Learn from a caller who could not open for himself; return what he is told."""
@@ -547,6 +607,16 @@ class CallersOpen:
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         return self._refusals.timed_out(waited, None, cut=cut, setting=setting)
+
+    def is_cut_off(self) -> bool:
+        """Know of nothing: each caller finds out for himself."""
+        return False
+
+    def answered(self) -> None:
+        """Do nothing: nothing is known of an outage."""
+
+    def caller_opened(self) -> None:
+        """Do nothing: nothing is known of an outage."""
 
     def explain(self, error: Exception, began: float) -> BaseException:
         """Return what a caller is told who could not open: the driver's own error."""

@@ -75,13 +75,18 @@ class Refusals:
         """
         shared, name = self._shared, self._name
         with shared.door, shared.lock:
-            line, overflow = shared.line, shared.overflow
+            line, overflow, now = shared.line, shared.overflow, shared.clock()
             held, waiting = leases(line, shared.clock()), line.waiting
             opening, opened, leased = line.opening, line.total - line.opening, line.leased
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
             text = saturated_text(name, waited, opened, outage.error, named(held))
+        elif outage is not None and opened and outage.serves_since(now - waited):
+            url_key = shared.source.url_key or ini_key(name, "url")
+            text = no_new_text(
+                name, waited, outage, count=opened, holders=named(held), url_key=url_key
+            )
         elif outage is not None:
             return self.away(outage)
         elif opening and opening >= leased:
@@ -181,6 +186,32 @@ def saturated_text(
         f"{holders_text(holders)} Raise the server's limit, or lower"
         f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
         " processes that share it."
+    )
+
+
+def no_new_text(
+    pool_name: str | None,
+    waited: float,
+    outage: Outage,
+    *,
+    count: int,
+    holders: Sequence[Holder],
+    url_key: str,
+) -> str:
+    """Explain that none of the open connections came free, and that no other can be opened."""
+    if outage.kind is ConnectFailure.CONFIGURATION:
+        why, remedy = "the database refuses others", f"Check {url_key}."
+    else:
+        why = "no other can be opened"
+        remedy = (
+            "Open ones work: look for what keeps this machine from opening others (name resolution"
+            f" for {url_key}, a firewall, its limit of open files)."
+        )
+    open_ones = "the only open one" if count == 1 else f"none of the {count} open ones"
+    came = "did not come free" if count == 1 else "came free"
+    return (
+        f"{pool_text(pool_name)}: no connection within {waited:.2f} s: {open_ones} {came}, and"
+        f" {why} ({driver_text(outage.error)}).{holders_text(holders)} {remedy}"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool.housekeeper import Task
-from pyramid_dbpool.pool.line import Entry, Line, Waiter
+from pyramid_dbpool.pool.line import Entry, Line, State, Waiter
 from pyramid_dbpool.pool.opener import Openings
 from pyramid_dbpool.pool.outage import Outage
 from pyramid_dbpool.pool.stats import Stats
@@ -65,9 +65,14 @@ class Callers:
             Stats(),
             refuse=lambda error, kind, lasted: OSError(str(error)),
             set_timer=self.set_timer,
+            doubt=lambda: self.doubted.update(self.line.members),
             grace=GRACE,
             min_idle=min_idle,
         )
+        # Each is asked by whoever has it next.
+        self.doubted: set[Entry] = set()
+        self.network_is_dead = False
+        self.hold = 0.0
         self.served: list[float] = []
         self.refused: list[float] = []
         self._task = Task(None)
@@ -121,8 +126,28 @@ class Callers:
             self.refused.append(self.clock.now)
 
     def _serve(self, entry: Entry) -> None:
+        if self.network_is_dead:
+            return  # it hangs, and so does its holder
+        if entry in self.doubted:
+            self.doubted.discard(entry)
+            self.openings.answered(self.clock.now)
         self.served.append(self.clock.now)
+        if self.hold:
+            self.clock.call_at(self.clock.now + self.hold, lambda: self._give_back(entry))
+        else:
+            self._give_back(entry)
+
+    def _give_back(self, entry: Entry) -> None:
         self.line.put(entry, self.clock.now)
+
+    def lose_all(self) -> None:
+        """Have every connection found dead, wherever it is."""
+        for entry in list(self.line.members):
+            if not self.line.hold(entry):
+                assert entry.state is State.LEASED
+            self.line.lost(entry)
+        self.openings.plan(self.clock.now)
+        self.launch()
 
     def ask_every(self, seconds: float, until: float) -> None:
         """Ask again and again."""
@@ -202,6 +227,129 @@ def test_one_long_lease_does_not_hide_an_outage(callers: Callers) -> None:
     served = len(callers.served)
     callers.ask()
     assert len(callers.served) == served + 1
+
+
+def in_use(callers: Callers) -> None:
+    """Open two connections, hold each for 50 ms, and let no others be opened from then on."""
+    clock = callers.clock
+    callers.server.down, callers.hold = False, 0.05
+    callers.ask()
+    callers.ask()
+    clock.run_until(clock.now + 1)
+    assert callers.line.total == 2
+    callers.server.down = True
+
+
+# Two connections that are held for 50 ms each serve every 25 ms: somebody waits, none too long.
+BUSY = 0.024
+
+
+@pytest.mark.parametrize("kind", [ConnectFailure.UNREACHABLE, ConnectFailure.CONFIGURATION])
+def test_nobody_is_refused_while_open_connections_come_back_in_order(
+    callers: Callers, kind: ConnectFailure
+) -> None:
+    """Neither by a resolver that fails or a firewall, nor by one login that is refused."""
+    in_use(callers)
+    clock, start = callers.clock, callers.clock.now
+    callers.server.kind = lambda: kind
+    callers.ask_every(BUSY, start + 60)
+    clock.run_until(start + 60)
+    assert callers.openings.outage is not None
+    assert not callers.openings.is_cut_off(clock.now)
+    assert callers.refused == []
+    assert len(callers.served) >= 60 / 0.025 - 10
+    # One prober, and its pauses.
+    assert len(callers.server.asked) <= 2 + 2 * 60 + 5
+    callers.server.down, asked = False, len(callers.server.asked)
+    callers.ask_every(BUSY / 2, start + 65)
+    clock.run_until(start + 80)
+    assert callers.openings.outage is None
+    assert callers.line.total == 4
+    assert len(callers.server.asked) == asked + 2
+    assert callers.refused == []
+
+
+def test_connections_that_hang_do_not_hide_an_outage(callers: Callers) -> None:
+    """Once the grace is over since one of them was heard of, callers are refused at once."""
+    in_use(callers)
+    clock, start = callers.clock, callers.clock.now
+    callers.ask_every(BUSY, start + 60)
+    clock.run_until(start + 20)
+    assert callers.refused == []
+    callers.network_is_dead = True
+    clock.run_until(start + 20 + GRACE + 1.5)
+    assert callers.openings.is_cut_off(clock.now)
+    assert not callers.line.waiting
+    before = len(callers.refused)
+    clock.run_until(start + 40)
+    assert len(callers.refused) - before >= 8.4 / BUSY
+    assert not callers.line.waiting
+
+
+def test_a_connection_that_was_given_back_unused_is_no_sign_of_life(callers: Callers) -> None:
+    """In a network that is dead it comes back too."""
+    callers.server.down = False
+    callers.ask()
+    clock, line = callers.clock, callers.line
+    clock.run_until(clock.now + 1)
+    lease = line.take(clock.now)
+    assert lease is not None
+    callers.server.down = callers.network_is_dead = True
+    start = clock.now
+    callers.ask_every(1.0, start + 30)
+    for _ in range(11):
+        clock.run_until(clock.now + 1)
+        line.put(lease, clock.now)
+        lease = line.take(clock.now) or lease
+    assert callers.openings.is_cut_off(clock.now)
+    assert not line.waiting
+
+
+def test_a_refused_login_is_told_at_once_when_the_last_connection_is_gone(
+    callers: Callers,
+) -> None:
+    """As where there was none; and each caller asks anew, so that nobody is told old news."""
+    in_use(callers)
+    clock, start = callers.clock, callers.clock.now
+    callers.server.kind = lambda: ConnectFailure.CONFIGURATION
+    callers.ask_every(BUSY, start + 20)
+    clock.run_until(start + 20)
+    clock.run_until(start + 21)
+    assert callers.refused == []
+    callers.network_is_dead = True
+    for _ in range(3):
+        callers.ask()
+    assert callers.line.waiting
+    callers.lose_all()
+    assert not callers.line.waiting
+    assert len(callers.refused) == 1
+    callers.ask()
+    assert len(callers.refused) == 2
+    assert callers.openings.outage is None
+    callers.server.down = callers.network_is_dead = False
+    callers.ask()
+    clock.run_until(clock.now)
+    assert len(callers.refused) == 2
+
+
+def test_what_is_missing_is_not_opened_again_and_again_beside_a_refused_login(
+    clock: Clock,
+) -> None:
+    """Nobody waits, so nobody asks."""
+    callers = Callers(clock, min_idle=2)
+    in_use(callers)
+    callers.server.kind = lambda: ConnectFailure.CONFIGURATION
+    entry = next(iter(callers.line.idle))
+    assert callers.line.hold(entry)
+    callers.line.lost(entry)
+    asked = len(callers.server.asked)
+    callers.openings.plan(clock.now)
+    callers.launch()
+    clock.run_until(clock.now + 600)
+    assert len(callers.server.asked) == asked + 1
+    callers.ask()
+    clock.run_until(clock.now + 1)
+    assert callers.refused == []
 
 
 def test_first_caller_after_a_quiet_time_is_not_refused_on_old_news(callers: Callers) -> None:

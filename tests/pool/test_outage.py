@@ -55,3 +55,22 @@ def test_nobody_is_refused_before_the_grace_is_over(outage: Outage) -> None:
     assert not outage.refuses(BEGAN + 10.0, None)
     outage.kind = ConnectFailure.SATURATED
     assert not outage.refuses(BEGAN + 10.0, 10.0)
+
+
+def test_an_answer_of_an_open_connection_stands_for_the_grace(outage: Outage) -> None:
+    """And for two seconds at least, or with no grace it would count for nobody."""
+    fail(outage, BEGAN + 60)
+    assert outage.refuses(BEGAN + 60, 10.0, has_open=True)
+    outage.answered_at = BEGAN + 59
+    assert not outage.refuses(BEGAN + 60, 10.0, has_open=True)
+    assert not outage.refuses(BEGAN + 60, 0.0, has_open=True)
+    fail(outage, BEGAN + 70)
+    assert outage.refuses(BEGAN + 70, 10.0, has_open=True)
+
+
+def test_open_connections_are_asked_once_a_second(outage: Outage) -> None:
+    """For as long as openings fail because nobody is there."""
+    asked = [outage.asks(BEGAN + number / 10) for number in range(30)]
+    assert asked.count(True) == 3
+    outage.kind = ConnectFailure.SATURATED
+    assert not outage.asks(BEGAN + 60)
