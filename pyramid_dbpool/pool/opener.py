@@ -31,8 +31,8 @@ from .refusals import Refusals
 from .shared import Shared
 from .stats import Stats
 
-# An opening that takes longer than this (seconds), and than so many usual ones, hangs:
-# others are opened beside it as if it were not there.
+# An opening that takes longer than this (seconds), and than so many usual ones, hangs: one is
+# opened beside it for whoever waits. No more, for it may be busy with its second host.
 HANGS_AFTER = 1.0
 HANGS_AFTER_CONNECTS = 4
 # A first guess at the duration of a connect, in seconds, until one was seen.
@@ -184,7 +184,7 @@ class Openings(Generic[E]):
         return max(self._wanted_by_line(now), self._missing())
 
     def _wanted_by_line(self, now: float) -> int:
-        opening = self._opening(now)
+        opening = self._counted_on(now)
         if not self._looks_again():
             return max(0, self._line.waiting - opening)
         return openings_wanted(
@@ -232,23 +232,35 @@ class Openings(Generic[E]):
         return now < self._look_at <= now + look_interval(self._connect_time)
 
     def _next_look(self, now: float) -> float | None:
-        line, outage, opening = self._line, self.outage, self._opening(now)
+        line, outage = self._line, self.outage
         if outage is not None:
             if not self._probes:
                 return None
-            if not opening:
+            if not self._opening(now):
                 return max(outage.retry_at, now)
         elif line.full or not line.waiting:
             return None
-        elif line.waiting > opening:
+        elif line.waiting > self._counted_on(now):
             return now + look_interval(self._connect_time)
         return self._next_hanging(now)
 
     def _opening(self, now: float) -> int:
         """Count the openings that may soon be over: those that hang may not."""
+        return self._line.opening - len(self._hanging(now))
+
+    def _counted_on(self, now: float) -> int:
+        """Count the openings beside which those who wait need no other."""
+        line, hanging = self._line, self._hanging(now)
+        if not hanging or not line.waiting:
+            return line.opening - len(hanging)
+        # Those that hang since before he came were no help to those before him.
+        came = next(iter(line.waiters)).since
+        begun_for_them = sum(began >= came for began in hanging)
+        return line.opening - len(hanging) + max(0, begun_for_them - line.waiting)
+
+    def _hanging(self, now: float) -> list[float]:
         limit = self._hanging_limit
-        hanging = sum(now - began >= limit for began in self._began.values())
-        return self._line.opening - hanging
+        return [began for began in self._began.values() if now - began >= limit]
 
     def _next_hanging(self, now: float) -> float | None:
         """Say when the next opening will have taken too long; None: none is under way."""

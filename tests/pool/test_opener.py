@@ -448,6 +448,43 @@ def test_opening_that_hangs_is_told_from_one_that_is_slow(callers: Callers) -> N
     assert line.opening == 2
 
 
+def begin_planned(openings: Openings[Entry], now: float) -> None:
+    """Begin what is planned; each of them hangs."""
+    while openings.planned:
+        openings.planned.popleft()
+        assert openings.begin(object(), now)
+
+
+def test_a_slow_first_connect_is_no_reason_for_five_more(callers: Callers) -> None:
+    """It may be busy with its second host; one beside it is enough for one who waits."""
+    openings, line, start = callers.openings, callers.line, callers.clock.now
+    line.capacity = 15
+    for number in (1, 2):
+        assert openings.admit(Waiter(lambda: None, start), start) is True
+        openings.plan(start)
+        begin_planned(openings, start)
+        assert line.opening == number
+    for tick in range(1, 100):
+        openings.look(start + tick / 20)
+        begin_planned(openings, start + tick / 20)
+    assert line.opening == 4
+
+
+def test_openings_that_hang_for_ever_keep_nobody_from_his_own(callers: Callers) -> None:
+    """Where nothing bounds a connect: they did not help those before him either."""
+    openings, line, now = callers.openings, callers.line, callers.clock.now
+    line.capacity = 15
+    for number in range(1, 5):
+        waiter = Waiter(lambda: None, now)
+        assert openings.admit(waiter, now) is True
+        for _ in range(int(TIMEOUT)):
+            openings.look(now)
+            begin_planned(openings, now)
+            now += 1.1
+        assert line.opening == 2 * number
+        line.leave(waiter)
+
+
 def test_opening_for_nobody_gives_its_slot_back(callers: Callers) -> None:
     """Whoever it was planned for has been served, or has gone."""
     waiter, start = Waiter(lambda: None, callers.clock.now), callers.clock.now
