@@ -154,7 +154,8 @@ class Health:
 
     def ping(self, entry: PooledEntry, seconds: float) -> bool:
         """Ask the server, for so many seconds at most; true if it answers."""
-        liveness = self._options.liveness or entry.suspect
+        # What is examined beside, or asked in an outage, has nobody to whom an error would belong.
+        liveness = self._options.liveness or (entry.suspect and self._examines)
         limit = min(self._options.ping_timeout, max(seconds, 0.05))
         fd = socket_of(self._source.connection(entry.record)) if liveness else None
         with self._door, self._lock:

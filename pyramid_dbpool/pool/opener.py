@@ -499,11 +499,13 @@ class BackgroundOpener:
         now, kind = self._clock(), self._source.classify(error)
         if kind is None:
             return error
-        if kind is ConnectFailure.CONFIGURATION:
-            return self._refusals.unavailable(error, kind)
         with self._door, self._lock:
-            self.openings.away(kind, error, began, now)
+            refused = kind is ConnectFailure.CONFIGURATION and not self._line.members
+            if not refused:
+                self.openings.away(kind, error, began, now)
         self.openings.log.write()
+        if refused:
+            return self._refusals.unavailable(error, kind)
         return self.timed_out(now - began, cut=False, setting=None)
 
     def replace(self, entry: PooledEntry, reason: str) -> None:

@@ -180,6 +180,34 @@ def test_a_password_that_is_rotated_fails_nobody(
     assert managed(engine).outage is None
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_refused_login_is_tried_with_pauses_by_callers_who_do_not_wait(
+    driver: str, new_database: NewDatabase, new_postgres: NewPostgres, some_engine: SomeEngine
+) -> None:
+    """They open for themselves; a line without time is full, and no fault of the settings."""
+    url = changeable(f"postgresql+{driver}", new_database, new_postgres)
+    engine = some_engine(url, **{"sqlalchemy.pool_timeout": "0"})
+    with engine.connect() as other:
+        password_set(other, "new")
+        refused = []
+        for _ in range(20):
+            with pytest.raises(PoolTimeout) as caught:
+                engine.connect()
+            refused.append(str(caught.value))
+        assert failures(engine, "configuration") < 10
+        assert all("password authentication failed" in each for each in refused)
+        password_set(other, "right")
+
+        def is_served() -> bool:
+            try:
+                unit(engine)
+            except PoolTimeout:
+                return False
+            return True
+
+        until(is_served, "a caller is served")
+
+
 def changeable(backend: str, new_database: NewDatabase, new_postgres: NewPostgres) -> str:
     """Return the URL of a user whose password is `right`, and who may change it."""
     if not backend.startswith("mysql"):
