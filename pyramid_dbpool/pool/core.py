@@ -68,6 +68,7 @@ class Core:
             examines=not opener_class.callers_open,
             freed=self._replan,
             opened=self.watch.begin,
+            answered=self._answered,
         )
         refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
@@ -84,6 +85,9 @@ class Core:
 
     def _replan(self) -> None:
         self.opener.replan()
+
+    def _answered(self) -> None:
+        self.opener.answered()
 
     # Leases
 
@@ -196,6 +200,10 @@ class Core:
         inheritance.inherit(self.line, self.opener, *self.shared.empties)
 
     # Numbers
+
+    def ask_idle(self) -> bool:
+        """Ask the server on what is idle; true as soon as one answers."""
+        return any(self.health.examine(each) for each in list(self.line.idle))
 
     @property
     def outage(self) -> Outage | None:

@@ -32,6 +32,7 @@ class Health:
         handed out.
     :param freed: called, without the lock, when a slot has become free.
     :param opened: called, without the lock, when a connection was opened, by whomever.
+    :param answered: called, without the lock, when the server has answered a ping.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Health:
         examines: bool,
         freed: Callable[[], object],
         opened: Callable[[], object],
+        answered: Callable[[], object],
     ) -> None:
         self._shared = shared
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
@@ -49,7 +51,7 @@ class Health:
         self._pre_ping = pre_ping
         self._pings = pre_ping or shared.options.liveness
         self._examines = examines
-        self._freed, self._was_opened = freed, opened
+        self._freed, self._was_opened, self._has_answered = freed, opened, answered
 
     # Opening
 
@@ -146,22 +148,23 @@ class Health:
         speaks = look is not None and look.speaks()
         if look is not None and speaks and look.ended():
             return "dead"
-        if self._pings and (speaks or entry.suspect or now - entry.since >= entry.patience):
+        if entry.suspect or (self._pings and (speaks or now - entry.since >= entry.patience)):
             return None if self.ping(entry, seconds) else "dead"
-        entry.suspect = False
         return None
 
     def ping(self, entry: PooledEntry, seconds: float) -> bool:
         """Ask the server, for so many seconds at most; true if it answers."""
-        liveness = self._options.liveness
+        # What is examined beside, or asked in an outage, has nobody to whom an error would belong.
+        liveness = self._options.liveness or (entry.suspect and self._examines)
         limit = min(self._options.ping_timeout, max(seconds, 0.05))
         fd = socket_of(self._source.connection(entry.record)) if liveness else None
         with self._door, self._lock:
             self._stats.pings += 1
             self._stats.fallback_pings += liveness and fd is None
+        answered = False
         try:
             with limited(fd, limit, self._shared.timer, self._shared.clock) as was_cut:
-                alive = self._source.ping(entry.record)
+                alive = answered = self._source.ping(entry.record)
         except NotImplementedError:
             # A pool without a dialect has no ping: only a socket that is silent passes.
             alive = entry.look is None or not entry.look.speaks()
@@ -172,6 +175,8 @@ class Health:
         if alive and not was_cut():
             entry.suspect = False
             entry.checked_at = self._shared.clock()
+            if answered:
+                self._has_answered()
             return True
         return False
 
@@ -189,6 +194,11 @@ class Health:
             for entry in suspects:
                 run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
 
+    def doubt_all_locked(self) -> None:
+        """Have every connection asked before it is handed out again."""
+        for each in self._line.members:
+            each.doubt()
+
     def condemn_all(self) -> None:
         """Have every connection that is open now replaced before it is used again."""
         with self._door, self._lock:
@@ -203,13 +213,13 @@ class Health:
             for each in self._line.members:
                 each.patience = each.check_at = 0.0
 
-    def examine(self, entry: PooledEntry) -> None:
-        """Ping a connection, unless it is in use; close it if it is dead."""
+    def examine(self, entry: PooledEntry) -> bool:
+        """Ping a connection, unless it is in use; close it if it is dead; true if it answers."""
         # Held only now, by whoever gives it back: callers need the others meanwhile, and
         # what an interrupt leaves held is lost.
         with self._door, self._lock:
             if not self._line.hold(entry):
-                return
+                return False
         try:
             alive = self.ping(entry, self._options.ping_timeout)
         except Exception:
@@ -218,10 +228,11 @@ class Health:
         with self._door, self._lock:
             if alive and not self._line.retired:
                 self._line.unhold(entry, self._shared.clock())
-                return
+                return True
         self.close(entry, "disposed" if alive else "dead")
         if not alive:
             self.suspect_others(entry)
+        return alive
 
     # Closing
 

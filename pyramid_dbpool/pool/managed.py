@@ -366,6 +366,15 @@ class ManagedPool(QueuePool):
         return self._core.outage
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether nothing works: openings fail, and no open connection answers."""
+        return self._core.opener.is_cut_off()
+
+    def answers(self) -> bool:
+        """Ask the server on what is idle; false if nothing is, or none of it answers."""
+        return self._core.ask_idle()
+
+    @property
     def contacts(self) -> int:
         """How often somebody has seen that the server is there."""
         return self._core.stats.contacts

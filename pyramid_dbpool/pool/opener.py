@@ -31,11 +31,8 @@ from .refusals import Refusals
 from .shared import Shared
 from .stats import Stats
 
-# Once nobody has asked for this long (seconds), the prober only keeps `min_idle`
-# in view, at the slow pace, or rests.
-ASKED_LATELY = 60.0
-# An opening that takes longer than this (seconds), and than so many usual ones, hangs:
-# others are opened beside it as if it were not there.
+# An opening that takes longer than this (seconds), and than so many usual ones, hangs: one is
+# opened beside it for whoever waits. No more, for it may be busy with its second host.
 HANGS_AFTER = 1.0
 HANGS_AFTER_CONNECTS = 4
 # A first guess at the duration of a connect, in seconds, until one was seen.
@@ -60,6 +57,7 @@ class Openings(Generic[E]):
         seconds openings have failed.
     :param set_timer: has `look` called at a time, and not when it was told before.
     :param looks_again: whether anything that `set_timer` is told ever happens.
+    :param doubt: has each open connection asked, when it is handed out next, whether it works.
     :param min_idle: how many connections to keep open once the pool is used.
     :param grace: for how many seconds an outage is waited out; None: always.
     :param chance: gives a number from 0 to 1 at random, for the pauses between two probes.
@@ -73,6 +71,7 @@ class Openings(Generic[E]):
         refuse: Refuse,
         set_timer: Callable[[float], object],
         looks_again: Callable[[], bool] = lambda: True,
+        doubt: Callable[[], object] = lambda: None,
         min_idle: int = 0,
         grace: float | None = None,
         pool_name: str | None = None,
@@ -83,17 +82,19 @@ class Openings(Generic[E]):
         self._refuse = refuse
         self._set_timer = set_timer
         self._looks_again = looks_again
+        self._doubt = doubt
         self._min_idle = min_idle
         self._grace = grace
         self._chance = chance
         self.outage: Outage | None = None
-        self.log = OutageLog(pool_name, grace)
+        self.log = OutageLog(pool_name, grace, self._explain)
         # A slot is reserved for each. Each is in a list of its own, which whoever starts it or
         # gives its slot back empties first: nobody does both.
         self.planned: deque[list[Context]] = deque()
         # When those under way began.
         self._began: dict[object, float] = {}
-        self._asked_at = NEVER
+        # Whether `min_idle` is to be kept open: somebody has asked.
+        self._in_use = False
         self._opened_at = NEVER
         # What `set_timer` was told last, if that is still to come.
         self._look_at = math.inf
@@ -106,11 +107,14 @@ class Openings(Generic[E]):
         :param again: whether he has had his turn, and waits at the head.
         :return: true; false if the line is full; or the outage for which he is refused.
         """
+        self._forget_refused_login()
         outage = self.outage
-        if outage is not None and not self._line.idle and outage.refuses(now, self._grace):
+        if outage is not None and outage.asks(now):
+            self._doubt()
+        if outage is not None and not self._line.idle and self._refuses(outage, now):
             # Refused or not, somebody asks: were the prober to rest now, those who come
             # next would be refused long after the server is back.
-            self._asked(now)
+            self._asked()
             self._watch(now)
             self._count_refused("outage", 1)
             return outage
@@ -119,7 +123,7 @@ class Openings(Generic[E]):
         elif not self._line.join(waiter):
             return False
         if waiter.granted is None:
-            self._asked(now)
+            self._asked()
             # Planning is half of what it costs to join, and in a spike everybody waits for that.
             # A full pool has nothing to plan, and a line that is soon looked at is planned then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
@@ -128,12 +132,12 @@ class Openings(Generic[E]):
 
     def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
-        self._asked_at = NEVER
+        self._in_use = False
 
-    def _asked(self, now: float) -> None:
-        self._asked_at = now
+    def _asked(self) -> None:
+        self._in_use = True
         if self.outage is not None:
-            self.outage.asked(now)
+            self.outage.wanted = True
 
     def _count_refused(self, reason: str, count: int) -> None:
         self._stats.refused[reason] += count
@@ -144,9 +148,8 @@ class Openings(Generic[E]):
 
     def plan(self, now: float) -> None:
         """Reserve slots for the openings that are wanted now, and put those into `planned`."""
-        wanted = max(self._wanted_by_line(now), self._missing())
-        if self.outage is not None and wanted:
-            wanted = self._probes_allowed(now)
+        self._forget_refused_login()
+        wanted = self._wanted(now)
         while wanted and not self._line.full:
             self._plan_one(self._next_context())
             if self.outage is not None:
@@ -157,13 +160,7 @@ class Openings(Generic[E]):
     def look(self, now: float) -> None:
         """Look at the line again, as `set_timer` was told."""
         self._look_at = math.inf
-        if self.outage is not None and not self._line.waiting and self._probes_on(now):
-            if self._probes_allowed(now) and not self._line.full:
-                self.outage.probing(now)
-                self._plan_one(Context())
-            self._watch(now)
-        else:
-            self.plan(now)
+        self.plan(now)
 
     def _plan_one(self, context: Context) -> None:
         planned, line, ticket = self.planned, self._line, [context]
@@ -181,10 +178,13 @@ class Openings(Generic[E]):
                 return context
         return Context()
 
-    def _wanted_by_line(self, now: float) -> int:
-        opening = self._opening(now)
+    def _wanted(self, now: float) -> int:
         if self.outage is not None:
-            return int(self._line.waiting > opening)
+            return int(self._probes and now >= self.outage.retry_at and self._may_probe(now))
+        return max(self._wanted_by_line(now), self._missing())
+
+    def _wanted_by_line(self, now: float) -> int:
+        opening = self._counted_on(now)
         if not self._looks_again():
             return max(0, self._line.waiting - opening)
         return openings_wanted(
@@ -202,23 +202,20 @@ class Openings(Generic[E]):
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self._line.retired or self._asked_at == NEVER:
+        if self._line.retired or not self._in_use:
             return 0
         return max(0, self._min_idle - self._line.total)
 
-    def _probes_allowed(self, now: float) -> int:
-        outage = self.outage
-        if outage is None or now < outage.retry_at or self._opening(now):
-            return 0
+    @property
+    def _probes(self) -> bool:
+        """Whether somebody wants to know, in an outage, when it is over."""
+        line, outage = self._line, self.outage
+        wanted = outage is not None and outage.wanted
+        return line.waiting > 0 or (wanted and not line.retired)
+
+    def _may_probe(self, now: float) -> bool:
         # Beside one that hangs another one may try, but not a herd of them.
-        return int(self._line.opening <= 1)
-
-    def _probes_on(self, now: float) -> bool:
-        """Tell whether to probe though nobody waits: somebody may be about to ask again."""
-        return not self._line.retired and (self._asked_lately(now) or self._missing() > 0)
-
-    def _asked_lately(self, now: float) -> bool:
-        return now - self._asked_at < ASKED_LATELY
+        return not self._opening(now) and self._line.opening <= 1
 
     # Looking again
 
@@ -235,23 +232,35 @@ class Openings(Generic[E]):
         return now < self._look_at <= now + look_interval(self._connect_time)
 
     def _next_look(self, now: float) -> float | None:
-        line, outage, opening = self._line, self.outage, self._opening(now)
+        line, outage = self._line, self.outage
         if outage is not None:
-            if not (line.waiting or self._probes_on(now)):
+            if not self._probes:
                 return None
-            if not opening:
+            if not self._opening(now):
                 return max(outage.retry_at, now)
         elif line.full or not line.waiting:
             return None
-        elif line.waiting > opening:
+        elif line.waiting > self._counted_on(now):
             return now + look_interval(self._connect_time)
         return self._next_hanging(now)
 
     def _opening(self, now: float) -> int:
         """Count the openings that may soon be over: those that hang may not."""
+        return self._line.opening - len(self._hanging(now))
+
+    def _counted_on(self, now: float) -> int:
+        """Count the openings beside which those who wait need no other."""
+        line, hanging = self._line, self._hanging(now)
+        if not hanging or not line.waiting:
+            return line.opening - len(hanging)
+        # Those that hang since before he came were no help to those before him.
+        came = next(iter(line.waiters)).since
+        begun_for_them = sum(began >= came for began in hanging)
+        return line.opening - len(hanging) + max(0, begun_for_them - line.waiting)
+
+    def _hanging(self, now: float) -> list[float]:
         limit = self._hanging_limit
-        hanging = sum(now - began >= limit for began in self._began.values())
-        return self._line.opening - hanging
+        return [began for began in self._began.values() if now - began >= limit]
 
     def _next_hanging(self, now: float) -> float | None:
         """Say when the next opening will have taken too long; None: none is under way."""
@@ -277,13 +286,22 @@ class Openings(Generic[E]):
     def opened(self, opening: object, entry: E, now: float) -> bool:
         """Hand out what was opened; false if it is surplus: then it is to be closed."""
         began = self._began.pop(opening)
-        self.outage, self._opened_at = None, now
         self._stats.connected(now - began)
         self._line.opened(entry, now)
         kept = self._line.put(entry, now)
+        self.is_back(now)
+        return kept
+
+    def is_back(self, now: float) -> None:
+        """Note that a connection could be opened, by whomever."""
+        self.outage, self._opened_at = None, now
         self.plan(now)
         self.log.note(None, now)
-        return kept
+
+    def answered(self, now: float) -> None:
+        """Note that an open connection has answered."""
+        if self.outage is not None:
+            self.outage.answered_at = now
 
     def failed(
         self, opening: object, kind: ConnectFailure | None, error: BaseException, now: float
@@ -298,9 +316,9 @@ class Openings(Generic[E]):
         if kind is None:
             self._refuse_waiters("program", lambda: error, limit=1)
             self.rest()
-        elif kind is ConnectFailure.CONFIGURATION:
+        elif kind is ConnectFailure.CONFIGURATION and not self._line.members:
             self.outage = None
-            self.log.note(None, now)
+            self.log.answered(now)
             self._refuse_waiters("configuration", lambda: self._refuse(error, kind, 0.0))
             # What is missing from `min_idle` would be tried again, and again, at once.
             self.rest()
@@ -309,16 +327,41 @@ class Openings(Generic[E]):
         self.plan(now)
 
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
-        """Note that the server is out of reach, or full."""
+        """Note that the server is out of reach or full, or refuses new connections."""
         if self.outage is None:
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
-        outage, asked = self.outage, self._line.waiting > 0 or self._asked_lately(now)
-        outage.failed(kind, error, now, asked=asked)
+        outage = self.outage
+        outage.failed(kind, error, now)
         self.log.note(outage, now)
-        if outage.refuses(now, self._grace):
+        if outage.asks(now):
+            self._doubt()
+        if self._refuses(outage, now):
             lasted = now - outage.since
             self._refuse_waiters("outage", lambda: self._refuse(error, kind, lasted))
+
+    def _refuses(self, outage: Outage, now: float) -> bool:
+        return outage.refuses(now, self._grace, has_open=bool(self._line.members))
+
+    def is_cut_off(self, now: float) -> bool:
+        """Tell whether nothing works: openings fail, and no open connection answers."""
+        outage, has_open = self.outage, bool(self._line.members)
+        if outage is None:
+            return False
+        if outage.kind is ConnectFailure.CONFIGURATION:
+            return not has_open
+        return outage.refuses(now, 0.0, has_open=has_open)
+
+    def _forget_refused_login(self) -> None:
+        # While others are open, callers wait for those. When the last one has gone, each has to
+        # be told at once what the database says, and to be served as soon as it has changed.
+        outage = self.outage
+        refused = outage is not None and outage.kind is ConnectFailure.CONFIGURATION
+        if refused and not self._line.members:
+            self.outage = None
+
+    def _explain(self, outage: Outage) -> str:
+        return str(self._refuse(outage.error, outage.kind, 0.0).args[0])
 
     def _refuse_waiters(
         self, reason: str, make_error: Callable[[], BaseException], limit: int | None = None
@@ -407,6 +450,7 @@ class BackgroundOpener:
             refuse=refusals.unavailable,
             set_timer=self._look_at,
             looks_again=lambda: shared.timer.runs,
+            doubt=health.doubt_all_locked,
             min_idle=shared.options.min_idle,
             grace=shared.options.outage_grace,
             pool_name=shared.options.pool_name,
@@ -432,16 +476,36 @@ class BackgroundOpener:
             self.openings.log.refused()
         return self._refusals.timed_out(waited, outage, cut=cut, setting=setting)
 
+    def is_cut_off(self) -> bool:
+        """Tell whether nothing works, as far as is known."""
+        with self._door, self._lock:
+            return self.openings.is_cut_off(self._clock())
+
+    def answered(self) -> None:
+        """Note that an open connection has answered."""
+        if self.openings.outage is not None:
+            with self._door, self._lock:
+                self.openings.answered(self._clock())
+
+    def caller_opened(self) -> None:
+        """Learn from a caller who has opened for himself."""
+        with self._door, self._lock:
+            self.openings.is_back(self._clock())
+        self.launch()
+        self.openings.log.write()
+
     def explain(self, error: Exception, began: float) -> BaseException:
         """Learn from a caller who could not open for himself; return what he is told."""
         now, kind = self._clock(), self._source.classify(error)
         if kind is None:
             return error
-        if kind is ConnectFailure.CONFIGURATION:
-            return self._refusals.unavailable(error, kind)
         with self._door, self._lock:
-            self.openings.away(kind, error, began, now)
+            refused = kind is ConnectFailure.CONFIGURATION and not self._line.members
+            if not refused:
+                self.openings.away(kind, error, began, now)
         self.openings.log.write()
+        if refused:
+            return self._refusals.unavailable(error, kind)
         return self.timed_out(now - began, cut=False, setting=None)
 
     def replace(self, entry: PooledEntry, reason: str) -> None:
@@ -557,6 +621,16 @@ class CallersOpen:
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
         return self._refusals.timed_out(waited, None, cut=cut, setting=setting)
+
+    def is_cut_off(self) -> bool:
+        """Know of nothing: each caller finds out for himself."""
+        return False
+
+    def answered(self) -> None:
+        """Do nothing: nothing is known of an outage."""
+
+    def caller_opened(self) -> None:
+        """Do nothing: nothing is known of an outage."""
 
     def explain(self, error: Exception, began: float) -> BaseException:
         """Return what a caller is told who could not open: the driver's own error."""

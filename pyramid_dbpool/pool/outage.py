@@ -17,12 +17,15 @@ log = logging.getLogger(__name__)
 
 # The first pause before another look at a server that is away, in seconds, whoever looks.
 FIRST_PAUSE = 0.1
-# The prober's longest pause, in seconds, and the one while nobody asks.
+# The prober's longest pause, in seconds.
 LAST_PAUSE = 1.0
-SLOW_PAUSE = 10.0
 # What a failed opening tells is held for true until the next one is over, but not for
 # longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
 LONGEST_PROBE = 30.0
+# How often, in seconds, each open connection is asked in an outage whether it works, when it is
+# handed out; and for how long at least its answer stands for the server's.
+ASK_EVERY = 1.0
+ANSWER_STANDS = 2.0
 NEVER = float("-inf")
 
 
@@ -31,6 +34,11 @@ class Outage:
     """Openings fail: since when, why, and when the prober tries again.
 
     `known_until`: up to when nobody need ask the server to know that it is away.
+    `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
+    nobody wants anything must not knock at the server's door, nor fill it when it opens.
+    `answered_at`: when an open connection last answered. That it was given back says nothing: in a
+    network that is dead, one that nobody has used comes back too.
+    `ask_at`: from when on the open ones are to be asked again.
     `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
     """
@@ -42,11 +50,12 @@ class Outage:
     retry_at: float = NEVER
     known_until: float = NEVER
     attempts: int = 0
+    wanted: bool = False
+    answered_at: float = NEVER
+    ask_at: float = NEVER
 
-    def failed(
-        self, kind: ConnectFailure, error: BaseException, now: float, *, asked: bool
-    ) -> None:
-        """Note a failed opening; at the slow pace unless somebody has `asked` lately."""
+    def failed(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
+        """Note a failed opening."""
         self.kind, self.error = kind, error
         self.known_until = now + 2 * LAST_PAUSE
         if now < self.retry_at:
@@ -54,33 +63,41 @@ class Outage:
             # by one, a blip would cost everybody the longest pause.
             return
         self.attempts += 1
-        pause = pause_before(self.attempts, LAST_PAUSE, self.chance)
-        self.retry_at = now + (pause if asked else shortened(SLOW_PAUSE, self.chance))
-
-    def asked(self, now: float) -> None:
-        """Note that somebody asks: a prober at the slow pace tries at once."""
-        if self.retry_at > now + LAST_PAUSE:
-            self.retry_at = now
+        self.retry_at = now + pause_before(self.attempts, LAST_PAUSE, self.chance)
 
     def probing(self, now: float) -> None:
         """Note that a probe begins: until it is over, what is known is known."""
+        self.wanted = False
         if now < self.known_until:
             self.known_until = now + LONGEST_PROBE
 
-    def refuses(self, now: float, grace: float | None) -> bool:
-        """Tell whether the outage has lasted so long that waiting is pointless.
+    def refuses(self, now: float, grace: float | None, *, has_open: bool = False) -> bool:
+        """Tell whether nothing has worked for so long that waiting is pointless.
 
-        Also while connections of ours are out: one that is leaked, or held for long,
-        would have everybody wait for their whole timeout.
+        Also while connections of ours are out: one that is leaked, or hangs, would have everybody
+        wait for their whole timeout. Those that answer count, because callers can be served with
+        them: a resolver, a firewall or a limit of descriptors keeps only new ones away.
 
         :param grace: for how many seconds an outage is waited out; None: always.
+        :param has_open: whether there are connections that may answer.
         """
-        return (
-            grace is not None
-            and self.kind is ConnectFailure.UNREACHABLE
-            and now - self.since >= grace
-            and now < self.known_until
-        )
+        if grace is None or self.kind is not ConnectFailure.UNREACHABLE:
+            return False
+        patience = max(grace, ANSWER_STANDS) if has_open else grace
+        return now - max(self.since, self.answered_at) >= patience and now < self.known_until
+
+    def asks(self, now: float) -> bool:
+        """Tell whether the open connections are to be asked (again): from now on they are."""
+        if self.kind is not ConnectFailure.UNREACHABLE or now < self.ask_at:
+            return False
+        self.ask_at = now + ASK_EVERY
+        return True
+
+    def serves_since(self, time: float) -> bool:
+        """Tell whether callers have been served since then with connections that are open."""
+        if self.kind is not ConnectFailure.UNREACHABLE:
+            return True
+        return self.answered_at >= time - ANSWER_STANDS
 
 
 def pause_before(number: int, longest: float, chance: Callable[[], float] = by_chance) -> float:
@@ -91,40 +108,59 @@ def pause_before(number: int, longest: float, chance: Callable[[], float] = by_c
     :param number: which look it is, after the first: 1, 2 and so on.
     :param longest: more than so many seconds it never is.
     """
-    return shortened(min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10)), chance)
-
-
-def shortened(pause: float, chance: Callable[[], float]) -> float:
-    """Shorten a pause by up to half, so that a hundred processes do not all knock at once."""
+    pause: float = min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10))
+    # By up to half, so that a hundred processes do not all knock at once.
     return pause * (1 + chance()) / 2
 
 
 class OutageLog:
-    """Says once that the server is away, and once that it is back.
+    """Says once that the server is away, or refuses us, and once that this is over.
 
     What is to be said is decided with the pool's lock held, and said without it: a
     handler of the log may write to a disk or a network, or to a table of this pool.
     """
 
-    def __init__(self, pool_name: str | None, grace: float | None) -> None:
+    def __init__(
+        self,
+        pool_name: str | None,
+        grace: float | None,
+        explain: Callable[[Outage], str] = lambda outage: driver_text(outage.error),
+    ) -> None:
         self._name = pool_name
         self._grace = grace
-        self._since: float | None = None
+        self._explain = explain
+        # What was said last and is not over; since when it is so, and whether by the app's code.
+        self._said: ConnectFailure | None = None
+        self._since = 0.0
         self._apps = False
         self._refused = 0
         self._lines: deque[str] = deque()
 
     def note(self, outage: Outage | None, now: float) -> None:
         """See whether an outage begins or is over."""
-        away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
-        if outage is not None and away and self._since is None:
+        kind = None if outage is None else outage.kind
+        if kind in (self._said, ConnectFailure.SATURATED):
+            return
+        self.answered(now)
+        if kind is None and self._said is not None:
+            self._lines.append(accepted_text(self._name, now - self._since, self._refused))
+        if outage is not None:
             self._since, self._refused = outage.since, 0
+            away = kind is ConnectFailure.UNREACHABLE
             self._apps = place_in_app(outage.error) is not None
-            self._lines.append(away_text(self._name, self._grace, outage.error))
-        elif outage is None and self._since is not None:
+            self._lines.append(
+                away_text(self._name, self._grace, outage.error)
+                if away
+                else refused_text(self._explain(outage))
+            )
+        self._said = kind
+
+    def answered(self, now: float) -> None:
+        """Note that the server is there, whatever it says."""
+        if self._said is ConnectFailure.UNREACHABLE:
             lasted = now - self._since
             self._lines.append(back_text(self._name, lasted, self._refused, apps=self._apps))
-            self._since = None
+            self._said = None
 
     def refused(self, count: int = 1) -> None:
         """Count callers who got no connection in this outage."""
@@ -140,7 +176,12 @@ class OutageLog:
 
 def away_text(pool_name: str | None, grace: float | None, error: BaseException) -> str:
     """Say in the log that an outage begins."""
-    refused = "" if grace is None else f", and are refused at once after {grace:g} s of it"
+    refused = ""
+    if grace is not None:
+        refused = (
+            f", and are refused at once after {grace:g} s of it, unless connections that are open"
+            " still work"
+        )
     what, until = "the database server is unreachable", "it is back"
     if place_in_app(error) is not None:
         what, until = "the app's own code opens no connection", "it does"
@@ -156,8 +197,28 @@ def back_text(pool_name: str | None, lasted: float, refused: int, *, apps: bool 
     :param apps: whether the app's own code was to blame for it.
     """
     what = "connections are opened again" if apps else "the database server is back"
-    callers = "1 caller" if refused == 1 else f"{refused} callers"
-    ending = (
-        f"; {callers} got no connection meanwhile." if refused else ". Every caller was served."
+    return f"{pool_text(pool_name)}: {what} after {lasted:.1f} s{_ending(refused)}"
+
+
+def refused_text(explained: str) -> str:
+    """Say in the log that a database refuses new connections while others are open.
+
+    :param explained: what callers are told, without a full stop.
+    """
+    return (
+        f"{explained}. Callers wait for connections that are open; while any of them waits, a new"
+        " one is tried again."
     )
-    return f"{pool_text(pool_name)}: {what} after {lasted:.1f} s{ending}"
+
+
+def accepted_text(pool_name: str | None, lasted: float, refused: int) -> str:
+    """Say in the log that a database accepts new connections again."""
+    return (
+        f"{pool_text(pool_name)}: the database accepts new connections again after"
+        f" {lasted:.1f} s{_ending(refused)}"
+    )
+
+
+def _ending(refused: int) -> str:
+    callers = "1 caller" if refused == 1 else f"{refused} callers"
+    return f"; {callers} got no connection meanwhile." if refused else ". Every caller was served."

@@ -79,14 +79,16 @@ class Refusals:
         """
         shared, name, spelled = self._shared, self._name, self._spelled
         with shared.door, shared.lock:
-            line = shared.line
-            held, waiting = leases(line, shared.clock()), line.waiting
+            line, now = shared.line, shared.clock()
+            held, waiting = leases(line, now), line.waiting
             opening, opened, leased = line.opening, line.total - line.opening, line.leased
             full, capacity = line.full, line.capacity
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
             text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
+        elif outage is not None and opened and outage.serves_since(now - waited):
+            text = no_new_text(name, spelled, waited, outage, count=opened, holders=named(held))
         elif outage is not None:
             return self.away(outage)
         elif opening and (opening >= leased or not full):
@@ -197,6 +199,32 @@ def saturated_text(
         f"{holders_text(holders)} Raise the server's limit, or lower"
         f" {spelled('pool_size')} and {spelled('max_overflow')} in the"
         " processes that share it."
+    )
+
+
+def no_new_text(
+    pool_name: str | None,
+    spelled: Spelling,
+    waited: float,
+    outage: Outage,
+    *,
+    count: int,
+    holders: Sequence[Holder],
+) -> str:
+    """Explain that none of the open connections came free, and that no other can be opened."""
+    if outage.kind is ConnectFailure.CONFIGURATION:
+        why, remedy = "the database refuses others", f"Check {spelled('url')}."
+    else:
+        why = "no other can be opened"
+        remedy = (
+            "Open ones work: look for what keeps this machine from opening others (name resolution"
+            f" for {spelled('url')}, a firewall, its limit of open files)."
+        )
+    open_ones = "the only open one" if count == 1 else f"none of the {count} open ones"
+    came = "did not come free" if count == 1 else "came free"
+    return (
+        f"{pool_text(pool_name)}: no connection within {waited:.2f} s: {open_ones} {came}, and"
+        f" {why} ({driver_text(outage.error)}).{holders_text(holders)} {remedy}"
     )
 
 

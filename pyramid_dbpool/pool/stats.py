@@ -66,8 +66,8 @@ class PoolSnapshot:
 
     Now: `capacity` is how many connections there may be (None: no limit), `idle` how many are open
     and unused, `leased` checked out, `held` just being pinged or closed, `opening` being opened;
-    `waiting` counts callers. `holders` has each lease. `outage_seconds` is how long the server
-    has been away, None while it is not.
+    `waiting` counts callers. `holders` has each lease. `outage_seconds` is for how long
+    no connection could be opened, None while one can.
 
     Counted since the pool was made: `checkouts`, those that had to wait (`waited`), `returns`;
     connections `opened`; `pings`, and the `fallback_pings` among them, which a look at the socket

@@ -5,12 +5,13 @@ without a round trip. Where nobody would listen, the setting is refused.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from sqlalchemy.engine import URL
 
 from .backend import Backend
+from .declaration import LEAST_CONNECT_TIMEOUT
 from .pool_settings import Draft
 
 __all__ = ["FALLBACK_NAME", "NAMED_DRIVERS", "add_connect_arguments", "check_connect_arguments"]
@@ -72,27 +73,48 @@ def check_connect_arguments(draft: Draft, url: URL, backend: Backend) -> None:
 
 
 def add_connect_arguments(
-    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend
+    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend, given: Container[str]
 ) -> None:
     """Add to `engine`'s `connect_args` what `own` has for them.
 
     `own`'s `connect_timeout` is None afterwards where it is not ours to set.
+
+    :param given: the keywords of `own` that the user has set.
     """
-    _bound_connect(engine, own, url, backend)
+    _bound_connect(engine, own, url, backend, given="connect_timeout" in given)
     _choose_code(engine, url, backend)
     _add_server_timeouts(engine, own, url)
 
 
 def _bound_connect(
-    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend
+    engine: dict[str, Any], own: dict[str, Any], url: URL, backend: Backend, *, given: bool
 ) -> None:
     """Add the limit on opening a connection, unless the user has set one for the driver."""
     names = _CONNECT_TIMEOUTS.get(backend.dialect.driver, ())
     if not names or _users_connect_timeout(engine, url, backend) or "creator" in engine:
         own["connect_timeout"] = None
+    elif not given:
+        own["connect_timeout"] = _shared_out(own["connect_timeout"], engine, url, backend)
     if own["connect_timeout"] is not None:
         arguments = engine.get("connect_args") or {}
         engine["connect_args"] = {**arguments, names[0]: own["connect_timeout"]}
+
+
+def _shared_out(seconds: int, engine: Mapping[str, Any], url: URL, backend: Backend) -> int:
+    """Return the limit at each host with which the opening at all of them is over in time.
+
+    A driver spends it at each host in turn: were the first one silent, callers would give up
+    just before their connection is there.
+    """
+    _, arguments = backend.dialect.create_connect_args(url)
+    arguments = {**arguments, **(engine.get("connect_args") or {})}
+    hosts = 1
+    if backend.dialect.driver in NAMED_DRIVERS:
+        named = arguments.get("hostaddr") or arguments.get("host") or os.environ.get("PGHOST", "")
+        hosts += str(named).count(",")
+    elif backend.dialect.driver == "mysqlconnector":
+        hosts = max(1, len(arguments.get("failover") or ()))
+    return max(seconds // hosts, LEAST_CONNECT_TIMEOUT)
 
 
 def _users_connect_timeout(engine: Mapping[str, Any], url: URL, backend: Backend) -> str | None:

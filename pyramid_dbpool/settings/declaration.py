@@ -20,6 +20,7 @@ from ..secrets import mask_value
 __all__ = [
     "BY_KEY",
     "KEYWORDS",
+    "LEAST_CONNECT_TIMEOUT",
     "MANAGED",
     "SETTINGS",
     "YEAR",
@@ -49,6 +50,8 @@ Kind = Literal[
 Prefix = Literal["sqlalchemy.", "dbpool."]
 # A longer wait is a slip of the pen, and soon more than a lock can wait.
 YEAR = 366 * 24 * 3600.0
+# In seconds: libpq takes one second for two.
+LEAST_CONNECT_TIMEOUT = 2
 _STYLES = ("qmark", "numeric", "named", "format", "pyformat", "numeric_dollar")
 # PostgreSQL counts these in milliseconds, in an integer of 32 bits.
 _BY_POSTGRESQL: dict[str, Any] = {
@@ -304,11 +307,13 @@ SETTINGS: tuple[Setting, ...] = (
         "connect_timeout",
         "duration",
         5,
-        "How long opening a connection may take; off leaves it to the driver.",
-        low=2,
+        "How long opening a connection may take at each host, and at each address of a host's"
+        " name; off leaves it to the driver.",
+        low=LEAST_CONNECT_TIMEOUT,
         high=YEAR,
         off=None,
         whole=True,
+        note="if not given, the hosts of the URL share the 5 s, with 2 s each at least",
     ),
     # What a server is told when a connection is opened.
     own(

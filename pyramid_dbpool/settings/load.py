@@ -181,7 +181,7 @@ def _finish(draft: Draft, url: URL, url_key: str, backend: Backend) -> PoolSetti
     own = _defaults("dbpool.", backend) | draft.own
     # What we make of the values must not tell two engines apart.
     parts = fingerprints(url, engine | own)
-    add_connect_arguments(engine, own, url, backend)
+    add_connect_arguments(engine, own, url, backend, draft.own.keys())
     capacity = _capacity(engine, backend)
     arguments = {keyword: own.pop(keyword) for keyword in MANAGED if backend.managed}
     return PoolSettings(

@@ -61,8 +61,7 @@ class Readiness:
         """Say of each pool whether its database can be reached; the writable ones decide."""
         states = [(pool, pool.is_ready()) for pool in self.pools]
         ready = all(is_ready for pool, is_ready in states if not pool.read_only)
-        words = {True: "ready", False: "not ready"}
-        lines = [f"{pool.name}: {words[is_ready]}\n" for pool, is_ready in states]
+        lines = [f"{pool.name}: {pool.words(is_ready)}\n" for pool, is_ready in states]
         status = 200 if ready else 503
         response = Response(text="".join(lines), content_type="text/plain", status=status)
         response.cache_control = "no-store"
@@ -88,6 +87,14 @@ class PoolReadiness:
         self._ready = False
         self._known_at = float("-inf")
         self._contacts = 0
+        # Whether only connections that are open work.
+        self._degraded = False
+
+    def words(self, is_ready: bool) -> str:
+        """Say in the answer how it is."""
+        if not is_ready:
+            return "not ready"
+        return "ready, but no new connection can be opened" if self._degraded else "ready"
 
     def is_ready(self) -> bool:
         """Tell whether the server can be reached, as far as is known; never waits."""
@@ -109,13 +116,16 @@ class PoolReadiness:
         pool = self._made.engine.pool
         if not isinstance(pool, ManagedPool):
             return None
-        outage = pool.outage
-        away = outage is not None and outage.kind is ConnectFailure.UNREACHABLE
-        if outage is not None and away and now < outage.known_until:
-            return False
-        contacts = pool.contacts
+        contacts, outage = pool.contacts, pool.outage
         moved, self._contacts = contacts > self._contacts, contacts
-        return True if moved and not away else None
+        fails = outage is not None and outage.kind is not ConnectFailure.SATURATED
+        if outage is not None and fails and now < outage.known_until:
+            self._degraded = True
+            return not pool.is_cut_off
+        if moved and not fails:
+            self._degraded = False
+            return True
+        return None
 
     def _probe(self, now: float) -> None:
         with self._lock:
@@ -129,13 +139,19 @@ class PoolReadiness:
 
     def _look(self, began: float) -> None:
         error = try_to_connect(self._made)
+        # A server that is full is there.
+        opens = error is None or self._is_full(error)
+        ready = opens or self._open_ones_work()
         with self._lock:
             if self._probing_since != began:
                 return  # given up; what another one has found since is newer
             self._probing_since = float("-inf")
-            # A server that is full is there.
-            self._ready = error is None or self._is_full(error)
+            self._ready, self._degraded = ready, not opens
             self._known_at = self._clock()
+
+    def _open_ones_work(self) -> bool:
+        pool = self._made.engine.pool
+        return isinstance(pool, ManagedPool) and pool.answers()
 
     def _is_full(self, error: Exception) -> bool:
         kind = classify_connect_failure(self._made.engine.dialect, error)

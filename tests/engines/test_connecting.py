@@ -1,12 +1,14 @@
 """An opening is over in time, whatever the server does, and a statement may take longer."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.servers.fixtures import MARIADB, need_mysqlclient
 
 
@@ -43,6 +45,25 @@ def give_up(driver: str, port: int) -> None:
     }
     with pytest.raises(DatabaseUnavailable):
         get_engine(settings).connect()
+    dispose_engine(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_the_second_host_is_reached_in_time(
+    driver: str, mute: int, new_postgres: Callable[..., PrivatePostgres]
+) -> None:
+    """Where the first one is silent: its caller is served, and not five connections opened."""
+    server = make_url(new_postgres().url(driver))
+    hosts = {"host": [f"127.0.0.1:{mute}", f"127.0.0.1:{server.port}"]}
+    url = server.set(host=None, port=None).update_query_dict(hosts)
+    settings = {"sqlalchemy.url": url.render_as_string(hide_password=False)}
+    engine = get_engine(settings)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    assert isinstance(engine.pool, ManagedPool)
+    numbers = engine.pool.snapshot()
+    assert numbers.opened + numbers.opening <= 2
     dispose_engine(settings)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, SLOW_PAUSE, Outage
+from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, Outage
 
 BEGAN = 1000.0
 
@@ -14,9 +14,9 @@ def outage() -> Outage:
     return Outage(ConnectFailure.UNREACHABLE, BEGAN, OSError("away"))
 
 
-def fail(outage: Outage, now: float, *, asked: bool = True) -> float:
+def fail(outage: Outage, now: float) -> float:
     """Let an attempt fail; return the pause until the next one."""
-    outage.failed(ConnectFailure.UNREACHABLE, OSError("away"), now, asked=asked)
+    outage.failed(ConnectFailure.UNREACHABLE, OSError("away"), now)
     return outage.retry_at - now
 
 
@@ -30,21 +30,6 @@ def test_many_processes_do_not_knock_as_one(outage: Outage) -> None:
     """The pauses are shortened at random."""
     pauses = {fail(outage, BEGAN + 100.0 * number) for number in range(50)}
     assert len(pauses) > 40
-
-
-def test_while_nobody_asks_the_server_is_left_alone(outage: Outage) -> None:
-    """Until somebody does: then it is asked at once."""
-    assert fail(outage, BEGAN, asked=False) >= SLOW_PAUSE / 2
-    outage.asked(BEGAN + 1)
-    assert outage.retry_at == BEGAN + 1
-
-
-def test_a_herd_of_callers_does_not_quicken_the_prober(outage: Outage) -> None:
-    """Its pace is quick enough while it is not the slow one."""
-    fail(outage, BEGAN)
-    retry_at = outage.retry_at
-    outage.asked(BEGAN)
-    assert outage.retry_at == retry_at
 
 
 def test_what_is_known_stands_while_a_probe_is_under_way(outage: Outage) -> None:
@@ -70,3 +55,22 @@ def test_nobody_is_refused_before_the_grace_is_over(outage: Outage) -> None:
     assert not outage.refuses(BEGAN + 10.0, None)
     outage.kind = ConnectFailure.SATURATED
     assert not outage.refuses(BEGAN + 10.0, 10.0)
+
+
+def test_an_answer_of_an_open_connection_stands_for_the_grace(outage: Outage) -> None:
+    """And for two seconds at least, or with no grace it would count for nobody."""
+    fail(outage, BEGAN + 60)
+    assert outage.refuses(BEGAN + 60, 10.0, has_open=True)
+    outage.answered_at = BEGAN + 59
+    assert not outage.refuses(BEGAN + 60, 10.0, has_open=True)
+    assert not outage.refuses(BEGAN + 60, 0.0, has_open=True)
+    fail(outage, BEGAN + 70)
+    assert outage.refuses(BEGAN + 70, 10.0, has_open=True)
+
+
+def test_open_connections_are_asked_once_a_second(outage: Outage) -> None:
+    """For as long as openings fail because nobody is there."""
+    asked = [outage.asks(BEGAN + number / 10) for number in range(30)]
+    assert asked.count(True) == 3
+    outage.kind = ConnectFailure.SATURATED
+    assert not outage.asks(BEGAN + 60)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import DatabaseUnavailable, deadline, dispose_engine, get_engine
@@ -22,6 +22,7 @@ from tests.support.pool_load import (
     unit,
     until,
 )
+from tests.support.servers.ports import deaf_port
 
 NewPostgres = Callable[..., PrivatePostgres]
 NewDatabase = Callable[[str], str]
@@ -130,6 +131,134 @@ def test_after_the_grace_callers_are_refused_at_once(
     server.start()
     until(lambda: Calls(1, lambda: unit(engine)).wait().errors == [], "served again", within=10)
     leak.close()
+
+
+def password_set(connection: Connection, password: str) -> None:
+    """Change the password of whoever this connection is logged in as."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"ALTER ROLE CURRENT_USER PASSWORD '{password}'"))
+    else:
+        connection.execute(text(f"SET PASSWORD = PASSWORD('{password}')"))
+    connection.commit()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_password_that_is_rotated_fails_nobody(
+    backend: str,
+    new_database: NewDatabase,
+    new_postgres: NewPostgres,
+    some_engine: SomeEngine,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Connections that are open serve all; new ones are tried again until they are accepted."""
+    url = changeable(backend, new_database, new_postgres)
+    engine = some_engine(url, **ENOUGH)
+    with engine.connect() as other:
+        unit(engine)
+        before = managed(engine).snapshot().opened
+        password_set(other, "new")
+        load = Load(engine, 8)
+        until(lambda: failures(engine, "configuration") >= 3, "new ones are refused")
+        load.goes_on()
+        with pytest.raises(PoolTimeout) as caught, deadline(0.0), engine.connect():
+            pass
+        assert managed(engine).snapshot().opened == before
+        password_set(other, "right")
+        until(lambda: managed(engine).snapshot().opened > before, "more are opened")
+        load.goes_on()
+        load.stop()
+    assert load.errors == []
+    assert "sqlalchemy.url" in str(caught.value)
+    assert "2 open ones" in str(caught.value)
+    assert "QueuePool limit" not in str(caught.value)
+    until(lambda: len(said(caplog)) >= 2, "its end is said")
+    refused, accepted = said(caplog)
+    assert refused.startswith("pool 'default': the database refuses this configuration; check")
+    assert "sqlalchemy.url" in refused
+    assert "right" not in refused
+    assert "accepts new connections again after" in accepted
+    assert managed(engine).outage is None
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_refused_login_is_tried_with_pauses_by_callers_who_do_not_wait(
+    driver: str, new_database: NewDatabase, new_postgres: NewPostgres, some_engine: SomeEngine
+) -> None:
+    """They open for themselves; a line without time is full, and no fault of the settings."""
+    url = changeable(f"postgresql+{driver}", new_database, new_postgres)
+    engine = some_engine(url, **{"sqlalchemy.pool_timeout": "0"})
+    with engine.connect() as other:
+        password_set(other, "new")
+        refused = []
+        for _ in range(20):
+            with pytest.raises(PoolTimeout) as caught:
+                engine.connect()
+            refused.append(str(caught.value))
+        assert failures(engine, "configuration") < 10
+        assert all("password authentication failed" in each for each in refused)
+        password_set(other, "right")
+
+        def is_served() -> bool:
+            try:
+                unit(engine)
+            except PoolTimeout:
+                return False
+            return True
+
+        until(is_served, "a caller is served")
+
+
+def changeable(backend: str, new_database: NewDatabase, new_postgres: NewPostgres) -> str:
+    """Return the URL of a user whose password is `right`, and who may change it."""
+    if not backend.startswith("mysql"):
+        return new_postgres(password="right").url(backend.partition("+")[2])
+    url = make_url(new_database(backend))
+    owner = plugin_engine(url.render_as_string(hide_password=False), 1, 0)
+    name = f"rotated_{url.database}"[:32]
+    with owner.begin() as connection:
+        connection.execute(text(f"CREATE OR REPLACE USER {name}@'%' IDENTIFIED BY 'right'"))
+        connection.execute(text(f"GRANT ALL ON {url.database}.* TO {name}@'%'"))
+    owner.dispose()
+    return url.set(username=name, password="right").render_as_string(hide_password=False)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List what the pool has said of outages."""
+    mine = [each for each in caplog.records if each.name == "pyramid_dbpool.pool.outage"]
+    return [each.getMessage() for each in mine]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_openings_that_fail_beside_open_connections_fail_nobody(
+    backend: str, new_database: NewDatabase, new_postgres: NewPostgres, some_engine: SomeEngine
+) -> None:
+    """However long they do; a connection that is out all the time changes nothing."""
+    url = changeable(backend, new_database, new_postgres)
+    engine = some_engine(url, **ENOUGH, **{"dbpool.outage_grace": "1"})
+    elsewhere = {"host": "127.0.0.1", "port": deaf_port()}
+    arguments: dict[str, object] = {}
+    event.listen(engine, "do_connect", lambda *given: given[3].update(arguments))
+    leak = engine.connect()
+    fill(engine, 2)
+    opened = managed(engine).snapshot().opened
+    arguments |= elsewhere
+    load = Load(engine, 8)
+
+    def has_lasted() -> bool:
+        return (managed(engine).snapshot().outage_seconds or 0.0) > 4.0
+
+    until(has_lasted, "the outage lasts")
+    assert not managed(engine).is_cut_off
+    load.goes_on()
+    with pytest.raises(PoolTimeout, match="Open ones work"), deadline(0.0):
+        engine.connect()
+    assert managed(engine).snapshot().opened == opened
+    arguments["port"] = make_url(url).port
+    until(lambda: managed(engine).snapshot().opened > opened, "more are opened")
+    load.stop()
+    leak.close()
+    assert load.errors == []
 
 
 def role_with_limit(server: PrivatePostgres, limit: int) -> str:

@@ -171,6 +171,31 @@ def test_the_users_limit_on_opening_wins(driver: str, argument: str) -> None:
     assert (arguments[argument], arguments["x"]) == (7, 1)
 
 
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql+psycopg2"])
+@pytest.mark.parametrize(
+    ("hosts", "seconds"),
+    [("host=a", 5), ("host=a:1&host=b:2", 2), ("host=a,b", 2), ("host=a,b,c,d", 2)],
+)
+def test_several_hosts_share_the_limit_on_opening(driver: str, hosts: str, seconds: int) -> None:
+    """It is spent at each: with five seconds, callers gave up just before the second answered."""
+    url = f"{driver}://web@/h?{hosts}"
+    assert _arguments(load(url))["connect_timeout"] == seconds
+    given = {"sqlalchemy.url": url, "dbpool.connect_timeout": "5"}
+    assert _arguments(load_pool(given))["connect_timeout"] == 5
+
+
+def test_hosts_are_counted_wherever_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the connect arguments, in libpq's environment, as servers to fail over to."""
+    bare = "postgresql+psycopg://web@/h"
+    assert _arguments(load(bare, connect_args={"host": "a,b"}))["connect_timeout"] == 2
+    failover = {"failover": [{"host": "a"}, {"host": "b"}]}
+    connector = load("mysql+mysqlconnector://web@/h", connect_args=failover)
+    assert _arguments(connector)["connection_timeout"] == 2
+    monkeypatch.setenv("PGHOST", "a,b")
+    assert _arguments(load(bare))["connect_timeout"] == 2
+    assert _arguments(load("postgresql+psycopg://web@a/h"))["connect_timeout"] == 5
+
+
 @pytest.mark.parametrize(("driver", "argument"), DRIVERS)
 def test_two_limits_on_opening_are_refused(driver: str, argument: str) -> None:
     """Only one of them could hold, and nobody would know which."""

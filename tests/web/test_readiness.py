@@ -11,8 +11,11 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from sqlalchemy import make_url, select
 
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.pool.managed import ManagedPool
+from pyramid_dbpool.pool.opener import BackgroundOpener
 from pyramid_dbpool.web import readiness
 from pyramid_dbpool.web.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
 from tests.support.pool_load import until
@@ -210,12 +213,54 @@ def test_a_connection_that_comes_back_broken_says_nothing(
     settings: dict[str, Any], probes: Probes
 ) -> None:
     """A probe has to look."""
-    made = process_engine(settings)
+    # What is opened in its place, beside, would be somebody who has seen the server.
+    made = process_engine(settings | {"dbpool.min_idle": "0"})
     pool = PoolReadiness(made, Clock())
     with made.engine.connect() as connection:
         assert pool.is_ready()
         connection.invalidate()
     assert is_ready(at(pool, FRESH_GOOD)) and probes.count == 1
+
+
+def test_a_pool_whose_open_connections_work_is_ready_and_says_how(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """Nothing of it would be mended by taking the app out of service."""
+    probes.error = ConnectionRefusedError()
+    made = process_engine(settings)
+    pool = PoolReadiness(made, Clock())
+    made.engine.connect().close()
+    assert is_ready(pool) and pool.words(True) == "ready"
+    assert is_ready(at(pool, FRESH_GOOD)) and probes.count == 1
+    assert pool.is_ready()
+    assert pool.words(True) == "ready, but no new connection can be opened"
+    made.engine.dispose()
+    assert is_ready(at(pool, 2 * FRESH_GOOD)) and probes.count == 2
+    assert not pool.is_ready()
+    probes.error = None
+    assert not is_ready(at(pool, 2 * FRESH_GOOD + FRESH_BAD))
+    assert pool.is_ready() and pool.words(True) == "ready"
+
+
+def test_a_pool_that_knows_of_an_outage_weighs_what_works(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """As long as open connections answer those who use them, without a probe."""
+    made = process_engine(settings)
+    pool = PoolReadiness(made, Clock(time.monotonic()))
+    assert isinstance(made.engine.pool, ManagedPool)
+    opener = made.engine.pool._core.opener
+    assert isinstance(opener, BackgroundOpener)
+    with made.engine.connect():
+        assert pool.is_ready()
+        now = time.monotonic()
+        # Known to have lasted, a moment ago, and all that is open has been asked.
+        opener.openings.away(ConnectFailure.UNREACHABLE, OSError("no such host"), now - 60, now)
+        assert not pool.is_ready()
+    with made.engine.connect():
+        assert pool.is_ready()
+        assert pool.words(True) == "ready, but no new connection can be opened"
+    assert probes.count == 0
 
 
 def test_a_full_server_and_a_full_pool_are_ready(
