@@ -20,9 +20,9 @@ class WriteRefusal(enum.Enum):
     READ_ONLY = "read-only"
     """It is not the primary, or not any more: another server may be."""
     FULL = "full"
-    """It has no room, or its storage fails: wait for a person to help."""
+    """It has no room or no memory, or its storage fails: wait for a person to help."""
     EXHAUSTED = "exhausted"
-    """It has no memory, or no room for temporary files, which the statement may have taken up."""
+    """It has no room for temporary files, which the statement itself may have taken up."""
 
 
 READ_ONLY, FULL, EXHAUSTED = WriteRefusal
@@ -35,25 +35,24 @@ STANDBY_STATES = frozenset({"25006", "0A000"})
 OPTION_PREVENTS, IN_READ_ONLY_TRANSACTION, INNODB_READ_ONLY = 1290, 1792, 1836
 _READ_ONLY_OPTION = re.compile(r"read[-_]only", re.I)
 
-# disk_full; io_error, system_error. Not 53300, which is about connections, nor 53400, a limit
-# that somebody has set for a statement, a session or a role.
-STORAGE_STATES = {"53100": FULL, "58030": FULL, "58000": FULL}
-STORAGE_STATES |= {"53000": EXHAUSTED, "53200": EXHAUSTED}
-# Where PostgreSQL's table of locks is too small for a statement (out_of_memory too): raising a
+# insufficient_resources, disk_full, out_of_memory, system_error, io_error. The rest of class 53 is
+# about connections, and about limits that somebody has set for a statement, a session or a role.
+STORAGE_STATES = frozenset({"53000", "53100", "53200", "58000", "58030"})
+# Where PostgreSQL's table of locks is too small for a statement, which is out_of_memory too: a
 # setting helps, waiting does not.
 _LOCK_FILES = frozenset({"lock.c", "predicate.c"})
 _PG_TEMPORARY = "pgsql_tmp"
 
-# MySQL's and MariaDB's: a file cannot be written (3 and 1026), the disk or the table is full, the
-# engine says so (1030, if with the number of "no space left"); memory; a file for sorting.
-STORAGE_NUMBERS = {3: FULL, 1021: FULL, 1026: FULL, 1030: FULL, 1114: FULL}
-STORAGE_NUMBERS |= {1037: EXHAUSTED, 1041: EXHAUSTED, 1878: EXHAUSTED}
+# MySQL's and MariaDB's: a file cannot be written (3, 1026, and 1878 a temporary one), the disk is
+# full, the storage engine says so, there is no memory (1037, 1041), a table is full.
 ENGINE_ERROR = 1030
-_NO_SPACE = re.compile(r"\berror (?:28|122|5)\b", re.I)
-# How both name the files of temporary tables and sorts.
-_TEMPORARY_FILE = re.compile(r"#sql|\bMY[\w-]*=\d+|/MY\w{6}\b")
+STORAGE_NUMBERS = frozenset({3, 1021, 1026, ENGINE_ERROR, 1037, 1041, 1114, 1878})
+# The engine's EIO, ENOSPC and EDQUOT.
+_ENGINE_IS_FULL = re.compile(r"\berror (?:5|28|122)\b", re.I)
+# How both name the files of temporary tables and of sorts.
+_MYSQL_TEMPORARY = re.compile(r"#sql|\(temporary\)|\bMY\w*=\d+|/MY\w{6}\b|temporary file", re.I)
 
-SQLITE_STORAGE = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_IOERR: FULL}
+SQLITE_STORAGE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
@@ -74,18 +73,20 @@ def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
 
 
 def storage_refusal(error: BaseException) -> WriteRefusal | None:
-    """Return how an error says that the server cannot store or keep anything; None: it does not."""
+    """Return how an error says that the server cannot keep anything; None: it does not say so."""
     orig = driver_error(error)
-    if (found := STORAGE_STATES.get(sqlstate(orig) or "")) is not None:
+    said, temporary = str(orig), False
+    if sqlstate(orig) in STORAGE_STATES:
         if getattr(getattr(orig, "diag", None), "source_file", None) in _LOCK_FILES:
             return None
-        return EXHAUSTED if _PG_TEMPORARY in str(orig) else found
-    number = error_number(orig)
-    if (found := STORAGE_NUMBERS.get(number or 0)) is not None:
-        if number == ENGINE_ERROR and not _NO_SPACE.search(str(orig)):
+        temporary = _PG_TEMPORARY in said
+    elif (number := error_number(orig)) in STORAGE_NUMBERS:
+        if number == ENGINE_ERROR and not _ENGINE_IS_FULL.search(said):
             return None
-        return EXHAUSTED if _TEMPORARY_FILE.search(str(orig)) else found
-    return SQLITE_STORAGE.get(sqlite_code(orig) or 0)
+        temporary = _MYSQL_TEMPORARY.search(said) is not None
+    elif sqlite_code(orig) not in SQLITE_STORAGE:
+        return None
+    return EXHAUSTED if temporary else FULL
 
 
 def is_read_only(dbapi_connection: Any, dialect: str) -> bool | None:

@@ -56,9 +56,9 @@ class PostgresPair:
         return f"<PostgresPair of {self.primary!r} and {self.standby!r}>"
 
     def _server(self, number: int) -> PrivatePostgres:
-        settings = {**FAST, "wal_keep_size": "64MB"}
-        if self._synchronous:
-            settings["synchronous_commit"] = "on"
+        # What is committed is sent to the standby.
+        settings: dict[str, object] = {**FAST, "synchronous_commit": "on"}
+        settings |= {"wal_keep_size": "64MB", "max_prepared_transactions": 10}
         port = self._keepers[number].getsockname()[1]
         folder = self._folder / f"server{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,9 @@ class PostgresPair:
 
     def execute(self, sql: str, database: str = "postgres") -> None:
         """Run a statement at the primary, outside a transaction."""
-        with psycopg.connect(_plain(self.primary, database), autocommit=True) as connection:
+        options = "-c default_transaction_read_only=off"
+        address = _plain(self.primary, database)
+        with psycopg.connect(address, autocommit=True, options=options) as connection:
             connection.execute(sql.encode())
 
     def promote(self) -> PrivatePostgres:
@@ -105,7 +107,7 @@ class PostgresPair:
     def catch_up(self) -> None:
         """Return when the standby has all that the primary has."""
         with psycopg.connect(_plain(self.primary), autocommit=True) as connection:
-            place = _scalar(connection, "SELECT pg_current_wal_lsn()::text")
+            place = _scalar(connection, "SELECT pg_current_wal_insert_lsn()::text")
         until = time.monotonic() + PATIENCE
         with psycopg.connect(_plain(self.standby), autocommit=True) as connection:
             query = f"SELECT pg_last_wal_replay_lsn() >= '{place}'::pg_lsn"
@@ -211,9 +213,7 @@ class MariaDBPair:
         server.start()
         server.execute("SET GLOBAL read_only = 1")
         self.standby = server
-        server.execute(
-            "SET GLOBAL gtid_slave_pos = CONCAT(@@GLOBAL.gtid_binlog_pos, '')"
-        )
+        server.execute("SET GLOBAL gtid_slave_pos = CONCAT(@@GLOBAL.gtid_binlog_pos, '')")
         self.replicate()
 
     def lead_to(self, server: MariaDB) -> None:

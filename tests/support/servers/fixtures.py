@@ -18,6 +18,7 @@ from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from pyramid_dbpool.embedded.cluster import Cluster
 from tests.support.servers import report
 from tests.support.servers.databases import KeptDatabases
+from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.support.servers.pgbouncer import PgBouncer
 from tests.support.servers.ports import kept_port
@@ -31,7 +32,14 @@ MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
-PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
+PROGRAMS = {
+    "new_postgres",
+    "new_mariadb",
+    "new_mariadb_pair",
+    "postgres_pair",
+    "new_postgres_pair",
+}
+PROGRAMS |= {"mariadb", "rabbitmq", "pgbouncer", "pytester"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",
@@ -185,6 +193,53 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     for server in servers:
         server.stop("immediate")
     ports.close()
+
+
+@pytest.fixture(scope="session")
+def kept_postgres_pair(server_folder: Path, empty_cluster: Path) -> Iterator[PostgresPair]:
+    """Give the run's primary with a standby."""
+    pair = PostgresPair(server_folder / "pair", empty_cluster=empty_cluster)
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture
+def postgres_pair(kept_postgres_pair: PostgresPair) -> PostgresPair:
+    """Give a primary with a standby, for tests that do without a promotion."""
+    kept_postgres_pair.execute("DROP SCHEMA public CASCADE")
+    kept_postgres_pair.execute("CREATE SCHEMA public")
+    kept_postgres_pair.lead_to(kept_postgres_pair.primary)
+    return kept_postgres_pair
+
+
+@pytest.fixture
+def new_postgres_pair(
+    tmp_path: Path, empty_cluster: Path
+) -> Iterator[Callable[..., PostgresPair]]:
+    """Start a primary with a standby; the keywords are PostgresPair's."""
+    with ExitStack() as stops:
+
+        def start(**options: Any) -> PostgresPair:
+            pair = PostgresPair(tmp_path / "pair", empty_cluster=empty_cluster, **options)
+            stops.callback(pair.stop)
+            return pair
+
+        yield start
+
+
+@pytest.fixture
+def new_mariadb_pair(
+    tmp_path: Path, installed_mariadb: Path
+) -> Iterator[Callable[[], MariaDBPair]]:
+    """Start two MariaDB servers, of which one is read-only."""
+    with ExitStack() as stops:
+
+        def start() -> MariaDBPair:
+            pair = MariaDBPair(tmp_path / "pair", installed_mariadb)
+            stops.callback(pair.stop)
+            return pair
+
+        yield start
 
 
 @pytest.fixture(scope="session")
