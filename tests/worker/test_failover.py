@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool.engines.registry import process_engine
 from tests.support.makers import wait_for
-from tests.support.servers.failover import PostgresPair
+from tests.support.servers.failover import MariaDBPair, PostgresPair
+from tests.support.servers.fixtures import need_mysqlclient
 from tests.support.workers import Base, Broken, Lost, log_watch, outside, store
 
 WAITS = "waiting for the database"
@@ -100,3 +101,23 @@ def test_a_message_that_asked_to_be_read_only_is_given_up(postgres_pair: Postgre
     worker.move()
     worker.run(["a"], store, read_only=True)
     assert [message for message, _ in worker.failed] == ["a"]
+
+
+@pytest.mark.parametrize("driver", ["pymysql", "mysqlconnector", "mysqldb"])
+def test_messages_wait_until_mariadb_takes_writes(mariadb_pair: MariaDBPair, driver: str) -> None:
+    """Its connections stay and answer while it is read-only."""
+    if driver == "mysqldb":
+        need_mysqlclient()
+    mariadb_pair.primary.execute("SET GLOBAL read_only = 0")
+    mariadb_pair.lead_to(mariadb_pair.primary)
+    worker = Lost(mariadb_pair.url(driver))
+    Base.metadata.drop_all(outside(worker.settings))
+    Base.metadata.create_all(outside(worker.settings))
+    worker.run(["a"])
+    mariadb_pair.demote()
+    with log_watch(WAITS) as log:
+        thread = worker.start(["b", "c"])
+        log.wait(WAITS)
+        mariadb_pair.primary.execute("SET GLOBAL read_only = 0")
+        thread.join()
+    assert (worker.failed, worker.stored()) == ([], ["a", "b", "c"])

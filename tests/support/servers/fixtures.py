@@ -35,7 +35,7 @@ BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 PROGRAMS = {
     "new_postgres",
     "new_mariadb",
-    "new_mariadb_pair",
+    "mariadb_pair",
     "postgres_pair",
     "new_postgres_pair",
 }
@@ -227,19 +227,12 @@ def new_postgres_pair(
         yield start
 
 
-@pytest.fixture
-def new_mariadb_pair(
-    tmp_path: Path, installed_mariadb: Path
-) -> Iterator[Callable[[], MariaDBPair]]:
-    """Start two MariaDB servers, of which one is read-only."""
-    with ExitStack() as stops:
-
-        def start() -> MariaDBPair:
-            pair = MariaDBPair(tmp_path / "pair", installed_mariadb)
-            stops.callback(pair.stop)
-            return pair
-
-        yield start
+@pytest.fixture(scope="session")
+def mariadb_pair(server_folder: Path, installed_mariadb: Path) -> Iterator[MariaDBPair]:
+    """Give the run's two MariaDB servers behind one address; who uses them sets them up."""
+    pair = MariaDBPair(server_folder / "mariadb-pair", installed_mariadb)
+    yield pair
+    pair.stop()
 
 
 @pytest.fixture(scope="session")
