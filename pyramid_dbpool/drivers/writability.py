@@ -30,9 +30,10 @@ READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE.
 STANDBY_STATES = frozenset({"25006", "0A000"})
-# MySQL's and MariaDB's: an option prevents the statement (the text says which), the transaction is
-# read-only, InnoDB is.
-OPTION_PREVENTS, IN_READ_ONLY_TRANSACTION, INNODB_READ_ONLY = 1290, 1792, 1836
+# MySQL's and MariaDB's: an option prevents the statement (the text says which), InnoDB is
+# read-only; a table is, or the transaction, of which the server may be the reason.
+OPTION_PREVENTS, INNODB_READ_ONLY = 1290, 1836
+MAY_BE_READ_ONLY = frozenset({1036, 1792})
 _READ_ONLY_OPTION = re.compile(r"read[-_]only", re.I)
 
 # insufficient_resources, disk_full, out_of_memory, system_error, io_error. The rest of class 53 is
@@ -62,12 +63,14 @@ def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
     other options prevent.
     """
     orig = driver_error(error)
-    if sqlstate(orig) in STANDBY_STATES:
-        return _is_hot_standby(dbapi_connection) is True and not is_known_rollback(orig)
     number = error_number(orig)
+    if number is None:
+        if sqlstate(orig) not in STANDBY_STATES or is_known_rollback(orig):
+            return False
+        return _is_hot_standby(dbapi_connection) is True
     if number == OPTION_PREVENTS:
         return _READ_ONLY_OPTION.search(str(orig)) is not None
-    if number == IN_READ_ONLY_TRANSACTION:
+    if number in MAY_BE_READ_ONLY:
         return _is_read_only_mysql(dbapi_connection)
     return number == INNODB_READ_ONLY
 
