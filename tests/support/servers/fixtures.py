@@ -16,8 +16,10 @@ from sqlalchemy import make_url
 from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from pyramid_dbpool.embedded.cluster import Cluster
+from tests.support.full import Full, full_mariadb, full_postgres, full_sqlite
 from tests.support.servers import report
 from tests.support.servers.databases import KeptDatabases
+from tests.support.servers.disks import SmallDisk
 from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.support.servers.pgbouncer import PgBouncer
@@ -193,6 +195,29 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     for server in servers:
         server.stop("immediate")
     ports.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Give a disk that can be filled."""
+    try:
+        disk = SmallDisk(tmp_path / "disk", megabytes=4)
+    except ServerMissing as error:
+        report.skip_without("a small disk", str(error))
+    yield disk
+    disk.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def full_database(request: pytest.FixtureRequest) -> Full:
+    """Give a database that is full, once for each backend and driver."""
+    dialect, _, driver = request.param.partition("+")
+    if dialect == "sqlite":
+        return full_sqlite(request.getfixturevalue("sqlite_url"))
+    if dialect == "postgresql":
+        server = request.getfixturevalue("new_postgres")()
+        return full_postgres(server, driver, request.getfixturevalue("small_disk"))
+    return full_mariadb(request.getfixturevalue("new_database")(request.param))
 
 
 @pytest.fixture(scope="session")
