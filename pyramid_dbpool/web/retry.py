@@ -216,7 +216,8 @@ def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | No
 def _await_writes(request: Request) -> None:
     """Wait until the server takes writes, for a request that was refused one by a read-only one.
 
-    As long as it would wait for a connection, over all its attempts.
+    As long as it would wait for a connection, over all its attempts, and as in an outage not once
+    that has lasted for `outage_grace`.
 
     :raises DatabaseUnavailable: it does not yet.
     """
@@ -226,7 +227,7 @@ def _await_writes(request: Request) -> None:
     until = request.environ.setdefault(_READ_ONLY_UNTIL, monotonic() + writes.patience)
     limit = current_deadline()
     until = until if limit is None else min(until, limit)
-    if writes.refuses() or not writes.wait(until - monotonic()):
+    if not writes.wait(until - monotonic(), writes.refuses):
         raise writes.unavailable()
 
 
