@@ -15,13 +15,15 @@ from .hearing import hear_errors
 from .overstays import Overstays
 from .refused_commits import note_failure, refuse_false_commits
 from .transaction_modes import make_read_only
+from .write_outage import WriteOutage
 
 __all__ = ["build_engine"]
 
 
-def build_engine(pool: PoolSettings) -> Engine:
+def build_engine(pool: PoolSettings, writes: WriteOutage) -> Engine:
     """Make an engine for a pool; it connects at its first use.
 
+    :param writes: what is told of writes that the server refuses.
     :raises SettingsError: SQLAlchemy refuses a setting.
     """
     options = dict(pool.engine_options)
@@ -40,7 +42,9 @@ def build_engine(pool: PoolSettings) -> Engine:
     # say what happened; and a COMMIT is refused before it is counted, or a request whose COMMIT
     # never was would not be tried again.
     overstays = Overstays(pool)
-    note_error = partial(stored.note_error, overstays=overstays, patience=pool.pool_timeout)
+    note_error = partial(
+        stored.note_error, overstays=overstays, writes=writes, patience=pool.pool_timeout
+    )
     hear_errors(engine, note_failure, sent.note_error, note_error)
     overstays.explain_errors(engine)
     refuse_false_commits(engine, note_error, overstays)
@@ -51,4 +55,5 @@ def build_engine(pool: PoolSettings) -> Engine:
     stored.note_outcomes(engine, autocommit=pool.is_autocommit, read_only=pool.options.read_only)
     sent.note_statements(engine, stores=not (pool.is_autocommit or pool.options.read_only))
     connecting.prepare(engine, pool)
+    writes.watch(engine)
     return engine

@@ -35,8 +35,11 @@ class Heard:
     of_statement: bool
 
 
-def hear_errors(engine: Engine, *hearers: Callable[[Heard], None]) -> None:
-    """Call each of `hearers` with what a driver says on the connections of `engine`."""
+def hear_errors(engine: Engine, *hearers: Callable[[Heard], bool | None]) -> None:
+    """Call each of `hearers` with what a driver says on the connections of `engine`.
+
+    If one returns true, SQLAlchemy gives the connection up, and the others of its pool.
+    """
     dialect = engine.dialect
     # Weakly: an engine that is forgotten goes without the garbage collector.
     ask: Any = WeakMethod(dialect.is_disconnect)
@@ -49,7 +52,7 @@ def hear_errors(engine: Engine, *hearers: Callable[[Heard], None]) -> None:
         if is_handed_out(connection):
             heard = Heard(error, connection, asked.__self__, lost, cursor is not None)
             for hear in hearers:
-                hear(heard)
+                lost = hear(heard) or lost
         return lost
 
     dialect.is_disconnect = is_disconnect  # type: ignore[method-assign, assignment]

@@ -39,7 +39,7 @@ _QUOTING = ("22", "P0")
 
 
 def refuse_false_commits(
-    engine: Engine, hear: Callable[[Heard], None], overstays: Overstays
+    engine: Engine, hear: Callable[[Heard], object], overstays: Overstays
 ) -> None:
     """Have `engine` commit only what is whole, on a connection that is there.
 
@@ -65,7 +65,7 @@ def _has_failed(connection: PoolProxiedConnection) -> bool:
 
 
 def _refuse_lost_connection(
-    connection: Connection, hear: Callable[[Heard], None], overstays: Overstays
+    connection: Connection, hear: Callable[[Heard], object], overstays: Overstays
 ) -> None:
     # COMMIT would be sent into the void, and nobody know that it never arrived; or, where the
     # first error was swallowed, SQLAlchemy's own error here would not say that it was a lost one.

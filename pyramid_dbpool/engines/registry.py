@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ..pool.managed import ManagedPool
 from ..settings import PoolSettings, copied, load_pool
 from .build import build_engine
+from .write_outage import WriteOutage
 
 __all__ = [
     "ProcessEngine",
@@ -34,11 +35,13 @@ EngineHook = Callable[[Engine], Any]
 class ProcessEngine:
     """An engine and the settings that it was made from.
 
+    :ivar writes: whether its server takes writes.
     :ivar maker: makes the sessions on it; `sessions.maker` sets it.
     """
 
     engine: Engine
     settings: PoolSettings
+    writes: WriteOutage
     hooks: list[EngineHook] = field(default_factory=list)
     maker: sessionmaker[Session] | None = None
 
@@ -105,7 +108,8 @@ class _Engines:
             if other.settings.name == pool.name and other.settings.url == pool.url:
                 _warn_of_a_second_engine(other.settings, pool)
                 break
-        made = ProcessEngine(build_engine(pool), pool)
+        writes = WriteOutage(pool)
+        made = ProcessEngine(build_engine(pool, writes), pool, writes)
         hook = pool.options.engine_hook
         if hook is not None:
             made.run_hook(hook)

@@ -27,12 +27,14 @@ from ..drivers.transactions import (
     is_lock_timeout,
     is_unknown_outcome,
 )
+from ..drivers.writability import WriteRefusal
 from ..errors import CommitUnknown, TransactionFailed
 from ..pool.deadlines import current_deadline
 from ..pool.managed import ManagedPool, WatchedConnection
 from .hearing import Heard
 from .overstays import Overstays
 from .traffic import Traffic
+from .write_outage import WriteOutage
 
 __all__ = [
     "Outcome",
@@ -78,10 +80,12 @@ class Outcome:
         "on_error",
         "overstayed",
         "prepared",
+        "refusal",
         "stored",
         "transient",
         "unseen",
         "waited_long",
+        "writes",
     )
 
     def __init__(self, on_error: Judge | None = None) -> None:
@@ -97,6 +101,9 @@ class Outcome:
         self.overstayed = False
         # Whether a lock was waited for in vain, and longer than a connection would have been.
         self.waited_long = False
+        # How a server has last refused to store anything, and what knows more of it.
+        self.refusal: WriteRefusal | None = None
+        self.writes: WriteOutage | None = None
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
         self.unseen: list[None] = []
@@ -124,12 +131,28 @@ class Outcome:
             return CommitUnknown(error, driver_text(error))
         return DBAPIError("", None, error, connection_invalidated=meaning.lost)
 
+    def refusal_of(self, error: BaseException) -> WriteRefusal | None:
+        """Return how the server has refused to store anything, if that is what an error says."""
+        if is_aftermath(error):
+            return self.refusal
+        said = driver_error(error)
+        if self.heard is None or not hasattr(said, "__weakref__"):
+            return None
+        meaning = self.heard.get(said)
+        return None if meaning is None else meaning.refusal
+
 
 class _Meaning(NamedTuple):
-    """What an error of a driver says: the connection is lost, nobody knows what is stored."""
+    """What an error of a driver says.
+
+    - `lost`: the connection is.
+    - `unknown`: nobody knows what is stored.
+    - `refusal`: how the server stores nothing of anybody's.
+    """
 
     lost: bool
     unknown: bool
+    refusal: WriteRefusal | None
 
 
 @contextmanager
@@ -331,14 +354,21 @@ def _judge_error(context: ExceptionContext) -> BaseException | None:
     return None if said is error else said
 
 
-def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) -> None:
-    """Note what an error means with whoever observes.
+def note_error(
+    heard: Heard, *, overstays: Overstays, writes: WriteOutage, patience: float | None
+) -> bool:
+    """Note what an error means with whoever observes; tell whether to give its connection up.
 
+    :param writes: is told of writes that the server refuses, whether anybody observes or not.
     :param patience: how long a caller waits for a connection, in seconds.
     """
-    outcome = _current.get()
+    refusal, outcome = writes.hear(heard), _current.get()
+    # A pool of ours replaces its connections by itself.
+    gives_up = refusal is WriteRefusal.READ_ONLY and not writes.replaces
     if outcome is None:
-        return
+        return gives_up
+    if refusal is not None:
+        outcome.refusal, outcome.writes = refusal, writes
     error, traffic, overstayed = heard.error, Traffic.on(heard.connection), False
     if heard.lost:
         overstayed = overstays.setting(heard) is not None
@@ -353,15 +383,16 @@ def note_error(heard: Heard, *, overstays: Overstays, patience: float | None) ->
     if _is_of_commit(outcome, heard):
         outcome.committing = None
         unknown = (heard.lost and not overstayed) or is_unknown_outcome(error)
-        if not unknown and (overstayed or is_known_rollback(error)):
+        if not unknown and (overstayed or refusal or is_known_rollback(error)):
             outcome.commits -= 1
     if outcome.heard is None:
         outcome.heard = WeakKeyDictionary()
-    outcome.heard[error] = _Meaning(heard.lost, unknown)
+    outcome.heard[error] = _Meaning(heard.lost, unknown, refusal)
     outcome.last_heard = error
     if (meaning := outcome.meaning_of(error)) is not None:
         # Here too, for nobody may hear of it afterwards.
         judged(meaning)
+    return gives_up
 
 
 def _is_longer(traffic: Traffic | None, patience: float | None) -> bool:

@@ -153,7 +153,8 @@ class Core:
         else:
             with self.door, self.lock:
                 self.stats.hold.observe(now - entry.leased_at)
-            self.health.close(entry, "disposed" if self.line.retired else "lifetime")
+            aged = "retired" if entry.condemned else "lifetime"
+            self.health.close(entry, "disposed" if self.line.retired else aged)
         return False
 
     def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class Health:
         self._pings = pre_ping or shared.options.liveness
         self._examines = examines
         self._freed, self._was_opened, self._has_answered = freed, opened, answered
+        self._retired_at = -math.inf
 
     # Opening
 
@@ -60,11 +62,14 @@ class Health:
 
         :param empty: the record to open it in.
         """
+        began = self._shared.clock()
         record = self._opened(empty)
         now = self._shared.clock()
         entry = record.dbpool_entry = PooledEntry(record, self._source.connection(record), now)
         try:
             self._prepare(entry, now)
+            if began <= self._retired_at:
+                entry.condemn()
             self._was_opened()
         except BaseException:
             self._source.close(record)
@@ -204,6 +209,28 @@ class Health:
         with self._door, self._lock:
             for each in self._line.members:
                 each.condemn()
+
+    def retire_all(self) -> None:
+        """Close every connection that is open now: what is in use, when it comes back.
+
+        One that is being opened just now is not handed out a second time either.
+        """
+        with self._door, self._lock:
+            self._retired_at = self._shared.clock()
+            for each in self._line.members:
+                each.condemn()
+                if self._examines:
+                    each.expires_at = 0.0
+        if self._examines:
+            run_beside("dbpool-upkeep", self._close_condemned)
+
+    def _close_condemned(self) -> None:
+        for entry in list(self._line.idle):
+            # Held one at a time: callers may have the others meanwhile, to see for themselves.
+            with self._door, self._lock:
+                mine = entry.condemned and self._line.hold(entry)
+            if mine:
+                self.close_held([(entry, "retired")])
 
     def ask_recycle_each_time(self) -> None:
         """Have SQLAlchemy's rule of age asked from now on, also of what is open already."""

@@ -17,7 +17,8 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from os import getpid
 from typing import Any, TypeGuard, cast
 
@@ -29,6 +30,7 @@ from sqlalchemy.util.queue import QueueCommon
 
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
+from ..drivers.transactions import is_missed_disconnect
 from ..errors import PoolError
 from . import inheritance
 from .core import Core
@@ -40,7 +42,7 @@ from .options import PoolOptions, Spelling, argument_name, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
 
-__all__ = ["RELIED_ON", "ManagedPool", "WatchedConnection", "is_handed_out"]
+__all__ = ["RELIED_ON", "ManagedPool", "WatchedConnection", "is_condemned", "is_handed_out"]
 
 _here = inheritance.here
 
@@ -288,9 +290,13 @@ class ManagedPool(QueuePool):
         """Note that a connection was found dead: the others are suspects."""
         record = getattr(connection, "_connection_record", None)
         if self._options.liveness and _checkin and record is not None:
-            # To be looked at, not to be closed: whoever ended one session, as
-            # pg_terminate_backend does, has not ended all of them.
-            self._core.health.suspect_others(record.dbpool_entry)
+            if self._driver_says_lost(connection, exception):
+                # To be looked at, not to be closed: whoever ended one session, as
+                # pg_terminate_backend does, has not ended all of them.
+                self._core.health.suspect_others(record.dbpool_entry)
+            else:
+                # A listener of the app's says so (`is_disconnect`), of what no ping may see.
+                self._core.health.retire_all()
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
@@ -299,7 +305,28 @@ class ManagedPool(QueuePool):
             self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
 
+    def _driver_says_lost(self, connection: Any, error: BaseException | None) -> bool:
+        """Tell whether it is the driver by whose word a connection is lost."""
+        # The class's: an engine's own has hearers, who have heard of it already.
+        ask = getattr(type(self._dialect), "is_disconnect", None)
+        if ask is None or not isinstance(error, Exception):
+            return True
+        return ask(self._dialect, error, connection, None) or is_missed_disconnect(error)
+
     # Life
+
+    def retire_all(self) -> None:
+        """Replace every connection that is open now: at once, or when it comes back."""
+        self._core.health.retire_all()
+
+    @contextmanager
+    def opened_apart(self) -> Iterator[Any]:
+        """Open a connection of the driver's that is none of the pool's, and close it."""
+        record = self._create_connection()
+        try:
+            yield record.dbapi_connection
+        finally:
+            record.close()
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
@@ -411,6 +438,13 @@ def is_handed_out(connection: object) -> TypeGuard[PoolProxiedConnection]:
     it opens one.
     """
     return isinstance(connection, _ConnectionFairy)
+
+
+def is_condemned(connection: PoolProxiedConnection) -> bool:
+    """Tell whether a connection that was handed out will be closed when it comes back."""
+    record = connection._connection_record if is_handed_out(connection) else None
+    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    return entry is not None and entry.condemned
 
 
 class WatchedConnection(_ConnectionFairy):

@@ -92,6 +92,8 @@ def estimate(made: ProcessEngine, error: Exception) -> int | None:
     pool that is full: what its line needs at the pace of the holds so far.
     """
     pool, away = made.engine.pool, isinstance(error, DatabaseUnavailable)
+    if away and (lasted := made.writes.lasted) is not None:
+        return _bounded(lasted)
     if away:
         failure = classify_connect_failure(made.engine.dialect, error)
         if failure is ConnectFailure.CONFIGURATION:

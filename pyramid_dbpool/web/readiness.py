@@ -58,7 +58,10 @@ class Readiness:
         self.pools = pools
 
     def response(self) -> Response:
-        """Say of each pool whether its database can be reached; the writable ones decide."""
+        """Say of each pool whether its database can be reached, and is no standby.
+
+        The writable ones decide.
+        """
         states = [(pool, pool.is_ready()) for pool in self.pools]
         ready = all(is_ready for pool, is_ready in states if not pool.read_only)
         lines = [f"{pool.name}: {pool.words(is_ready)}\n" for pool, is_ready in states]
@@ -101,6 +104,11 @@ class PoolReadiness:
         if self._pid != os.getpid():
             # A probe of the parent's never ends here, and its lock may be held for ever.
             self._start()
+        writes = self._made.writes
+        if writes.since is not None:
+            # It can be reached, and answers every write with an error.
+            writes.look_beside()
+            return False
         now = self._clock()
         says = self._pool_says(now)
         if says is not None:

@@ -19,8 +19,9 @@ from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from ..clock import monotonic
-from ..drivers.driver_errors import driver_text
+from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
+from ..drivers.writability import WriteRefusal
 from ..engines.stored import (
     Outcome,
     current_outcome,
@@ -28,8 +29,9 @@ from ..engines.stored import (
     is_aftermath,
     observed,
 )
+from ..engines.write_outage import WriteOutage
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
-from ..pool.deadlines import setting_limit
+from ..pool.deadlines import current_deadline, setting_limit
 from .requests import IDEMPOTENT
 
 try:
@@ -62,6 +64,9 @@ _OURS = __name__.partition(".")[0] + "."
 REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
 # The WSGI environ's key of the deadline: all attempts share the environ.
 _UNTIL = "pyramid_dbpool.until"
+# Those of the `WriteOutage` by which an attempt has failed, and of how long to wait for its end.
+_READ_ONLY = "pyramid_dbpool.read_only"
+_READ_ONLY_UNTIL = "pyramid_dbpool.read_only_until"
 
 FAILURE = 500  # from this status on
 
@@ -87,6 +92,7 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
         judge = partial(_judge, request)
         with observed(judge) as outcome, _limit(request, timeout):
             try:
+                _await_writes(request)
                 response = handler(request)
             except Exception as error:
                 unavailable = judge(outcome, error)
@@ -135,6 +141,10 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     refused = isinstance(error, PoolError | sa_exc.TimeoutError) and not aftermath
     if refused or not _may_repeat(method, outcome):
         return False
+    refusal = outcome.refusal_of(error)
+    if refusal is not None:
+        # Of a server that is full another attempt would meet the same.
+        return refusal is WriteRefusal.READ_ONLY
     if aftermath:
         return outcome.transient
     return True if _is_transient(error) else None
@@ -172,26 +182,53 @@ def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | 
         return None
     said = database_error(error, outcome)
     verdict = may_try_again(request.method, outcome, said)
+    refused = outcome.refusal_of(said) is not None
     if verdict:
         outcome.transient = True
+        if refused and outcome.writes is not None:
+            request.environ[_READ_ONLY] = outcome.writes
         alsoProvides(error, IRetryableError)
         return _unavailable(outcome, said) if is_last_attempt(request) else None
     if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):
         # zope.sqlalchemy knows the error, but not what else the request has stored.
         noLongerProvides(error, IRetryableError)
-    return None
+    return _unavailable(outcome, said) if refused else None
 
 
 def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | None:
-    """Say 503 in the place of an error 500, if the connection was lost and nobody tries again."""
-    if isinstance(error, CommitUnknown) or not (
-        isinstance(error, sa_exc.DBAPIError) and is_lost(error)
-    ):
+    """Say 503 in the place of an error 500, if it is the database's and nobody tries again."""
+    refusal = outcome.refusal_of(error)
+    lost = isinstance(error, sa_exc.DBAPIError) and is_lost(error)
+    if isinstance(error, CommitUnknown) or not (lost or refusal):
         return None
-    said = driver_text(error)
+    happened = "the connection was lost"
+    if refusal is not None:
+        read_only = refusal is WriteRefusal.READ_ONLY
+        happened = "the server is read-only" if read_only else "the server can store nothing"
     stored = "nothing" if outcome.nothing_stored else "only a part"
-    text = f"the connection was lost, and {stored} of this attempt is stored ({said})"
-    return DatabaseUnavailable.saying(text, error.orig or error, connection_invalidated=True)
+    text = f"{happened}, and {stored} of this attempt is stored ({driver_text(error)})"
+    pool_name = None if outcome.writes is None or not refusal else outcome.writes.name
+    return DatabaseUnavailable.saying(
+        text, driver_error(error), pool_name, connection_invalidated=lost
+    )
+
+
+def _await_writes(request: Request) -> None:
+    """Wait until the server takes writes, for a request that was refused one by a read-only one.
+
+    As long as it would wait for a connection, over all its attempts, and as in an outage not once
+    that has lasted for `outage_grace`.
+
+    :raises DatabaseUnavailable: it does not yet.
+    """
+    writes: WriteOutage | None = request.environ.get(_READ_ONLY)
+    if writes is None or writes.since is None:
+        return
+    until = request.environ.setdefault(_READ_ONLY_UNTIL, monotonic() + writes.patience)
+    limit = current_deadline()
+    until = until if limit is None else min(until, limit)
+    if not writes.wait(until - monotonic(), writes.refuses):
+        raise writes.unavailable()
 
 
 def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Engine, select
 from sqlalchemy import exc as sa_exc
@@ -14,9 +15,11 @@ from ..clock import monotonic, sleep
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.driver_errors import driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
+from ..drivers.writability import WriteRefusal, storage_refusal
 from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
-from ..errors import CommitUnknown, DatabaseUnavailable
+from ..engines.write_outage import WriteOutage
+from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
 from ..pool.outage import pause_before
 from ..sessions.unit_of_work import unit_of_work
 from ..stopping import Stop, stoppable
@@ -27,6 +30,9 @@ __all__ = ["Attempts"]
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
+# Waits for what has gone wrong to be over, and returns False if the stop comes first; gets the
+# number of tries so far.
+Remedy: TypeAlias = Callable[[int], bool]
 
 LONGEST_PAUSE = 5.0  # seconds, between two tries
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
@@ -55,7 +61,7 @@ class Attempts(Generic[M]):
             return self._run(message, named)
 
     def _run(self, message: M, named: MessageName[M]) -> bool:
-        tries, modes = 0, asdict(self.modes)
+        tries, modes, said = 0, asdict(self.modes), _Said()
         while True:
             tries += 1
             try:
@@ -71,22 +77,26 @@ class Attempts(Generic[M]):
                     raise
                 # At a stop the last try is none: the next worker has all of them.
                 stopped = self.stop.is_set() and remedy != self._others_are_past
-                if tries >= self.max_tries and not stopped:
+                if tries >= self.max_tries and not stopped and remedy != self._there_is_room:
                     raise
-                waits = " (waiting for the database)" if remedy == self._database_is_back else ""
-                log.warning(
-                    "%s: try %d of %d%s: %s",
-                    named,
-                    tries,
-                    self.max_tries,
-                    waits,
-                    _reason(database_error(error, outcome)),
-                )
+                self._tell(said, named, tries, remedy, database_error(error, outcome))
                 if stopped or not remedy(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False
 
-    def _remedy(self, error: Exception, outcome: Outcome) -> Callable[[int], bool] | None:
+    def _tell(
+        self, said: "_Said", named: MessageName[M], tries: int, remedy: Remedy, error: Exception
+    ) -> None:
+        number = f"try {tries} of {self.max_tries}"
+        if remedy in {self._others_are_past, self._pause_is_over}:
+            log.warning("%s: %s: %s", named, number, _reason(error))
+        elif remedy != self._there_is_room:
+            log.warning("%s: %s (waiting for the database): %s", named, number, _reason(error))
+        elif said.is_due(monotonic()):
+            # However many tries that takes.
+            log.warning("%s: waiting until the database has room: %s", named, _reason(error))
+
+    def _remedy(self, error: Exception, outcome: Outcome) -> Remedy | None:
         """Return what has to be waited for before another try; None if none is allowed."""
         if not (self.repeatable or outcome.nothing_stored):
             return None
@@ -94,24 +104,52 @@ class Attempts(Generic[M]):
         if outcome.overstayed and not isinstance(said, CommitUnknown):
             # Another try would take as long, and do again what was done beside the database.
             return None
-        if is_aftermath(said):
+        if is_aftermath(said) and outcome.refusal is None:
             return self._others_are_past if outcome.transient else None
-        return self._remedy_of(said)
+        return self._remedy_of(said, outcome)
 
     def _note(self, outcome: Outcome, error: Exception) -> None:
         # The handler may swallow it, and meet an error that does not say what it was.
-        outcome.transient = outcome.transient or self._remedy_of(error) is not None
+        outcome.transient = outcome.transient or self._remedy_of(error, outcome) is not None
 
-    def _remedy_of(self, said: Exception) -> Callable[[int], bool] | None:
+    def _remedy_of(self, said: Exception, outcome: Outcome) -> Remedy | None:
         if isinstance(said, CommitUnknown):
             return self._database_is_back if self.repeatable else None
         if isinstance(said, sa_exc.TimeoutError):
             return self._pause_is_over
         if isinstance(said, StaleDataError):
             return self._others_are_past
+        if (refusal := self._refusal_of(said, outcome)) is not None:
+            return self._remedy_of_refusal(refusal, outcome)
         if isinstance(said, sa_exc.DBAPIError) and is_known_rollback(said):
             return self._others_are_past
         return self._database_is_back if self._is_away(said) else None
+
+    @staticmethod
+    def _refusal_of(said: Exception, outcome: Outcome) -> WriteRefusal | None:
+        if (refusal := outcome.refusal_of(said)) is not None:
+            return refusal
+        # On an engine of others nobody has heard of it before.
+        opened = isinstance(said, sa_exc.DBAPIError) and not isinstance(said, PoolError)
+        return storage_refusal(said) if opened else None
+
+    def _remedy_of_refusal(self, refusal: WriteRefusal, outcome: Outcome) -> Remedy:
+        if refusal is WriteRefusal.READ_ONLY and outcome.writes is not None:
+            return partial(self._server_takes_writes, outcome.writes)
+        # A statement that takes up the room itself would go on doing so.
+        counts = refusal is WriteRefusal.EXHAUSTED
+        return self._pause_is_over if counts else self._there_is_room
+
+    def _server_takes_writes(self, writes: WriteOutage, _tries: int) -> bool:
+        """Wait until the server is the primary again; return False if the stop comes first."""
+        while not writes.wait(LOG_EVERY, self.stop.is_set):
+            if self.stop.is_set():
+                return False
+            log.warning("waiting: %s", writes.unavailable())
+        return True
+
+    def _there_is_room(self, tries: int) -> bool:
+        return not self.stop.wait(_pause(tries))
 
     def _others_are_past(self, tries: int) -> bool:
         # The others' transactions are short; the message in hand is finished even at a stop.
@@ -180,6 +218,19 @@ class Attempts(Generic[M]):
         except sa_exc.UnboundExecutionError:
             # A session of the caller's own may have an engine for each class, and none for all.
             return None
+
+
+class _Said:
+    """When something was last said, so that it is not said too often."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        due = now - self._at >= LOG_EVERY
+        if due:
+            self._at = now
+        return due
 
 
 def _pause(number: int) -> float:

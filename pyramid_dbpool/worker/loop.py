@@ -63,13 +63,15 @@ def consume(
     that refuses the login or is not there any more is not the message's fault: then `on_error` is
     not called, the message is not acknowledged, and the loop ends with `DatabaseUnavailable`.
 
-    **A message is tried again,** `max_tries` times in all, when the database went away under it
-    (after a wait for the database, however long that lasts), when no connection came free in
-    time, and after a serialization failure, a deadlock or a row that another one changed, also
-    where `handle` has raised an error of its own because of that, or has swallowed it; but not if
-    it may have stored something (a commit by hand, AUTOCOMMIT, a unit of work of its own), unless
-    `idempotent` or `read_only` says that this does no harm. So everything but the database that
-    `handle` touches has to bear repetition, and so has what its own threads store. When the
+    **A message is tried again,** `max_tries` times in all, when the database went away under it or
+    its server is read-only (after a wait for the database, however long that lasts), when no
+    connection came free in time, and after a serialization failure, a deadlock or a row that
+    another one changed, also where `handle` has raised an error of its own because of that, or has
+    swallowed it; as often as it takes, with pauses, when the server can store nothing, as with a
+    full disk; but not if it may have stored something (a commit by hand, AUTOCOMMIT, a unit of
+    work of its own), unless `idempotent` or `read_only` says that this does no harm. So everything
+    but the database that `handle` touches has to bear repetition, and so has what its own threads
+    store. When the
     connection was lost during COMMIT, the work may be stored: `CommitUnknown` is an error like
     others, unless `idempotent` or `read_only` says that another try does no harm.
 

@@ -26,6 +26,7 @@ from pyramid_dbpool import (
 from pyramid_dbpool.engines import registry
 from pyramid_dbpool.engines.build import build_engine
 from pyramid_dbpool.engines.registry import find_engine, live_engines, process_engine
+from pyramid_dbpool.engines.write_outage import WriteOutage
 from pyramid_dbpool.settings import PoolSettings, load_pool
 from tests.support.servers.ports import deaf_port
 
@@ -65,9 +66,9 @@ def test_threads_that_ask_at_once_get_the_same_engine(
         barrier.wait()
         return loaded
 
-    def build_slowly(pool: PoolSettings) -> Engine:
+    def build_slowly(pool: PoolSettings, writes: WriteOutage) -> Engine:
         threading.Event().wait(0.05)
-        return build_engine(pool)
+        return build_engine(pool, writes)
 
     monkeypatch.setattr(registry, "load_pool", load_together)
     monkeypatch.setattr(registry, "build_engine", build_slowly)

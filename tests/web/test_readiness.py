@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url, select, text
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
@@ -18,9 +18,12 @@ from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.opener import BackgroundOpener
 from pyramid_dbpool.web import readiness
 from pyramid_dbpool.web.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
+from tests.support.makers import wait_for
 from tests.support.pool_load import until
+from tests.support.servers.failover import PostgresPair
 from tests.support.servers.ports import deaf_port
 from tests.support.webapp import PARTS, app
+from tests.web.retry.views import settings_for
 
 
 @pytest.fixture
@@ -317,3 +320,28 @@ def test_a_read_only_pool_does_not_decide(away: dict[str, Any], settings: dict[s
     with app(both, *PARTS) as web:
         until(lambda: web.get("/ready", expect_errors=True).status_int == 200, "ready")
         assert web.get("/ready").text == "default: ready\nreplica: not ready\n"
+
+
+def test_a_server_that_takes_no_writes_is_not_ready(postgres_pair: PostgresPair) -> None:
+    """Not before new connections reach one that does, though nobody writes meanwhile."""
+    settings = settings_for(postgres_pair.url()) | {"dbpool.readiness_route": "/ready"}
+    settings["sqlalchemy.pool_timeout"] = "0.1"
+
+    def write(request: Request) -> None:
+        request.db.execute(text("CREATE TABLE new ()"))
+
+    postgres_pair.lead_to(postgres_pair.standby)
+    with app(settings, *PARTS, index=write) as web:
+        wait_for(lambda: web.get("/ready", status="*").status_int == 200)
+        web.client.post("/", status=503)
+        looks = process_engine(settings).writes._looks
+        assert web.get("/ready", status=503).text == "default: not ready\n"
+
+        def is_looked_again() -> bool:
+            assert web.get("/ready", status=503).status_int == 503
+            return process_engine(settings).writes._looks > looks + 1
+
+        wait_for(is_looked_again)
+        postgres_pair.lead_to(postgres_pair.primary)
+        wait_for(lambda: web.get("/ready", status="*").status_int == 200)
+        web.client.post("/")

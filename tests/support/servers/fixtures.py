@@ -16,8 +16,11 @@ from sqlalchemy import make_url
 from pyramid_dbpool import dispose_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres
 from pyramid_dbpool.embedded.cluster import Cluster
+from tests.support.full import Full, full_mariadb, full_postgres, full_sqlite
 from tests.support.servers import report
 from tests.support.servers.databases import KeptDatabases
+from tests.support.servers.disks import SmallDisk
+from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.support.servers.pgbouncer import PgBouncer
 from tests.support.servers.ports import kept_port
@@ -31,7 +34,14 @@ MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
-PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
+PROGRAMS = {
+    "new_postgres",
+    "new_mariadb",
+    "mariadb_pair",
+    "postgres_pair",
+    "new_postgres_pair",
+}
+PROGRAMS |= {"mariadb", "rabbitmq", "pgbouncer", "pytester"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",
@@ -185,6 +195,69 @@ def new_postgres(tmp_path: Path, empty_cluster: Path) -> Iterator[Callable[..., 
     for server in servers:
         server.stop("immediate")
     ports.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Give a disk that can be filled."""
+    try:
+        disk = SmallDisk(tmp_path / "disk", megabytes=4)
+    except ServerMissing as error:
+        report.skip_without("a small disk", str(error))
+    yield disk
+    disk.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def full_database(request: pytest.FixtureRequest) -> Full:
+    """Give a database that is full, once for each backend and driver."""
+    dialect, _, driver = request.param.partition("+")
+    if dialect == "sqlite":
+        return full_sqlite(request.getfixturevalue("sqlite_url"))
+    if dialect == "postgresql":
+        server = request.getfixturevalue("new_postgres")()
+        return full_postgres(server, driver, request.getfixturevalue("small_disk"))
+    return full_mariadb(request.getfixturevalue("new_database")(request.param))
+
+
+@pytest.fixture(scope="session")
+def kept_postgres_pair(server_folder: Path, empty_cluster: Path) -> Iterator[PostgresPair]:
+    """Give the run's primary with a standby."""
+    pair = PostgresPair(server_folder / "pair", empty_cluster=empty_cluster)
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture
+def postgres_pair(kept_postgres_pair: PostgresPair) -> PostgresPair:
+    """Give a primary with a standby, for tests that do without a promotion."""
+    kept_postgres_pair.execute("DROP SCHEMA public CASCADE")
+    kept_postgres_pair.execute("CREATE SCHEMA public")
+    kept_postgres_pair.lead_to(kept_postgres_pair.primary)
+    return kept_postgres_pair
+
+
+@pytest.fixture
+def new_postgres_pair(
+    tmp_path: Path, empty_cluster: Path
+) -> Iterator[Callable[..., PostgresPair]]:
+    """Start a primary with a standby; the keywords are PostgresPair's."""
+    with ExitStack() as stops:
+
+        def start(**options: Any) -> PostgresPair:
+            pair = PostgresPair(tmp_path / "pair", empty_cluster=empty_cluster, **options)
+            stops.callback(pair.stop)
+            return pair
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def mariadb_pair(server_folder: Path, installed_mariadb: Path) -> Iterator[MariaDBPair]:
+    """Give the run's two MariaDB servers behind one address; who uses them sets them up."""
+    pair = MariaDBPair(server_folder / "mariadb-pair", installed_mariadb)
+    yield pair
+    pair.stop()
 
 
 @pytest.fixture(scope="session")

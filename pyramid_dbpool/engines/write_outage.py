@@ -1,0 +1,274 @@
+"""A server that takes no writes: one that is read-only as after a failover, and one that is full.
+
+The old primary may come back as a standby, and its connections answer every ping: what was opened
+before has to go, and whoever writes waits until the address leads to a server that takes writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from os import getpid
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from ..clock import monotonic, sleep
+from ..drivers.driver_errors import driver_text
+from ..drivers.writability import (
+    WriteRefusal,
+    is_read_only,
+    refuses_as_standby,
+    storage_refusal,
+)
+from ..errors import DatabaseUnavailable
+from ..pool.housekeeper import run_beside
+from ..pool.managed import ManagedPool, is_condemned
+from ..pool.outage import LAST_PAUSE, pause_before
+from ..settings import PoolSettings
+from ..stopping import SLICE
+from .hearing import Heard
+
+__all__ = ["WriteOutage"]
+
+log = logging.getLogger(__name__)
+
+# What a look has found is taken for true for so long, in seconds.
+FRESH = 2 * LAST_PAUSE
+# A server that has refused nothing for so long (seconds) has had room meanwhile.
+QUIET = 60.0
+
+
+class WriteOutage:
+    """What is known of one engine's server: whether it takes writes, and since when not.
+
+    Whoever waits for it looks himself, and one at a time: where nobody writes, nothing is asked.
+    """
+
+    def __init__(self, pool: PoolSettings) -> None:
+        self.name = pool.name
+        self.patience = pool.pool_timeout or 0.0
+        self._grace = None if pool.managed is None else pool.managed.outage_grace
+        self._key = pool.source("read_only")
+        self._is_meant = pool.options.read_only
+        # A named pool may be a replica's, though no setting says so; what has once been at a
+        # primary is none.
+        self._was_primary = pool.name == "default"
+        self._engine: weakref.ref[Engine] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = getpid()
+        # Held by whoever looks; the other guards what follows, and is never held during a look.
+        self._looking, self._lock = threading.Lock(), threading.Lock()
+        self._since: float | None = None
+        # What was said, and not the error, whose traceback would keep a session alive.
+        self._said = ""
+        self._looks = 0
+        self._look_at = self._known_at = float("-inf")
+        self._full_since = self._full_at = float("-inf")
+
+    def watch(self, engine: Engine) -> None:
+        """Be the one for `engine`."""
+        self._engine = weakref.ref(engine)
+        if not (self._is_meant or self._was_primary):
+            event.listen(engine, "connect", self._note_server)
+
+    def _note_server(self, dbapi_connection: Any, _record: Any) -> None:
+        if not self._was_primary:
+            engine = self._made
+            name = "" if engine is None else engine.dialect.name
+            self._was_primary = is_read_only(dbapi_connection, name) is not True
+
+    @property
+    def _made(self) -> Engine | None:
+        return None if self._engine is None else self._engine()
+
+    # Refusals
+
+    def hear(self, heard: Heard) -> WriteRefusal | None:
+        """Note an error of a driver's; return how it says that the server stores nothing."""
+        self._leave_parent()
+        if heard.lost:
+            return None
+        refusal = storage_refusal(heard.error)
+        if refusal is not None:
+            self._note_full(heard.error)
+        elif self._is_meant or not self._was_primary:
+            return None
+        elif refuses_as_standby(heard.error, heard.connection.dbapi_connection):
+            self._note_read_only(heard)
+            return WriteRefusal.READ_ONLY
+        return refusal
+
+    def _note_full(self, error: BaseException) -> None:
+        now = monotonic()
+        with self._lock:
+            begins = now - self._full_at >= QUIET
+            self._full_at = now
+            if begins:
+                self._full_since = now
+        if begins:
+            log.warning(
+                "pool %r: the server can store nothing (%s). Requests that need it are answered"
+                " with 503, and messages wait until it can.",
+                self.name,
+                driver_text(error),
+            )
+
+    def _note_read_only(self, heard: Heard) -> None:
+        if is_condemned(heard.connection):
+            # It was opened before, and is about to go: nothing new.
+            return
+        now = monotonic()
+        with self._lock:
+            begins = self._since is None
+            if begins:
+                self._since, self._looks, self._look_at = now, 0, float("-inf")
+            self._said = driver_text(heard.error)
+        if not begins:
+            self.look_beside()
+            return
+        self._retire()
+        log.warning(
+            "pool %r: the server is read-only (%s): it is not the primary, or not any more. Its"
+            " connections are replaced, and who writes waits until it takes writes or another one"
+            " has its place. If it is meant to be read-only: %s = true.",
+            self.name,
+            driver_text(heard.error),
+            self._key,
+        )
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the engine's pool replaces its connections when it is told to."""
+        engine = self._made
+        return engine is not None and isinstance(engine.pool, ManagedPool)
+
+    def _retire(self) -> None:
+        engine = self._made
+        if engine is not None and isinstance(engine.pool, ManagedPool):
+            engine.pool.retire_all()
+
+    # Waiting
+
+    @property
+    def since(self) -> float | None:
+        """Since when the server is known to be read-only; None: it is not."""
+        self._leave_parent()
+        return self._since
+
+    @property
+    def lasted(self) -> float | None:
+        """For how many seconds the server has stored nothing; None: it does."""
+        now, since = monotonic(), self.since
+        if since is None and now - self._full_at < QUIET:
+            since = self._full_since
+        return None if since is None else now - since
+
+    def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until the server takes writes; return whether it does, as far as is known.
+
+        :param stopped: tells that it is time to give up.
+        """
+        until = monotonic() + seconds
+        while self.since is not None:
+            left = until - monotonic()
+            with self._turn(min(max(left, 0.0), SLICE)) as mine:
+                if mine and self._look_at <= monotonic():
+                    # What is sent here is none of the work in hand.
+                    Context().run(self._look)
+            if self._since is None:
+                break
+            left = until - monotonic()
+            if left <= 0 or stopped():
+                return False
+            sleep(min(left, SLICE, max(0.0, self._look_at - monotonic())))
+        return True
+
+    @contextmanager
+    def _turn(self, seconds: float) -> Iterator[bool]:
+        mine = self._looking.acquire(timeout=seconds)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._looking.release()
+
+    def refuses(self) -> bool:
+        """Tell whether it has lasted so long that waiting is pointless, as in an outage."""
+        now, since, grace = monotonic(), self.since, self._grace
+        if since is None or grace is None or now - since < grace:
+            return False
+        return now - self._known_at < FRESH
+
+    def unavailable(self) -> DatabaseUnavailable:
+        """Make the error for one caller who has waited in vain."""
+        engine, lasted = self._made, self.lasted or 0.0
+        text = (
+            f"pool {self.name!r}: the server has been read-only for {lasted:.1f} s ({self._said})"
+        )
+        kind = RuntimeError if engine is None else engine.dialect.loaded_dbapi.OperationalError
+        return DatabaseUnavailable.saying(text, kind(self._said), self.name)
+
+    def look_beside(self) -> None:
+        """See whether the server takes writes again, in a thread, unless somebody just does."""
+        if self.since is not None and self._look_at <= monotonic() and not self._looking.locked():
+            run_beside("dbpool-upkeep", self._look_once)
+
+    def _look_once(self) -> None:
+        with self._turn(0.0) as mine:
+            if mine and self._since is not None:
+                self._look()
+
+    def _look(self) -> None:
+        """Ask the server that a new connection reaches; by whoever has the turn."""
+        self._looks += 1
+        self._look_at = monotonic() + pause_before(self._looks, LAST_PAUSE)
+        engine = self._made
+        if engine is None:
+            return
+        try:
+            with _opened_apart(engine) as dbapi_connection:
+                read_only = is_read_only(dbapi_connection, engine.dialect.name)
+        except Exception:
+            # It is away: the pool, and whoever waits for it, see to that.
+            log.debug("pool %r: no look at the server", self.name, exc_info=True)
+            return
+        self._known_at = monotonic()
+        if not read_only:
+            self._end()
+
+    def _end(self) -> None:
+        # What was opened meanwhile may lead to the read-only one still.
+        self._retire()
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            lasted = monotonic() - since
+            log.warning("pool %r: the server takes writes after %.1f s.", self.name, lasted)
+
+    def _leave_parent(self) -> None:
+        if self._pid != getpid():
+            # A look of the parent's never ends here, and its lock may be held for ever.
+            self._start()
+
+
+@contextmanager
+def _opened_apart(engine: Engine) -> Iterator[Any]:
+    if isinstance(engine.pool, ManagedPool):
+        with engine.pool.opened_apart() as dbapi_connection:
+            yield dbapi_connection
+        return
+    # A pool of its own: another one's connections may lead to where the server was.
+    pool = engine.pool.recreate()
+    connection = pool.connect()
+    try:
+        yield connection.dbapi_connection
+    finally:
+        connection.close()
+        pool.dispose()

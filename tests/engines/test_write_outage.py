@@ -1,0 +1,69 @@
+"""What is known of a server that is read-only, where no request or message asks."""
+
+import multiprocessing
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from pyramid_dbpool import unit_of_work
+from pyramid_dbpool.engines.registry import process_engine
+from tests.support.makers import wait_for
+from tests.support.servers.failover import PostgresPair
+
+
+def write(settings: dict[str, str]) -> None:
+    with unit_of_work(settings) as session:
+        session.execute(text("CREATE TABLE IF NOT EXISTS new ()"))
+
+
+def refused(settings: dict[str, str]) -> bool:
+    try:
+        write(settings)
+    except DBAPIError:
+        return True
+    return False
+
+
+@pytest.fixture
+def at_standby(postgres_pair: PostgresPair) -> dict[str, str]:
+    """Settings of a script that is at a standby, and was refused a write."""
+    postgres_pair.lead_to(postgres_pair.standby)
+    settings = {"sqlalchemy.url": postgres_pair.url(), "dbpool.min_idle": "0"}
+    assert refused(settings)
+    return settings
+
+
+def test_a_script_that_goes_on_finds_the_primary(
+    postgres_pair: PostgresPair, at_standby: dict[str, str]
+) -> None:
+    """Its own connections are replaced, and its error is its own."""
+    assert process_engine(at_standby).writes.since is not None
+    postgres_pair.lead_to(postgres_pair.primary)
+    write(at_standby)
+    postgres_pair.catch_up()
+
+
+def test_a_server_that_was_not_left_is_looked_at_as_long_as_it_refuses(
+    postgres_pair: PostgresPair, at_standby: dict[str, str]
+) -> None:
+    """What is opened meanwhile leads there too, and is replaced when the address has moved."""
+    assert refused(at_standby)
+    postgres_pair.lead_to(postgres_pair.primary)
+    wait_for(lambda: not refused(at_standby))
+
+
+def known_in_child(settings: dict[str, str]) -> None:
+    writes = process_engine(settings).writes
+    assert writes.since is None
+    assert writes.wait(0.0)
+
+
+def test_a_child_finds_out_for_itself(at_standby: dict[str, str]) -> None:
+    """The parent may have been looking when it forked."""
+    writes = process_engine(at_standby).writes
+    child = multiprocessing.get_context("fork").Process(target=known_in_child, args=(at_standby,))
+    with writes._looking:
+        child.start()
+        child.join()
+    assert child.exitcode == 0
