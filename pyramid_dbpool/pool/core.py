@@ -68,6 +68,7 @@ class Core:
             examines=not opener_class.callers_open,
             freed=self._replan,
             opened=self.watch.begin,
+            settled=self.look_after,
         )
         refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
@@ -84,6 +85,11 @@ class Core:
 
     def _replan(self) -> None:
         self.opener.replan()
+
+    def look_after(self) -> None:
+        """Have the timer call when the next thing is due."""
+        self.upkeep.schedule()
+        self.watch.begin()
 
     # Leases
 

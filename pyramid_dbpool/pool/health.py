@@ -5,7 +5,6 @@ Does I/O, so never with the pool's lock held.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
 from .entry import PooledEntry, Record
-from .housekeeper import run_beside
+from .examiners import Examiners
 from .options import by_chance
 from .shared import Shared, Timer
 
@@ -32,6 +31,7 @@ class Health:
         handed out.
     :param freed: called, without the lock, when a slot has become free.
     :param opened: called, without the lock, when a connection was opened, by whomever.
+    :param settled: called, without the lock, when one has become idle and nobody has returned it.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Health:
         examines: bool,
         freed: Callable[[], object],
         opened: Callable[[], object],
+        settled: Callable[[], object],
     ) -> None:
         self._shared = shared
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
@@ -49,7 +50,8 @@ class Health:
         self._pre_ping = pre_ping
         self._pings = pre_ping or shared.options.liveness
         self._examines = examines
-        self._freed, self._was_opened = freed, opened
+        self._freed, self._was_opened, self.settled = freed, opened, settled
+        self.examiners = Examiners(shared, self.examine)
 
     # Opening
 
@@ -184,10 +186,12 @@ class Health:
             for each in self._line.members:
                 if each is not dead:
                     each.doubt()
-            suspects = [each for each in list(self._line.idle) if each.suspect]
-        if self._examines:
-            for entry in suspects:
-                run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
+            # In uWSGI's master they are examined when they are handed out, too.
+            examines = self._examines and self._shared.timer.runs
+            if examines:
+                self.examiners.add_locked(each for each in list(self._line.idle) if each.suspect)
+        if examines:
+            self.examiners.start()
 
     def condemn_all(self) -> None:
         """Have every connection that is open now replaced before it is used again."""
@@ -216,10 +220,13 @@ class Health:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._door, self._lock:
-            if alive and not self._line.retired:
+            kept = alive and not self._line.retired
+            if kept:
                 self._line.unhold(entry, self._shared.clock())
-                return
-        self.close(entry, "disposed" if alive else "dead")
+        if kept:
+            self.settled()
+            return
+        self.close_held([(entry, "disposed" if alive else "dead")])
         if not alive:
             self.suspect_others(entry)
 
@@ -275,10 +282,12 @@ def limited(
                 state["shut"] = True
                 shut(fd)
 
+    # None where no thread can be started: then the kernel's limit holds (`guard_silence`).
     task = timer.call_at(clock() + seconds, cut)
     try:
         yield lambda: state["shut"]
     finally:
         with lock:
             state["over"] = True
-        task.cancel()
+        if task is not None:
+            task.cancel()

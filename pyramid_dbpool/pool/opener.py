@@ -525,6 +525,9 @@ class BackgroundOpener:
         self.openings.log.write()
         if surplus is not None:
             self._health.close(surplus, "surplus")
+        else:
+            # It may be idle by now, and nobody has returned it.
+            self._health.settled()
 
     def _kind(self, error: BaseException) -> ConnectFailure | None:
         try:
