@@ -259,6 +259,7 @@ class Checkout:
             self._line.opened(entry, now)
             self._slot = False
             self._parts.shared.stats.connected(now - began)
+        self._parts.opener.answered()
         return entry
 
     def _give_back(self) -> None:
