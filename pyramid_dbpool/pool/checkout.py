@@ -282,4 +282,5 @@ class Checkout:
             self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
             self._parts.shared.source.close(opened.record)
+        self._parts.health.settled()
         self._parts.opener.replan()

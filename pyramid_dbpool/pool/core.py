@@ -69,6 +69,7 @@ class Core:
             freed=self._replan,
             opened=self.watch.begin,
             answered=self._answered,
+            settled=self.look_after,
         )
         refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
@@ -88,6 +89,11 @@ class Core:
 
     def _answered(self) -> None:
         self.opener.answered()
+
+    def look_after(self) -> None:
+        """Have the timer call when the next thing is due."""
+        self.upkeep.schedule()
+        self.watch.begin()
 
     # Leases
 

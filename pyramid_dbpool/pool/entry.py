@@ -25,9 +25,11 @@ class PooledEntry(Entry):
     - `condemned`: not to be handed out again, as its holder or SQLAlchemy has said.
     - `pid`: the process that opened it.
     - `check_at`: from when on a checkout needs more than a look at the socket.
+    - `awaited`: whether it is in the queue of the `Examiners`.
     """
 
     __slots__ = (
+        "awaited",
         "check_at",
         "checked_at",
         "closed",
@@ -58,7 +60,7 @@ class PooledEntry(Entry):
         # Whether the driver has closed it on its side: then its socket tells nothing,
         # and may be another file's by now.
         self.closed: Callable[[], object] | None = None
-        self.suspect = False
+        self.suspect = self.awaited = False
         self.expires_at = math.inf
         self.check_at = math.inf
         self.checked_at = now

@@ -5,7 +5,6 @@ Does I/O, so never with the pool's lock held.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
 from .entry import PooledEntry, Record
+from .examiners import Examiners
 from .housekeeper import run_beside
 from .options import by_chance
 from .shared import Shared, Timer
@@ -34,6 +34,7 @@ class Health:
     :param freed: called, without the lock, when a slot has become free.
     :param opened: called, without the lock, when a connection was opened, by whomever.
     :param answered: called, without the lock, when the server has answered a ping.
+    :param settled: called, without the lock, when one has become idle and nobody has returned it.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Health:
         freed: Callable[[], object],
         opened: Callable[[], object],
         answered: Callable[[], object],
+        settled: Callable[[], object],
     ) -> None:
         self._shared = shared
         self._door, self._lock, self._line = shared.door, shared.lock, shared.line
@@ -52,8 +54,10 @@ class Health:
         self._pre_ping = pre_ping
         self._pings = pre_ping or shared.options.liveness
         self._examines = examines
-        self._freed, self._was_opened, self._has_answered = freed, opened, answered
+        self._freed, self._was_opened, self.settled = freed, opened, settled
+        self._has_answered = answered
         self._retired_at = -math.inf
+        self.examiners = Examiners(shared, self.examine)
 
     # Opening
 
@@ -194,10 +198,12 @@ class Health:
             for each in self._line.members:
                 if each is not dead:
                     each.doubt()
-            suspects = [each for each in list(self._line.idle) if each.suspect]
-        if self._examines:
-            for entry in suspects:
-                run_beside("dbpool-upkeep", functools.partial(self.examine, entry))
+            # In uWSGI's master they are examined when they are handed out, too.
+            examines = self._examines and self._shared.timer.runs
+            if examines:
+                self.examiners.add_locked(each for each in list(self._line.idle) if each.suspect)
+        if examines:
+            self.examiners.start()
 
     def doubt_all_locked(self) -> None:
         """Have every connection asked before it is handed out again."""
@@ -253,10 +259,13 @@ class Health:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._door, self._lock:
-            if alive and not self._line.retired:
+            kept = alive and not self._line.retired
+            if kept:
                 self._line.unhold(entry, self._shared.clock())
-                return True
-        self.close(entry, "disposed" if alive else "dead")
+        if kept:
+            self.settled()
+            return True
+        self.close_held([(entry, "disposed" if alive else "dead")])
         if not alive:
             self.suspect_others(entry)
         return alive
@@ -313,10 +322,12 @@ def limited(
                 state["shut"] = True
                 shut(fd)
 
+    # None where no thread can be started: then the kernel's limit holds (`guard_silence`).
     task = timer.call_at(clock() + seconds, cut)
     try:
         yield lambda: state["shut"]
     finally:
         with lock:
             state["over"] = True
-        task.cancel()
+        if task is not None:
+            task.cancel()

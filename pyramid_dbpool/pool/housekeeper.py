@@ -77,14 +77,21 @@ class Housekeeper:
         """Whether anything is ever called: in uWSGI's master nothing is."""
         return not uwsgi_may_fork()
 
-    def call_at(self, due: float, run: Callable[[], object]) -> Task:
-        """Call `run` at `due`, on the monotonic clock; pass a `WeakCall` to keep nothing alive."""
+    def call_at(self, due: float, run: Callable[[], object]) -> Task | None:
+        """Call `run` at `due`, on the monotonic clock; pass a `WeakCall` to keep nothing alive.
+
+        :return: None if no thread can be started: nothing is called, so ask again later.
+        """
+        if self._thread is None and not self._start():
+            return None
         task = Task(run)
         self._inbox.append((due, next(self._serial), task))
-        if self._thread is None:
-            self._start()
-        elif due < self._until:
+        if due < self._until:
             self._rouse()
+        # It may have ended meanwhile.
+        if self._thread is None and not self._start():
+            task.cancel()
+            return None
         return task
 
     def call_off(self, task: Task) -> None:
@@ -96,11 +103,14 @@ class Housekeeper:
         with suppress(RuntimeError):  # awake already
             self._wake.release()
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the thread, unless there is one; false if there can be none."""
+        if self._paused or not self.runs:
+            return self._paused
         # Without a wait, which would never end where the collector runs this inside itself;
         # whoever is starting the thread will find our task in the inbox.
-        if self._paused or not self.runs or not self._starting.acquire(blocking=False):
-            return
+        if not self._starting.acquire(blocking=False):
+            return True
         try:
             if self._thread is None:
                 self._wake = threading.Lock()
@@ -108,12 +118,14 @@ class Housekeeper:
                 self._thread = thread
                 try:
                     thread.start()
-                except RuntimeError:  # the interpreter is shutting down
+                except RuntimeError:  # there are too many, or the interpreter is shutting down
                     self._thread = None
+                    return False
                 except BaseException:
                     if not thread.is_alive():
                         self._thread = None
                     raise
+            return True
         finally:
             self._starting.release()
 

@@ -43,13 +43,17 @@ NEW, IDLE, LEASED, HELD, GONE = State
 
 
 class Entry:
-    """One open connection's place in the line; `since` is when it was last returned."""
+    """One open connection's place in the line.
 
-    __slots__ = ("holder", "label", "leased_at", "since", "state")
+    `since` is when it was last returned; `stamp` is the time that left the idle ones' books with
+    it, while it is held.
+    """
+
+    __slots__ = ("holder", "label", "leased_at", "since", "stamp", "state")
 
     def __init__(self) -> None:
         self.state = NEW
-        self.since = 0.0
+        self.since = self.stamp = 0.0
         self.leased_at = 0.0
         self.label: object | None = None
         self.holder = 0
@@ -137,8 +141,9 @@ class Idle(deque[E]):
             self.remove(entry)
         except ValueError:
             return False
+        entry.stamp = entry.since
         if self.stamps and len(self.stamps) > len(self):
-            self.stamps.popleft()
+            entry.stamp = self.stamps.popleft()
         return True
 
     def put_back(self, entry: E) -> None:
@@ -146,7 +151,9 @@ class Idle(deque[E]):
         entry.state = IDLE
         if self.stamps is not None:
             self._trim(self.stamps)
-            self.stamps.insert(bisect_left(self.stamps, entry.since), entry.since)
+            # The time that it took away: with its own, each keepalive would make connections
+            # that nobody needs look as if they had been used lately.
+            self.stamps.insert(bisect_left(self.stamps, entry.stamp), entry.stamp)
         # A copy: `take` may take one in the middle of this.
         place = bisect_left([each.since for each in list(self)], entry.since) if self.lifo else 0
         self.insert(place, entry)

@@ -270,7 +270,8 @@ class ManagedPool(QueuePool):
         if not entry.suspect:
             check_at = now + entry.patience
             entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
-        held, hold = now - entry.leased_at, core.stats.hold
+        stats = core.stats
+        held, hold = now - entry.leased_at, stats.hold
         with core.door, core.lock:
             # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
@@ -278,8 +279,8 @@ class ManagedPool(QueuePool):
             kept = core.line.put(entry, now)
         if not kept:
             core.health.close(entry, "surplus")
-        elif not core.upkeep.is_due:
-            core.upkeep.schedule()
+        elif core.upkeep.planned_for != stats.opened:
+            core.look_after()
 
     # SQLAlchemy calls the one on a return, the other on a detach; the detour costs.
     _return_conn = _do_return_conn

@@ -42,6 +42,8 @@ FIRST_CONNECT = 0.05
 LOOK_PART = 1 / 8
 LOOK_LEAST = 0.001
 LOOK_MOST = 0.05
+# A look that has not come so many seconds after its time will not come.
+LOOK_LATE = 0.2
 # A lease older than this many usual holds is not a usual one: it may go on and on.
 STUCK = 4
 
@@ -55,7 +57,8 @@ class Openings(Generic[E]):
 
     :param refuse: makes an error for one caller, of the failure, its kind and for how many
         seconds openings have failed.
-    :param set_timer: has `look` called at a time, and not when it was told before.
+    :param set_timer: has `look` called at a time, and not when it was told before; false if no
+        thread can be started to call it.
     :param looks_again: whether anything that `set_timer` is told ever happens.
     :param doubt: has each open connection asked, when it is handed out next, whether it works.
     :param min_idle: how many connections to keep open once the pool is used.
@@ -69,7 +72,7 @@ class Openings(Generic[E]):
         stats: Stats,
         *,
         refuse: Refuse,
-        set_timer: Callable[[float], object],
+        set_timer: Callable[[float], bool],
         looks_again: Callable[[], bool] = lambda: True,
         doubt: Callable[[], object] = lambda: None,
         min_idle: int = 0,
@@ -222,11 +225,25 @@ class Openings(Generic[E]):
     def _watch(self, now: float) -> None:
         """See to it that the line is looked at again, if it may want more openings."""
         due = self._next_look(now)
-        if due is not None and due < self._look_at:
+        if due is not None and (due < self._look_at or now - self._look_at > LOOK_LATE):
             # In this order: interrupted in between, it is looked at once more, not never.
             self._look_at = math.inf
-            self._set_timer(due)
-            self._look_at = due
+            if self._set_timer(due):
+                self._look_at = due
+            elif self._looks_again():
+                self._plan_unwatched(now)
+
+    def _plan_unwatched(self, now: float) -> None:
+        """Have opened at once what might be wanted later: nobody will come to look.
+
+        Where no thread can be started for that either, callers open for themselves.
+        """
+        wanted = self._line.waiting - self._opening(now)
+        if self.outage is not None:
+            wanted = min(wanted, 1 - self._opening(now))
+        while wanted > 0 and not self._line.full:
+            self._plan_one(self._next_context())
+            wanted -= 1
 
     def _looks_soon(self, now: float) -> bool:
         return now < self._look_at <= now + look_interval(self._connect_time)
@@ -522,10 +539,11 @@ class BackgroundOpener:
             self.openings.plan(self._clock())
         self.launch()
 
-    def _look_at(self, due: float) -> None:
+    def _look_at(self, due: float) -> bool:
         if self._task is not None:
             self._task.cancel()
         self._task = self._timer.call_at(due, WeakCall(self.look))
+        return self._task is not None
 
     def look(self) -> None:
         """Look at the line again; the timer calls this."""
@@ -574,6 +592,8 @@ class BackgroundOpener:
         with self._door, self._lock:
             if not self.openings.begin(opening, self._clock()):
                 return
+        # What it may have planned has to be under way before this one waits for the server.
+        self.launch()
         surplus = None
         try:
             entry = self._health.open()
@@ -589,6 +609,9 @@ class BackgroundOpener:
         self.openings.log.write()
         if surplus is not None:
             self._health.close(surplus, "surplus")
+        else:
+            # It may be idle by now, and nobody has returned it.
+            self._health.settled()
 
     def _kind(self, error: BaseException) -> ConnectFailure | None:
         try:

@@ -79,8 +79,8 @@ class Timer(Protocol):
     def runs(self) -> bool:
         """Whether anything is ever called: not where no thread may be started."""
 
-    def call_at(self, due: float, run: Callable[[], object]) -> Task:
-        """Call `run` at `due`, on the pool's clock."""
+    def call_at(self, due: float, run: Callable[[], object]) -> Task | None:
+        """Call `run` at `due`, on the pool's clock; None: it will not, so ask again later."""
 
     def call_off(self, task: Task) -> None:
         """Forget a task."""

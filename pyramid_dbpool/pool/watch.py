@@ -72,7 +72,8 @@ class LeaseWatch:
         if self._task is not None:
             self._task.cancel()
         self._task = self._timer.call_at(due, WeakCall(self.look))
-        if not self._watching:  # called off in this very moment
+        # Called off in this very moment; or no thread can be started: `begin` tries again.
+        if not self._watching or self._task is None:
             self.cancel()
 
     def look(self) -> None:

@@ -42,6 +42,7 @@ def test_a_call_with_an_earlier_time_wakes_the_thread() -> None:
     """It would sleep until the one that it knows."""
     keeper, done = Housekeeper(), threading.Event()
     far = keeper.call_at(time.monotonic() + 3600, lambda: None)
+    assert far is not None
     wait_for(lambda: keeper._until > time.monotonic() + 3000)
     keeper.call_at(time.monotonic(), done.set)
     assert done.wait(PATIENCE)
@@ -68,6 +69,7 @@ def test_cancelled_task_does_not_run() -> None:
     with held_up(keeper) as now:
         task = keeper.call_at(now + 0.001, lambda: calls.append("cancelled"))
         keeper.call_at(now + 0.002, lambda: calls.append("kept"))
+        assert task is not None
         task.cancel()
     wait_for(lambda: calls)
     assert calls == ["kept"]
@@ -144,6 +146,7 @@ def test_child_has_a_housekeeper_of_its_own() -> None:
     """Threads do not survive a fork; the child's first task starts a new one."""
     mine = housekeeper()
     task = mine.call_at(time.monotonic() + 60, lambda: None)
+    assert task is not None
     child = os.fork()
     if child == 0:
         done = threading.Event()
@@ -172,6 +175,7 @@ def test_no_task_is_lost_or_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
         while time.monotonic() < until:
             task = keeper.call_at(time.monotonic() + rng.random() * 0.002, count)
+            assert task is not None
             if rng.random() < 0.2:
                 before, run = ran[me], task.run
                 task.cancel()

@@ -77,10 +77,11 @@ class Callers:
         self.refused: list[float] = []
         self._task = Task(None)
 
-    def set_timer(self, due: float) -> None:
+    def set_timer(self, due: float) -> bool:
         """Have `look` called then, and not when it was said before."""
         self._task.cancel()
         self._task = self.clock.call_at(due, self.look)
+        return True
 
     def look(self) -> None:
         """Do what the timer was set for."""
