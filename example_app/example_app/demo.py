@@ -97,6 +97,8 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
             "http_port": str(port),
             "streamer_port": str(STREAMER_PORT if is_free(STREAMER_PORT) else free_port()),
         }
+        # A % in a value would start an interpolation.
+        variables = {key: value.replace("%", "%%") for key, value in variables.items()}
         check_settings(ini.read(args.config_uri, variables))
         stack.callback(programs.stop)
         stack.callback(show, "\nStopping the web app, the streamer and PostgreSQL ...")
@@ -173,8 +175,7 @@ def start_postgres(folder: Path) -> PrivatePostgres:
 def start_programs(programs: Programs, config_uri: str, variables: dict[str, str]) -> None:
     """Start the web app, which makes the tables, then the streamer; wait until both are there."""
     pserve = [sys.executable, "-m", "pyramid.scripts.pserve", "-q"]
-    # A % in a value would start an interpolation.
-    words = [f"{key}={value.replace('%', '%%')}" for key, value in variables.items()]
+    words = [f"{key}={value}" for key, value in variables.items()]
     # While it starts, SIGINT would end it with a traceback; once it serves, waitress would drop
     # its requests at SIGTERM.
     web = programs.start("web", [*pserve, config_uri, *words], signal.SIGTERM)

@@ -127,7 +127,9 @@ class PrivatePostgres:
         place = f"{USER}{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
         query = {} if secret else {"passfile": str(self._cluster.password_file)}
         query |= {"sslmode": "require"} if self.ssl else {}
-        return f"postgresql+{driver}://{place}" + (f"?{urlencode(query)}" if query else "")
+        return f"postgresql+{driver}://{place}" + (
+            f"?{urlencode(query, safe='/')}" if query else ""
+        )
 
     def start(self) -> None:
         """Make the cluster if there is none, start the server and wait until it answers."""

@@ -1,19 +1,23 @@
 """A look at the database outside of the pool: can one connect to it just now?
 
-One connection is opened and closed at once, as often as `dbpool.startup_check` says when a server
-or a worker starts, and once where somebody asks: on the readiness route, at `pdbpool check`.
+One connection is opened, by the engine that is there, and closed at once: as often as
+`dbpool.startup_check` says when a server or a worker starts, and once where somebody asks: on the
+readiness route, at `pdbpool check`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import cast
 
-from sqlalchemy import create_engine, select
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.driver_errors import one_line, said_by
+from ..pool.managed import ManagedPool
 from ..pool.outage import pause_before
 from ..secrets import scrub
 from ..settings import PoolSettings
@@ -37,14 +41,39 @@ EXIT_STATUS = 3
 
 
 def try_to_connect(made: ProcessEngine) -> Exception | None:
-    """Connect as `made` would; return what went wrong, None if nothing did."""
-    return connect_once(made.settings, made.hooks)
+    """Connect as `made` does, beside its pool; return what went wrong, None if nothing did.
+
+    Nothing is left behind: no connection that a fork could copy.
+    """
+    pool = made.engine.pool
+    try:
+        if isinstance(pool, ManagedPool):
+            pool.look_at_server()
+        else:
+            _look_beside(made.engine)
+    except Exception as error:
+        # Drivers, hooks and creators raise whatever they like.
+        return error
+    return None
+
+
+def _look_beside(engine: Engine) -> None:
+    """Ask the server in another pool of the same class, with the same listeners."""
+    beside = engine.pool.recreate()
+    try:
+        connection = beside.connect()
+        try:
+            engine.dialect.do_ping(cast("DBAPIConnection", connection.dbapi_connection))
+        finally:
+            connection.close()
+    finally:
+        beside.dispose()
 
 
 def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception | None:
-    """Connect as the engine of these settings would; return what went wrong, None if nothing did.
+    """Connect as an engine of these settings would; return what went wrong, None if nothing did.
 
-    Nothing is left behind (on NullPool): no connection that a fork could copy.
+    For who has no such engine, and needs none: `pdbpool check`.
 
     :param hooks: what the app does to its engine before the first connect.
     """

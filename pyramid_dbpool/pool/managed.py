@@ -22,7 +22,7 @@ from os import getpid
 from typing import Any, TypeGuard, cast
 
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util.queue import QueueCommon
@@ -320,6 +320,19 @@ class ManagedPool(QueuePool):
         """
         while (opened := self._core.open_missing()) is not None:
             self._do_return_conn(opened.record)
+
+    def look_at_server(self) -> None:
+        """Open a connection beside those of the pool, ask the server through it, and close it.
+
+        Takes no slot, waits in no line, and leaves nothing behind: raises what the driver says.
+        """
+        record = self._create_connection()
+        try:
+            cast("Dialect", self._dialect).do_ping(
+                cast("DBAPIConnection", record.dbapi_connection)
+            )
+        finally:
+            record.close()
 
     def dispose(self) -> None:
         """Close what is idle; what is checked out goes on, and closes if a new pool was made."""

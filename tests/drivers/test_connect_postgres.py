@@ -135,9 +135,12 @@ def test_a_translated_server_is_understood(
         report.skip_without("translated PostgreSQL", str(error).partition("\n")[0])
     if "existiert nicht" not in message_of(server.url(database="nirgends")):
         report.skip_without("translated PostgreSQL", "the server's programs are English only")
+    with engine_of(server.url()).begin() as connection:
+        connection.execute(text("CREATE ROLE niemand NOLOGIN PASSWORD 'x'"))
     for driver in DRIVERS:
         assert refused(server.url(driver, "nirgends")) is CONFIGURATION
-        assert refused(make_url(server.url(driver)).set(username="niemand")) is CONFIGURATION
+        nobody = make_url(server.url(driver)).set(username="niemand", password="x")
+        assert refused(nobody) is CONFIGURATION
     for driver in DRIVERS:
         assert refused_when_full(server.url(driver)) is SATURATED
 

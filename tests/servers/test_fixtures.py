@@ -6,6 +6,7 @@ import hypothesis
 import psycopg
 import pymysql
 import pytest
+from amqp.exceptions import AccessRefused
 from kombu import Connection
 from sqlalchemy import make_url
 
@@ -136,16 +137,16 @@ def test_nobody_gets_into_rabbitmq_as_guest(rabbitmq: RabbitMQ | OfferedRabbitMQ
     if not isinstance(rabbitmq, RabbitMQ):
         pytest.skip("an offered broker is its owner's")
     guest = Connection(f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}//")
-    with guest, pytest.raises(guest.connection_errors, match="ACCESS_REFUSED"):
+    with guest, pytest.raises(AccessRefused):
         guest.ensure_connection(max_retries=1, reraise_as_library_errors=False)
 
 
 def test_nobody_gets_through_pgbouncer_without_its_password(pgbouncer: PgBouncer) -> None:
     """It would log in at PostgreSQL for whoever comes."""
-    if not make_url(pgbouncer.url()).query:
+    if not make_url(pgbouncer.url()).password:
         pytest.skip("an offered server's password is its owner's")
     for password in ("", "postgres"):
-        with pytest.raises(psycopg.OperationalError, match="password"):
+        with pytest.raises(psycopg.OperationalError, match=r"authentication failed|password"):
             psycopg.connect(
                 host="127.0.0.1",
                 port=pgbouncer.port,

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
+from tests.support.servers.postgres import password_of
 from tests.support.servers.process import ServerProcess, find_program, run
 
 
@@ -58,11 +59,3 @@ class PgBouncer(ServerProcess):
             database=database,
         )
         return url.render_as_string(hide_password=False)
-
-
-def password_of(url: URL) -> str:
-    """Give the password of a URL, or of the file that it names."""
-    file = url.query.get("passfile")
-    if isinstance(file, str):
-        return Path(file).read_text().strip().rpartition(":")[2]
-    return url.password or ""

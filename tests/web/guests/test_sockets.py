@@ -43,7 +43,7 @@ def url(request: pytest.FixtureRequest, postgres_url: str, postgres: Postgres) -
     if not folder:
         pytest.skip("the offered server's Unix socket is not known")
     address = make_url(postgres_url)
-    query = {**address.query, "host": str(folder), "port": str(address.port)}
+    query = {"host": str(folder), "port": str(address.port)}
     return address.set(host=None, port=None, query=query).render_as_string(hide_password=False)
 
 
