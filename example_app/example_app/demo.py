@@ -33,7 +33,7 @@ WEB_PORT = 6543
 STREAMER_PORT = 6544
 POSTGRES_PORT = 25432
 PATIENCE = 60  # seconds until everything must be up
-AWAY = 3  # seconds that PostgreSQL is away in a restart, long enough to be seen
+AWAY = 8  # seconds that PostgreSQL is away in a restart: a note is to be written meanwhile
 WELCOME = """
   Open           {web}     (in two windows: what you write in one appears in the other)
   Write a note   curl -X PUT {web}/api/notes/{id} -d '{{"text": "Hello"}}'

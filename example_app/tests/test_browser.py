@@ -291,7 +291,7 @@ def test_note_that_takes_long(open_page: OpenPage, start_streamer: StartProgram)
     start_streamer()
     page = open_page(clock=True)
     waiting: list[Route] = []
-    page.route("**/api/notes/*", waiting.append)
+    page.route("**/api/notes/*", lambda route: waiting.append(route))
     field = page.get_by_label("A new note")
     field.fill("Hello")
     page.keyboard.press("Control+Enter")
