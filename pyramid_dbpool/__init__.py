@@ -77,7 +77,7 @@ def includeme(config: Any) -> None:
         include.add_pool(config, app, pool)
     include.mind_failures(config)
     include.add_retry(config, app)
-    include.answer_overload(config, app)
+    include.answer_overload(config)
     include.add_readiness(config, app)
     include.check_when_created(config, app)
     include.add_release(config, app)

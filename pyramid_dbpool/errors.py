@@ -40,9 +40,13 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     the caller's has reached the database.
 
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    :ivar retry_after: after how many seconds another attempt may succeed, for the ``Retry-After``
+        of an exception view of your own (``request.response.retry_after = error.retry_after``);
+        None: say none, because a part of the request may be stored.
     """
 
     pool_name: str | None = None
+    retry_after: int | None = 1
 
 
 class PoolLineFull(PoolTimeout):
@@ -58,9 +62,11 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 
     :ivar orig: the driver's error.
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    :ivar retry_after: as that of `PoolTimeout`; None also where only a person can help.
     """
 
     pool_name: str | None = None
+    retry_after: int | None = 1
 
     @classmethod
     def saying(

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,12 @@ from .lifeline import lifeline
 __all__ = ["Cluster", "EmbeddedServerError", "find_programs"]
 
 USER = "postgres"
+
+# The way of the server's log-in that asks for the password.
+ASK = "scram-sha-256"
+# From this version on the server says how much work a password is to guess; one that was drawn at
+# random cannot be guessed, and each connection would pay for it: 4 ms.
+KNOWS_ITERATIONS = 16
 
 
 class EmbeddedServerError(RuntimeError):
@@ -43,6 +50,8 @@ class Cluster:
     def __init__(self, folder: Path, programs: Path | None = None) -> None:
         self.folder = folder
         self.data = folder / "data"
+        # In the form of libpq's passfile; only its owner may read it.
+        self.password_file = folder / "pgpass"
         self.programs = self._choose_programs([programs] if programs else find_programs())
 
     @property
@@ -59,16 +68,44 @@ class Cluster:
             return None
 
     def make(self, password: str | None) -> None:
-        """Make the cluster if there is none; without a password it trusts every local user."""
+        """Make the cluster if there is none; without a password it gets one, in `password_file`.
+
+        Anybody on this machine can reach the server, and a superuser's SQL runs programs as the
+        user who has started it.
+        """
         if self.major is not None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Renamed when complete: an interrupted initdb must not pass for a cluster.
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="new-") as new:
+            secret, drawn = Path(new, "password"), secrets.token_hex(16)
+            _write_secret(secret, password or drawn)
             words = ["--locale=C", "--encoding=UTF8", f"--username={USER}", "--no-sync"]
-            words += _authentication(Path(new, "password"), password)
+            words += [f"--auth={ASK}", f"--pwfile={secret}"]
+            if password is None and _major(self.version) >= KNOWS_ITERATIONS:
+                words += ["--set=scram_iterations=1"]
             run(self.programs / "initdb", "-D", Path(new, "data"), *words)
+            if password is None:
+                self._keep_password(drawn)
             Path(new, "data").rename(self.data)
+
+    def secure(self) -> None:
+        """Give the cluster a password if it has none of ours: it may be one that trusts everybody.
+
+        So were those that earlier versions have made. Before the server starts.
+        """
+        if self.password_file.exists():
+            return
+        access = self.data / "pg_hba.conf"
+        access.write_text(re.sub(r"(?m)^([^#].*\s)trust$", rf"\g<1>{ASK}", access.read_text()))
+        drawn = secrets.token_hex(16)
+        sql = f"ALTER ROLE {USER} PASSWORD '{drawn}'\n"
+        run(self.programs / "postgres", "--single", "-D", self.data, "postgres", said=sql)
+        # Last: interrupted before, it is done again.
+        self._keep_password(drawn)
+
+    def _keep_password(self, password: str) -> None:
+        _write_secret(self.password_file, f"*:*:*:*:{password}\n")
 
     def make_certificate(self) -> None:
         """Make a key and a certificate for 127.0.0.1, signed by itself, if there is none."""
@@ -120,7 +157,7 @@ class Cluster:
         versions = []
         for folder in found:
             versions.append(_version(folder))
-            if versions[-1].partition(".")[0] == major:
+            if str(_major(versions[-1])) == major:
                 return folder
         raise EmbeddedServerError(
             f"the cluster in {self.data} was made by PostgreSQL {major}, and the programs"
@@ -129,14 +166,15 @@ class Cluster:
         )
 
 
-def run(*command: str | os.PathLike[str]) -> str:
+def run(*command: str | os.PathLike[str], said: str = "") -> str:
     """Run one of the server's programs to its end, not as root, and give what it printed.
 
+    :param said: what it reads.
     :raises EmbeddedServerError: it failed; shows the end of its output.
     """
     done = subprocess.run(
         lifeline(command, leave_root=True, death=signal.SIGKILL),
-        stdin=subprocess.DEVNULL,
+        input=said.encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment(),
@@ -161,12 +199,11 @@ def tail(text: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _authentication(secret: Path, password: str | None) -> list[str]:
-    if password is None:
-        return ["--auth=trust"]
-    secret.touch(mode=0o600)
-    secret.write_text(password)
-    return ["--auth=scram-sha-256", f"--pwfile={secret}"]
+def _write_secret(file: Path, secret: str) -> None:
+    file.unlink(missing_ok=True)
+    # Private before there is anything in it, and never somebody else's file.
+    file.touch(mode=0o600, exist_ok=False)
+    file.write_text(secret)
 
 
 def _version(programs: Path) -> str:
@@ -175,6 +212,10 @@ def _version(programs: Path) -> str:
     if found is None:
         raise EmbeddedServerError(f"{programs / 'postgres'} tells no version: {output!r}")
     return found[0]
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
 
 
 def _command_line(pid: str) -> bytes:

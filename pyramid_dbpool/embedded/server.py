@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ..clock import monotonic, sleep
 from .cluster import USER, Cluster, EmbeddedServerError, environment, tail
@@ -38,8 +38,9 @@ class PrivatePostgres:
     """A PostgreSQL cluster in a folder, and the server that serves it.
 
     `folder` is made when missing; the cluster in it is made once and kept. `port`
-    is a free one unless given. Without a `password` the server trusts every local
-    user; with one it asks for it (SCRAM). `ssl` serves TLS with a certificate that
+    is a free one unless given. The server asks for a password (SCRAM), for everybody
+    on the machine can reach it: `password`, or one drawn at random, which is in a file
+    of the folder that only its owner may read. `ssl` serves TLS with a certificate that
     it signs itself. `settings` are lines of postgresql.conf, such as
     `{"max_connections": 20}`. `programs` is the folder of initdb and postgres.
     `timeout` bounds, in seconds, each start and each stop.
@@ -113,7 +114,10 @@ class PrivatePostgres:
         return self._cluster.programs
 
     def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
-        """Give the SQLAlchemy URL of a database; `driver` is psycopg, psycopg2, …
+        """Give the SQLAlchemy URL of a database; `driver` is psycopg or psycopg2.
+
+        Unless the caller has chosen the password, it names the file that has it, so that the URL
+        may be shown, and stand on a command line.
 
         :raises EmbeddedServerError: before the first start, if no port was given.
         """
@@ -121,7 +125,11 @@ class PrivatePostgres:
             raise EmbeddedServerError(f"{self!r} has no port before its first start")
         secret = f":{quote(self.password, safe='')}" if self.password else ""
         place = f"{USER}{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
-        return f"postgresql+{driver}://{place}" + ("?sslmode=require" if self.ssl else "")
+        query = {} if secret else {"passfile": str(self._cluster.password_file)}
+        query |= {"sslmode": "require"} if self.ssl else {}
+        return f"postgresql+{driver}://{place}" + (
+            f"?{urlencode(query, safe='/')}" if query else ""
+        )
 
     def start(self) -> None:
         """Make the cluster if there is none, start the server and wait until it answers."""
@@ -130,6 +138,8 @@ class PrivatePostgres:
         self._owner = os.getpid()
         self._cluster.make(self.password)
         self._cluster.clear_stale_lock()
+        if self.password is None:
+            self._cluster.secure()
         if self.ssl:
             self._cluster.make_certificate()
         self.socket_folder = _socket_folder(self.folder)
@@ -184,7 +194,9 @@ class PrivatePostgres:
     def _start_once(self, deadline: float) -> bool:
         if not self._port_is_known:
             self.port = free_port()
-        position = self.log.stat().st_size if self.log.exists() else 0
+        # Statements that failed are in it.
+        self.log.touch(mode=0o600)
+        position = self.log.stat().st_size
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 lifeline(self._command(), leave_root=True),

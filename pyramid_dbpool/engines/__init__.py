@@ -17,5 +17,7 @@
   setting.
 - `sent`: what a session's transaction has changed and holds, and would be lost with it; always,
   and for `sessions`.
+- `apart`: a connection beside an engine's pool, to look at the server; for `probes` and
+  `write_outage`.
 - `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
 """

@@ -13,6 +13,7 @@ from ..errors import DatabaseUnavailable
 from ..pool.refusals import unavailable_text
 from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
 from .application_name import application_name
+from .stored import note_refusal
 
 __all__ = ["explain_failures", "prepare"]
 
@@ -87,6 +88,10 @@ def explain_failures(engine: Engine, pool: PoolSettings) -> None:
         else:
             said = driver_text(context.original_exception)
             text = f"pool {pool.name!r}: no connection ({said})"
-        return DatabaseUnavailable.saying(text, context.original_exception, pool.name)
+        refusal = DatabaseUnavailable.saying(text, context.original_exception, pool.name)
+        if kind is ConnectFailure.CONFIGURATION:
+            refusal.retry_after = None
+        note_refusal(refusal)
+        return refusal
 
     event.listen(engine, "handle_error", explain, retval=True)

@@ -1,7 +1,8 @@
 """A look at the database outside of the pool: can one connect to it just now?
 
-One connection is opened and closed at once, as often as `dbpool.startup_check` says when a server
-or a worker starts, and once where somebody asks: on the readiness route, at `pdbpool check`.
+One connection is opened, by the engine that is there, and closed at once: as often as
+`dbpool.startup_check` says when a server or a worker starts, and once where somebody asks: on the
+readiness route, at `pdbpool check`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..pool.outage import pause_before
 from ..secrets import scrub
 from ..settings import PoolSettings
 from . import connecting
+from .apart import opened_apart
 from .registry import EngineHook, ProcessEngine
 
 __all__ = [
@@ -37,14 +39,23 @@ EXIT_STATUS = 3
 
 
 def try_to_connect(made: ProcessEngine) -> Exception | None:
-    """Connect as `made` would; return what went wrong, None if nothing did."""
-    return connect_once(made.settings, made.hooks)
+    """Connect as `made` does, beside its pool; return what went wrong, None if nothing did.
+
+    Nothing is left behind: no connection that a fork could copy.
+    """
+    try:
+        with opened_apart(made.engine) as dbapi_connection:
+            made.engine.dialect.do_ping(dbapi_connection)
+    except Exception as error:
+        # Drivers, hooks and creators raise whatever they like.
+        return error
+    return None
 
 
 def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception | None:
-    """Connect as the engine of these settings would; return what went wrong, None if nothing did.
+    """Connect as an engine of these settings would; return what went wrong, None if nothing did.
 
-    Nothing is left behind (on NullPool): no connection that a fork could copy.
+    For who has no such engine, and needs none: `pdbpool check`.
 
     :param hooks: what the app does to its engine before the first connect.
     """

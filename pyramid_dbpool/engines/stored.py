@@ -28,7 +28,7 @@ from ..drivers.transactions import (
     is_unknown_outcome,
 )
 from ..drivers.writability import WriteRefusal
-from ..errors import CommitUnknown, TransactionFailed
+from ..errors import CommitUnknown, DatabaseUnavailable, PoolTimeout, TransactionFailed
 from ..pool.deadlines import current_deadline
 from ..pool.managed import ManagedPool, WatchedConnection
 from .hearing import Heard
@@ -37,6 +37,7 @@ from .traffic import Traffic
 from .write_outage import WriteOutage
 
 __all__ = [
+    "Judge",
     "Outcome",
     "current_outcome",
     "database_error",
@@ -44,6 +45,7 @@ __all__ = [
     "judged",
     "note_error",
     "note_outcomes",
+    "note_refusal",
     "observed",
     "unobserved",
 ]
@@ -63,6 +65,7 @@ _current: ContextVar[Outcome | None] = ContextVar("dbpool_outcome", default=None
 current_outcome = _current.get
 
 Judge: TypeAlias = "Callable[[Outcome, Exception], Exception | None]"
+Told: TypeAlias = "Callable[[Outcome, PoolTimeout | DatabaseUnavailable], object]"
 
 
 class Outcome:
@@ -70,6 +73,7 @@ class Outcome:
 
     :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it;
         may return another one to be raised in its place.
+    :param on_refusal: gets the error of each caller whom a pool of ours refuses a connection.
     """
 
     __slots__ = (
@@ -78,6 +82,7 @@ class Outcome:
         "heard",
         "last_heard",
         "on_error",
+        "on_refusal",
         "overstayed",
         "prepared",
         "refusal",
@@ -88,8 +93,9 @@ class Outcome:
         "writes",
     )
 
-    def __init__(self, on_error: Judge | None = None) -> None:
+    def __init__(self, on_error: Judge | None = None, on_refusal: Told | None = None) -> None:
         self.on_error = on_error
+        self.on_refusal = on_refusal
         # COMMITs that were begun, without those known to have been rolled back.
         self.commits = 0
         # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
@@ -156,9 +162,9 @@ class _Meaning(NamedTuple):
 
 
 @contextmanager
-def observed(on_error: Judge | None = None) -> Iterator[Outcome]:
+def observed(on_error: Judge | None = None, on_refusal: Told | None = None) -> Iterator[Outcome]:
     """Note what the block stores, in this thread (or greenlet) and in copies of its context."""
-    outcome = Outcome(on_error)
+    outcome = Outcome(on_error, on_refusal)
     token = _current.set(outcome)
     try:
         yield outcome
@@ -183,6 +189,13 @@ def judged(error: Exception) -> Exception:
     if outcome is None or outcome.on_error is None:
         return error
     return outcome.on_error(outcome, error) or error
+
+
+def note_refusal(error: PoolTimeout | DatabaseUnavailable) -> None:
+    """Show whoever observes that a caller gets no connection."""
+    outcome = _current.get()
+    if outcome is not None and outcome.on_refusal is not None:
+        outcome.on_refusal(outcome, error)
 
 
 def is_aftermath(error: BaseException) -> bool:
@@ -225,6 +238,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     note_checkout = _note_reader if read_only else _note_checkout
     if isinstance(engine.pool, ManagedPool):
         engine.pool.on_checkout = note_checkout
+        engine.pool.on_refusal = note_refusal
     else:
         event.listen(engine, "checkout", lambda _dbapi, _record, fairy: note_checkout(fairy))
     event.listen(engine, "engine_connect", _note_connection)

@@ -26,11 +26,13 @@ from ..drivers.writability import (
     storage_refusal,
 )
 from ..errors import DatabaseUnavailable
+from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
 from ..pool.outage import LAST_PAUSE, pause_before
 from ..settings import PoolSettings
 from ..stopping import SLICE
+from .apart import opened_apart
 from .hearing import Heard
 
 __all__ = ["WriteOutage"]
@@ -170,6 +172,11 @@ class WriteOutage:
             since = self._full_since
         return None if since is None else now - since
 
+    @property
+    def retry_after(self) -> int:
+        """After how many seconds a write may be taken: as long again as that has lasted."""
+        return SHORTEST if (lasted := self.lasted) is None else bounded(lasted)
+
     def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Wait until the server takes writes; return whether it does, as far as is known.
 
@@ -213,7 +220,9 @@ class WriteOutage:
             f"pool {self.name!r}: the server has been read-only for {lasted:.1f} s ({self._said})"
         )
         kind = RuntimeError if engine is None else engine.dialect.loaded_dbapi.OperationalError
-        return DatabaseUnavailable.saying(text, kind(self._said), self.name)
+        error = DatabaseUnavailable.saying(text, kind(self._said), self.name)
+        error.retry_after = self.retry_after
+        return error
 
     def look_beside(self) -> None:
         """See whether the server takes writes again, in a thread, unless somebody just does."""
@@ -233,7 +242,7 @@ class WriteOutage:
         if engine is None:
             return
         try:
-            with _opened_apart(engine) as dbapi_connection:
+            with opened_apart(engine) as dbapi_connection:
                 read_only = is_read_only(dbapi_connection, engine.dialect.name)
         except Exception:
             # It is away: the pool, and whoever waits for it, see to that.
@@ -256,19 +265,3 @@ class WriteOutage:
         if self._pid != getpid():
             # A look of the parent's never ends here, and its lock may be held for ever.
             self._start()
-
-
-@contextmanager
-def _opened_apart(engine: Engine) -> Iterator[Any]:
-    if isinstance(engine.pool, ManagedPool):
-        with engine.pool.opened_apart() as dbapi_connection:
-            yield dbapi_connection
-        return
-    # A pool of its own: another one's connections may lead to where the server was.
-    pool = engine.pool.recreate()
-    connection = pool.connect()
-    try:
-        yield connection.dbapi_connection
-    finally:
-        connection.close()
-        pool.dispose()

@@ -13,9 +13,12 @@ from os import getpid
 from typing import Any
 
 from ..clock import monotonic
+from ..drivers.connect_failures import ConnectFailure
+from ..errors import DatabaseUnavailable, PoolError
 from . import inheritance
 from .checkout import Checkout, CheckoutParts
 from .entry import PooledEntry, Record
+from .estimates import seconds_to_wait
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
@@ -216,6 +219,16 @@ class Core:
     def outage(self) -> Outage | None:
         """What keeps openings from succeeding, as far as the pool knows."""
         return self.opener.outage
+
+    def retry_after(self, error: PoolError) -> int | None:
+        """Say after how many seconds a caller who was refused may come again.
+
+        None: only a person can help.
+        """
+        refused_login = isinstance(error, DatabaseUnavailable) and (
+            self.source.classify(error) is ConnectFailure.CONFIGURATION
+        )
+        return None if refused_login else seconds_to_wait(self.snapshot())
 
     def checked_out(self) -> int:
         """Count the connections that a caller holds."""

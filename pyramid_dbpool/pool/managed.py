@@ -23,7 +23,7 @@ from os import getpid
 from typing import Any, TypeGuard, cast
 
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqlalchemy.util.queue import QueueCommon
@@ -31,7 +31,7 @@ from sqlalchemy.util.queue import QueueCommon
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.transactions import is_missed_disconnect
-from ..errors import PoolError
+from ..errors import DatabaseUnavailable, PoolError, PoolTimeout
 from . import inheritance
 from .core import Core
 from .deadlines import pool_limit
@@ -121,6 +121,8 @@ class ManagedPool(QueuePool):
     # Called with the connection after each checkout.  A listener of SQLAlchemy's `checkout`
     # event costs more than the whole checkout: 12 µs, measured on 8.6 µs.
     on_checkout: Callable[[PoolProxiedConnection], object] | None = None
+    # Called with the error of each caller who is refused.
+    on_refusal: Callable[[PoolTimeout | DatabaseUnavailable], object] | None = None
     # What settings are called where this pool was configured, for errors.
     spelling: Spelling = staticmethod(argument_name)
 
@@ -204,6 +206,11 @@ class ManagedPool(QueuePool):
             if self.on_checkout is not None:
                 self.on_checkout(fairy)
             return fairy
+        except (PoolTimeout, DatabaseUnavailable) as error:
+            error.retry_after = self._core.retry_after(error)
+            if self.on_refusal is not None:
+                self.on_refusal(error)
+            raise
         except (PoolError, sa_exc.SQLAlchemyError):
             raise
         except BaseException:
@@ -372,7 +379,8 @@ class ManagedPool(QueuePool):
             dialect=self._dialect,
             **dataclasses.asdict(self._options),
         )
-        made.on_checkout, made.spelling = self.on_checkout, self.spelling
+        made.on_checkout, made.on_refusal = self.on_checkout, self.on_refusal
+        made.spelling = self.spelling
         return made
 
     @property

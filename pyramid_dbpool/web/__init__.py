@@ -5,6 +5,7 @@
 - `failures`: answers that report a failure, and what exception views find.
 - `retry`: the tween over all others: which requests may be tried again, and for how long.
 - `overload`: 503 with Retry-After for a request that gets no connection.
+- `incidents`: what the log says of such a request, and of a write that is in doubt.
 - `readiness`: the route that tells load balancers whether the app can serve.
 - `streaming`: `stream`, for rows in a response's body.
 - `pshell`: what ``[pshell] setup = pyramid_dbpool.pshell.setup`` calls.

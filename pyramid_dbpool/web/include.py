@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 
 from pyramid.config import Configurator
@@ -176,15 +176,9 @@ def _listed_tweens(registry: Registry) -> list[str]:
     return [name for name, _tween in registry.getUtility(ITweens).explicit]
 
 
-def answer_overload(config: Configurator, app: AppSettings) -> None:
+def answer_overload(config: Configurator) -> None:
     """Answer 503 where a pool refuses, unless the app has a view for that."""
-
-    def register() -> None:
-        settings = config.get_settings()
-        engines = {name: process_engine(settings, name) for name in app.pools}
-        add_overload_view(config.registry, engines)
-
-    config.action(None, register)
+    config.action(None, partial(add_overload_view, config.registry))
 
 
 def add_readiness(config: Configurator, app: AppSettings) -> None:

@@ -1,11 +1,10 @@
-"""The route that says whether the app can serve: from what is known, never from a wait."""
+"""The route that says whether the app can serve: from what is known, or from a first look."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -29,8 +28,12 @@ READINESS = "pyramid_dbpool.readiness"
 # How long, in seconds, it is taken for granted that the database is there, or is not.
 FRESH_GOOD = 10.0
 FRESH_BAD = 1.0
+# After so long nobody knows any more.
+FORGOTTEN = 60.0
 # A probe that takes longer has been swallowed by the network.
 LONGEST_PROBE = 15.0
+# How long whoever asks first waits for its outcome: Kubernetes takes a second for no.
+FIRST_LOOK = 0.75
 
 Handler = Callable[[Request], Response]
 
@@ -62,6 +65,9 @@ class Readiness:
 
         The writable ones decide.
         """
+        for pool in self.pools:
+            # All at once: one that does not answer would use up the time of the others.
+            pool.ask()
         states = [(pool, pool.is_ready()) for pool in self.pools]
         ready = all(is_ready for pool, is_ready in states if not pool.read_only)
         lines = [f"{pool.name}: {pool.words(is_ready)}\n" for pool, is_ready in states]
@@ -86,7 +92,9 @@ class PoolReadiness:
         # Guards `_probing_since` and what a probe finds; held for a moment, never during a probe.
         self._lock = threading.Lock()
         self._probing_since = float("-inf")
-        # Nobody has looked yet: not ready until somebody has.
+        # Set when the probe that was begun last is over.
+        self._over = threading.Event()
+        # Nobody has looked yet.
         self._ready = False
         self._known_at = float("-inf")
         self._contacts = 0
@@ -100,24 +108,35 @@ class PoolReadiness:
         return "ready, but no new connection can be opened" if self._degraded else "ready"
 
     def is_ready(self) -> bool:
-        """Tell whether the server can be reached, as far as is known; never waits."""
+        """Tell whether the server can be reached, as far as is known.
+
+        Waits only where nothing is known: for a probe, and `FIRST_LOOK` at the longest.
+        """
+        self.ask()
+        if self._is_unknown():
+            # From its beginning: in an outage not everybody who asks waits for so long.
+            self._over.wait(max(0.0, self._probing_since + FIRST_LOOK - self._clock()))
+        return self._ready and not self._is_unknown()
+
+    def _is_unknown(self) -> bool:
+        return self._clock() - self._known_at >= FORGOTTEN
+
+    def ask(self) -> None:
+        """See what the pool knows; begin a probe if that is too old."""
         if self._pid != os.getpid():
             # A probe of the parent's never ends here, and its lock may be held for ever.
             self._start()
-        writes = self._made.writes
+        now, writes = self._clock(), self._made.writes
         if writes.since is not None:
             # It can be reached, and answers every write with an error.
             writes.look_beside()
-            return False
-        now = self._clock()
+            self._ready, self._known_at = False, now
+            return
         says = self._pool_says(now)
         if says is not None:
             self._ready, self._known_at = says, now
-            return says
-        ready = self._ready
-        if now - self._known_at >= (FRESH_GOOD if ready else FRESH_BAD):
+        elif now - self._known_at >= (FRESH_GOOD if self._ready else FRESH_BAD):
             self._probe(now)
-        return ready
 
     def _pool_says(self, now: float) -> bool | None:
         """Return what the pool knows by itself, None if it has seen nothing lately."""
@@ -139,14 +158,21 @@ class PoolReadiness:
         with self._lock:
             if now - self._probing_since < LONGEST_PROBE:
                 return
-            self._probing_since = now
-        look = partial(self._look, now)
-        # At interpreter shutdown no thread starts any more: what is known stands.
-        with suppress(RuntimeError):
-            start_thread("dbpool-readiness", look)
+            self._probing_since, self._over = now, threading.Event()
+        try:
+            start_thread("dbpool-readiness", partial(self._look, now, self._over))
+        except RuntimeError:
+            # At the end of the interpreter, or at a limit of the machine: what is known stands,
+            # and whoever asks next tries again.
+            self._probing_since = float("-inf")
 
-    def _look(self, began: float) -> None:
-        error = try_to_connect(self._made)
+    def _look(self, began: float, over: threading.Event) -> None:
+        try:
+            self._learn(began, try_to_connect(self._made))
+        finally:
+            over.set()
+
+    def _learn(self, began: float, error: Exception | None) -> None:
         # A server that is full is there.
         opens = error is None or self._is_full(error)
         ready = opens or self._open_ones_work()

@@ -10,7 +10,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-__all__ = ["IDEMPOTENT", "request_name", "supplied_session"]
+from ..engines.stored import Outcome
+
+__all__ = ["IDEMPOTENT", "may_be_stored_twice", "request_name", "supplied_session"]
 
 # The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -23,6 +25,11 @@ def request_name(request: Any) -> str:
     path = request.environ.get("PATH_INFO", "")
     where = f"route {route.name!r}" if route is not None else repr(path)
     return f"{request.method} {where}"
+
+
+def may_be_stored_twice(request: Any, outcome: Outcome) -> bool:
+    """Tell whether who repeats a request that has failed may do a part of it twice."""
+    return not outcome.nothing_stored and request.method not in IDEMPOTENT
 
 
 def supplied_session(request: Any, pool_name: str) -> Session | None:

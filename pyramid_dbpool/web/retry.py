@@ -23,6 +23,7 @@ from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..drivers.writability import WriteRefusal
 from ..engines.stored import (
+    Judge,
     Outcome,
     current_outcome,
     database_error,
@@ -30,12 +31,13 @@ from ..engines.stored import (
     observed,
 )
 from ..engines.write_outage import WriteOutage
-from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
+from ..errors import CommitUnknown, DatabaseUnavailable, PoolError, PoolTimeout
 from ..pool.deadlines import current_deadline, setting_limit
-from .requests import IDEMPOTENT
+from .incidents import IncidentLog, Incidents, is_refusal
+from .requests import IDEMPOTENT, may_be_stored_twice
 
 try:
-    from pyramid_retry import IRetryableError, is_last_attempt
+    from pyramid_retry import IRetryableError, is_error_retryable, is_last_attempt
 except ImportError:
 
     class IRetryableError(Interface):  # type: ignore[no-redef, misc]  # zope says no types
@@ -44,6 +46,10 @@ except ImportError:
     def is_last_attempt(request: Request) -> bool:
         """Nobody tries again."""
         return True
+
+    def is_error_retryable(request: Request, exc: BaseException | None) -> bool:
+        """Nobody tries again."""
+        return False
 
 
 __all__ = [
@@ -82,6 +88,8 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     timeout: float | None = registry.get(REQUEST_TIMEOUT)
     _warn_of_tweens_above(registry.queryUtility(ITweens))
 
+    log = IncidentLog.of(registry)
+
     def tween(request: Request) -> Response:
         if current_outcome() is not None:
             # A subrequest is a part of its request, which is tried again as a whole.
@@ -89,30 +97,60 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
         if request.environ.get("retry.attempt"):
             # What the attempt before has read is at its end.
             request.make_body_seekable()
-        judge = partial(_judge, request)
-        with observed(judge) as outcome, _limit(request, timeout):
+        incidents = Incidents.of(request)
+        judge, told = partial(_judge, request, incidents), partial(_note, request, incidents)
+        with observed(judge, told) as outcome, _limit(request, timeout):
             try:
-                _await_writes(request)
-                response = handler(request)
-            except Exception as error:
-                unavailable = judge(outcome, error)
-                if unavailable is not None and outcome.meaning_of(error) is not None:
-                    # The app has its driver's errors, and so has not met ours.
-                    about = (type(unavailable), unavailable, error.__traceback__)
-                    return request.invoke_exception_view(about, reraise=True)
-                if not isinstance(error, DatabaseUnavailable | sa_exc.TimeoutError):
-                    raise
-                # Raised over Pyramid's own tween that asks the exception views.
-                return request.invoke_exception_view(reraise=True)
-            answered = getattr(request, "exception", None)
-            if isinstance(answered, sa_exc.SQLAlchemyError) or (
-                # An error of the app's own whose answer is no failure was meant to be one.
-                answered is not None and response.status_code >= FAILURE
-            ):
-                judge(outcome, answered)
+                response = _respond(handler, request, outcome, judge)
+            except BaseException as error:
+                _tell(log, incidents, request, outcome, error=error)
+                raise
+            _tell(log, incidents, request, outcome, response=response)
             return response
 
     return tween
+
+
+def _respond(handler: Handler, request: Request, outcome: Outcome, judge: Judge) -> Response:
+    """Answer; judge the error that was raised, or that an exception view has answered."""
+    try:
+        _await_writes(request)
+        response = handler(request)
+    except Exception as error:
+        unavailable = judge(outcome, error)
+        if unavailable is not None and outcome.meaning_of(error) is not None:
+            # The app has its driver's errors, and so has not met ours.
+            judge(outcome, unavailable)
+            about = (type(unavailable), unavailable, error.__traceback__)
+            return request.invoke_exception_view(about, reraise=True)
+        if not is_refusal(error):
+            raise
+        # Raised over Pyramid's own tween that asks the exception views.
+        return request.invoke_exception_view(reraise=True)
+    answered = getattr(request, "exception", None)
+    if isinstance(answered, sa_exc.SQLAlchemyError) or (
+        # An error of the app's own whose answer is no failure was meant to be one.
+        answered is not None and response.status_code >= FAILURE
+    ):
+        judge(outcome, answered)
+    return response
+
+
+def _tell(
+    log: IncidentLog,
+    incidents: Incidents,
+    request: Request,
+    outcome: Outcome,
+    *,
+    response: Response | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Write down what a request has met, if no other attempt follows."""
+    error = error or getattr(request, "exception", None)
+    if incidents.any and not is_error_retryable(request, error):
+        twice = may_be_stored_twice(request, outcome)
+        why = " because a part of it may be stored" if twice else ""
+        log.write(incidents, request, response, why)
 
 
 def _warn_of_tweens_above(tweens: Any) -> None:
@@ -175,12 +213,28 @@ def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
     return isinstance(error, StaleDataError)
 
 
-def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | None:
+def _note(
+    request: Request,
+    incidents: Incidents,
+    outcome: Outcome,
+    refusal: PoolTimeout | DatabaseUnavailable,
+) -> None:
+    """Note that the request is refused a connection, whatever becomes of the error."""
+    incidents.note(refusal)
+    if may_be_stored_twice(request, outcome):
+        # Whoever did as Retry-After says would store it twice.
+        refusal.retry_after = None
+
+
+def _judge(
+    request: Request, incidents: Incidents, outcome: Outcome, error: Exception
+) -> Exception | None:
     """Mark an error that another attempt may not meet; return what to raise in its place."""
     if isinstance(error, Response):
         # The app has said what its answer is.
         return None
     said = database_error(error, outcome)
+    incidents.note(said)
     verdict = may_try_again(request.method, outcome, said)
     refused = outcome.refusal_of(said) is not None
     if verdict:
@@ -188,14 +242,16 @@ def _judge(request: Request, outcome: Outcome, error: Exception) -> Exception | 
         if refused and outcome.writes is not None:
             request.environ[_READ_ONLY] = outcome.writes
         alsoProvides(error, IRetryableError)
-        return _unavailable(outcome, said) if is_last_attempt(request) else None
+        return _unavailable(request, outcome, said) if is_last_attempt(request) else None
     if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):
         # zope.sqlalchemy knows the error, but not what else the request has stored.
         noLongerProvides(error, IRetryableError)
-    return _unavailable(outcome, said) if refused else None
+    return _unavailable(request, outcome, said) if refused else None
 
 
-def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | None:
+def _unavailable(
+    request: Request, outcome: Outcome, error: Exception
+) -> DatabaseUnavailable | None:
     """Say 503 in the place of an error 500, if it is the database's and nobody tries again."""
     refusal = outcome.refusal_of(error)
     lost = isinstance(error, sa_exc.DBAPIError) and is_lost(error)
@@ -207,10 +263,18 @@ def _unavailable(outcome: Outcome, error: Exception) -> DatabaseUnavailable | No
         happened = "the server is read-only" if read_only else "the server can store nothing"
     stored = "nothing" if outcome.nothing_stored else "only a part"
     text = f"{happened}, and {stored} of this attempt is stored ({driver_text(error)})"
-    pool_name = None if outcome.writes is None or not refusal else outcome.writes.name
-    return DatabaseUnavailable.saying(
-        text, driver_error(error), pool_name, connection_invalidated=lost
+    writes = None if refusal is None else outcome.writes
+    made = DatabaseUnavailable.saying(
+        text,
+        driver_error(error),
+        None if writes is None else writes.name,
+        connection_invalidated=lost,
     )
+    if writes is not None:
+        made.retry_after = writes.retry_after
+    if may_be_stored_twice(request, outcome):
+        made.retry_after = None
+    return made
 
 
 def _await_writes(request: Request) -> None:

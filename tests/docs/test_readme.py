@@ -221,7 +221,7 @@ def test_exclog_leaves_a_503_to_our_line(
     config.add_route("refused", "/")
     config.add_view(refused, route_name="refused")
     TestApp(config.make_wsgi_app()).get("/", status=503)
-    assert [each.name for each in caplog.records] == ["pyramid_dbpool.web.overload"]
+    assert [each.name for each in caplog.records] == ["pyramid_dbpool.web.incidents"]
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,15 @@ def test_exclog_leaves_a_503_to_our_line(
     ids=lambda value: type(value).__name__,
 )
 def test_an_app_answers_by_itself(
-    code: dict[str, Any], settings: dict[str, str], error: Exception, status: int, said: str
+    code: dict[str, Any],
+    settings: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    error: Exception,
+    status: int,
+    said: str,
 ) -> None:
-    """Its own view takes the place of the 503, and of the server's 500."""
+    """Its own view takes the place of the 503, and of the server's 500; the log is written."""
 
     def refused(request: Any) -> None:
         raise error
@@ -245,7 +251,10 @@ def test_an_app_answers_by_itself(
     config.include(code["include_answers"])
     config.add_route("refused", "/")
     config.add_view(refused, route_name="refused", request_method="POST")
-    assert TestApp(config.make_wsgi_app()).post("/", status=status).json == {"error": said}
+    answer = TestApp(config.make_wsgi_app()).post("/", status=status)
+    assert answer.json == {"error": said}
+    assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+    assert [each.name for each in caplog.records] == ["pyramid_dbpool.web.incidents"]
 
 
 def test_the_worker_works(code: dict[str, Any], settings: dict[str, str]) -> None:

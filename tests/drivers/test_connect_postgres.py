@@ -50,8 +50,8 @@ def test_reserved_connections_are_saturation(new_postgres: NewPostgres) -> None:
         {"max_connections": 4, "superuser_reserved_connections": 1, "max_wal_senders": 0}
     )
     with engine_of(server.url()).begin() as connection:
-        connection.execute(text("CREATE ROLE app LOGIN"))
-    url = make_url(server.url()).set(username="app")
+        connection.execute(text("CREATE ROLE app LOGIN PASSWORD 'x'"))
+    url = make_url(server.url()).set(username="app", password="x")
     for driver in DRIVERS:
         assert refused_when_full(url.set(drivername=f"postgresql+{driver}")) is SATURATED
 
@@ -61,13 +61,13 @@ def test_the_limit_of_a_role_or_a_database_is_saturation(new_postgres: NewPostgr
     server = new_postgres()
     with engine_of(server.url()).connect() as connection:
         run = connection.execution_options(isolation_level="AUTOCOMMIT").execute
-        run(text("CREATE ROLE few LOGIN CONNECTION LIMIT 0"))
-        run(text("CREATE ROLE app LOGIN"))
+        run(text("CREATE ROLE few LOGIN PASSWORD 'x' CONNECTION LIMIT 0"))
+        run(text("CREATE ROLE app LOGIN PASSWORD 'x'"))
         run(text("CREATE DATABASE few CONNECTION LIMIT 0"))
     for driver in DRIVERS:
         url = make_url(server.url(driver))
-        assert refused(url.set(username="few")) is SATURATED
-        assert refused(url.set(username="app", database="few")) is SATURATED
+        assert refused(url.set(username="few", password="x")) is SATURATED
+        assert refused(url.set(username="app", password="x", database="few")) is SATURATED
 
 
 def test_what_only_a_person_can_mend_is_configuration(new_postgres: NewPostgres) -> None:
@@ -135,9 +135,12 @@ def test_a_translated_server_is_understood(
         report.skip_without("translated PostgreSQL", str(error).partition("\n")[0])
     if "existiert nicht" not in message_of(server.url(database="nirgends")):
         report.skip_without("translated PostgreSQL", "the server's programs are English only")
+    with engine_of(server.url()).begin() as connection:
+        connection.execute(text("CREATE ROLE niemand NOLOGIN PASSWORD 'x'"))
     for driver in DRIVERS:
         assert refused(server.url(driver, "nirgends")) is CONFIGURATION
-        assert refused(make_url(server.url(driver)).set(username="niemand")) is CONFIGURATION
+        nobody = make_url(server.url(driver)).set(username="niemand", password="x")
+        assert refused(nobody) is CONFIGURATION
     for driver in DRIVERS:
         assert refused_when_full(server.url(driver)) is SATURATED
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -21,12 +21,16 @@ from pyramid_dbpool.embedded import (
     free_port,
     lifeline,
 )
+from pyramid_dbpool.embedded.cluster import Cluster, run
 from tests.support.guests import CLOCKS, SOCKETS
 from tests.support.servers.postgres import FAST
 
 pytestmark = pytest.mark.programs
 
 NewPostgres = Callable[..., PrivatePostgres]
+
+# How earlier versions made a cluster.
+TRUSTING = ("--username=postgres", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync")
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on"}
 
@@ -79,6 +83,86 @@ def test_serves_with_the_programs_of_the_machine_and_of_the_wheel(
     server.stop()
     assert not alive(pid)
     assert not server.running
+
+
+# What another user of the machine would do: it runs as whoever has started the server.
+INTRUSION = """
+import os, psycopg, sys
+if os.geteuid() == 0:
+    # After the imports: he may not read this Python either.
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+for address in sys.argv[1:]:
+    try:
+        with psycopg.connect(address, user="postgres", dbname="postgres") as connection:
+            connection.execute("CREATE TABLE seen (line text)")
+            connection.execute("COPY seen FROM PROGRAM 'id'")
+            print(*connection.execute("SELECT line FROM seen"))
+    except psycopg.OperationalError as error:
+        print("refused:", error)
+"""
+
+
+def test_another_user_of_the_machine_does_not_get_in(new_postgres: NewPostgres) -> None:
+    """By TCP, by the socket, or with the file that the URL names."""
+    server = new_postgres()
+    place = f"host=127.0.0.1 port={server.port}"
+    passfile = str(make_url(server.url()).query["passfile"])
+    socket_place = f"host={server.socket_folder} port={server.port}"
+    addresses = [place, f"{place} password=postgres"]
+    # Who is not root has no other user to be: he has no password, at least.
+    if os.geteuid() == 0:
+        addresses += [f"{place} passfile={passfile}", socket_place]
+    done = subprocess.run(
+        [sys.executable, "-c", INTRUSION, *addresses],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={},
+    )
+    assert done.stdout.count("refused:") == len(addresses), done.stdout
+    assert Path(passfile).stat().st_mode & 0o077 == 0
+    assert server.log.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("ssl", [False, True])
+def test_its_url_has_no_secret_and_works(
+    driver: str, ssl: bool, new_postgres: NewPostgres
+) -> None:
+    """It may stand on a command line, which everybody on the machine can read."""
+    server = new_postgres(ssl=ssl)
+    url = make_url(server.url(driver))
+    secret = Path(str(url.query["passfile"])).read_text().strip().rpartition(":")[2]
+    assert len(secret) == 32
+    assert url.password is None and secret not in server.url(driver)
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
+def test_each_server_has_a_password_of_its_own(tmp_path: Path) -> None:
+    """Who knows one does not know the others."""
+    secrets = []
+    for name in ("one", "other"):
+        Cluster(tmp_path / name).make(password=None)
+        secrets.append((tmp_path / name / "pgpass").read_text())
+    assert secrets[0] != secrets[1]
+
+
+@pytest.mark.parametrize("source", PROGRAMS)
+def test_a_cluster_that_trusted_everybody_asks_now(source: str, tmp_path: Path) -> None:
+    """Earlier versions made such ones; what is in it stays."""
+    cluster = Cluster(tmp_path, PROGRAMS[source])
+    run(cluster.programs / "initdb", "-D", cluster.data, *TRUSTING)
+    with PrivatePostgres(tmp_path, programs=PROGRAMS[source], settings=FAST) as server:
+        write(server)
+        bare = make_url(server.url()).set(query={})
+        with pytest.raises(OperationalError, match="no password supplied"):
+            create_engine(bare).connect()
+        url = server.url()
+    with PrivatePostgres(tmp_path, server.port, programs=PROGRAMS[source]) as server:
+        assert server.url() == url
+        assert query(server, "SELECT answer FROM kept") == 42
 
 
 def test_listens_on_this_machine_only(new_postgres: NewPostgres) -> None:

@@ -265,9 +265,10 @@ def role_with_limit(server: PrivatePostgres, limit: int) -> str:
     """Make a role that may have so many connections; return its URL for psycopg."""
     owner = plugin_engine(server.url(), 1, 0)
     with owner.begin() as connection:
-        connection.execute(text(f"CREATE ROLE few LOGIN CONNECTION LIMIT {limit}"))
+        connection.execute(text(f"CREATE ROLE few LOGIN PASSWORD 'x' CONNECTION LIMIT {limit}"))
     owner.dispose()
-    return make_url(server.url()).set(username="few").render_as_string(hide_password=False)
+    url = make_url(server.url()).set(username="few", password="x")
+    return url.render_as_string(hide_password=False)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 import hypothesis
+import psycopg
+import pymysql
 import pytest
+from amqp.exceptions import AccessRefused
+from kombu import Connection
+from sqlalchemy import make_url
+
+from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
+from tests.support.servers.pgbouncer import PgBouncer
+from tests.support.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +121,36 @@ def test_a_server_that_the_environment_offers_is_used(
     run = inner.runpytest_subprocess()
     run.assert_outcomes(passed=1)
     run.stdout.fnmatch_lines(["PostgreSQL *offered by the environment"])
+
+
+def test_nobody_gets_into_mariadb_without_its_password(mariadb: MariaDB | OfferedMariaDB) -> None:
+    """Everybody on the machine can reach it, and its SQL reads files."""
+    if not isinstance(mariadb, MariaDB):
+        pytest.skip("an offered server is its owner's")
+    for user, password in [("root", ""), ("test", ""), ("test", "test"), ("nobody", "")]:
+        with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+            pymysql.connect(host="127.0.0.1", port=mariadb.port, user=user, password=password)
+
+
+def test_nobody_gets_into_rabbitmq_as_guest(rabbitmq: RabbitMQ | OfferedRabbitMQ) -> None:
+    """Everybody on the machine can reach it."""
+    if not isinstance(rabbitmq, RabbitMQ):
+        pytest.skip("an offered broker is its owner's")
+    guest = Connection(f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}//")
+    with guest, pytest.raises(AccessRefused):
+        guest.ensure_connection(max_retries=1, reraise_as_library_errors=False)
+
+
+def test_nobody_gets_through_pgbouncer_without_its_password(pgbouncer: PgBouncer) -> None:
+    """It would log in at PostgreSQL for whoever comes."""
+    if not make_url(pgbouncer.url()).password:
+        pytest.skip("an offered server's password is its owner's")
+    for password in ("", "postgres"):
+        with pytest.raises(psycopg.OperationalError, match=r"authentication failed|password"):
+            psycopg.connect(
+                host="127.0.0.1",
+                port=pgbouncer.port,
+                user="postgres",
+                password=password,
+                dbname="postgres",
+            )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
-from sqlalchemy import make_url, select, text
+from sqlalchemy import event, make_url, select, text
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
@@ -82,10 +82,15 @@ def pool(settings: dict[str, Any], probes: Probes) -> PoolReadiness:
 def is_ready(pool: PoolReadiness) -> bool:
     """Ask, and let the probe that this may have started end."""
     answer = pool.is_ready()
+    joined()
+    return answer
+
+
+def joined() -> None:
+    """Wait for the end of the probes."""
     for thread in threading.enumerate():
         if thread.name == "dbpool-readiness":
             thread.join(30)
-    return answer
 
 
 def at(pool: PoolReadiness, seconds: float) -> PoolReadiness:
@@ -99,15 +104,92 @@ def test_it_is_off_by_default(psycopg_url: str) -> None:
         web.get("/ready", status=404)
 
 
-def test_unknown_is_not_ready_until_a_probe_has_seen_the_server(settings: dict[str, Any]) -> None:
-    """The probe runs beside; the next look knows."""
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a first look wait however slow the machine is."""
+    monkeypatch.setattr(readiness, "FIRST_LOOK", 30.0)
+
+
+def test_the_first_look_waits_for_its_probe(settings: dict[str, Any], patience: None) -> None:
+    """A process that nobody has used yet is ready at once, and its pool is still empty."""
     with app(settings, *PARTS) as web:
-        answer = web.get("/ready", expect_errors=True)
-        assert answer.text.startswith("default: ")
+        answer = web.get("/ready", status=200)
+        assert answer.text == "default: ready\n"
         assert answer.headers["Cache-Control"] == "no-store"
-        until(lambda: web.get("/ready", expect_errors=True).status_int == 200, "ready")
-        assert web.get("/ready").text == "default: ready\n"
+        assert (web.checked_out(), web.pool.snapshot().opened) == (0, 0)
+
+
+def test_the_first_look_waits_for_all_pools_at_once(
+    settings: dict[str, Any], patience: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer does not use up the time of the others."""
+    both = settings | {"sqlalchemy.other.url": settings["sqlalchemy.url"]}
+    # Each probe ends when the other one has begun.
+    met = threading.Barrier(2)
+
+    def meet(_made: object) -> None:
+        met.wait(30)
+
+    monkeypatch.setattr(readiness, "try_to_connect", meet)
+    with app(both, *PARTS) as web:
+        assert web.get("/ready", status=200).text == "default: ready\nother: ready\n"
+
+
+def test_a_first_look_does_not_wait_for_long(pool: PoolReadiness, probes: Probes) -> None:
+    """Nor does it say that a server is ready of which nobody has heard; the next one knows."""
+    probes.hold.clear()
+    assert not pool.is_ready()
+    assert not at(pool, readiness.FIRST_LOOK).is_ready()
+    probes.hold.set()
+    joined()
+    assert pool.is_ready() and probes.count == 1
+
+
+def test_a_look_after_a_long_time_is_a_first_one(
+    pool: PoolReadiness, probes: Probes, patience: None
+) -> None:
+    """What was known an hour ago says nothing, either way."""
+    assert pool.is_ready()
+    probes.error = ConnectionRefusedError()
+    assert not at(pool, 3600).is_ready()
+    probes.error = None
+    assert at(pool, 7200).is_ready() and probes.count == 3
+
+
+@pytest.mark.parametrize("poolclass", ["", "QueuePool", "NullPool"])
+def test_a_probe_uses_the_engine_that_is_there(
+    settings: dict[str, Any], patience: None, poolclass: str
+) -> None:
+    """A hook that counts, or starts something, ran once; what it listens to sees the probe."""
+    hooked: list[Any] = []
+    connected: list[Any] = []
+
+    def hook(engine: Any) -> None:
+        hooked.append(engine)
+        event.listen(engine, "do_connect", lambda *_: connected.append(engine))
+
+    settings["dbpool.engine_hook"] = hook
+    settings |= {"sqlalchemy.poolclass": poolclass} if poolclass else {}
+    with app(settings, *PARTS) as web:
+        web.get("/ready", status=200)
+        assert hooked == connected == [web.engine]
         assert web.checked_out() == 0
+
+
+def test_a_busy_pool_is_ready_and_its_line_is_left_alone(
+    settings: dict[str, Any], patience: None
+) -> None:
+    """The probe takes no slot and waits behind nobody."""
+    settings |= {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
+    with app(settings, *PARTS) as web, web.engine.connect():
+        seen = PoolReadiness(process_engine(settings))
+        # What the pool has seen itself is too old to tell.
+        seen._contacts = web.pool.contacts
+        before = web.pool.snapshot()
+        assert seen.is_ready()
+        after = web.pool.snapshot()
+        assert (after.opened, after.waiting, after.leased) == (1, 0, 1)
+        assert (after.checkouts, after.waited) == (before.checkouts, before.waited)
 
 
 def test_a_server_that_is_away_is_503(away: dict[str, Any]) -> None:
@@ -141,21 +223,34 @@ class AsksTheDatabase:
         raise AssertionError
 
 
-def test_knowledge_is_believed_for_a_while(pool: PoolReadiness, probes: Probes) -> None:
+def test_knowledge_is_believed_for_a_while(
+    pool: PoolReadiness, probes: Probes, patience: None
+) -> None:
     """One probe, then none until it is stale; while it is asked again the old answer stands."""
-    assert [is_ready(pool), is_ready(pool)] == [False, True]
+    assert [is_ready(pool), is_ready(pool)] == [True, True]
     assert is_ready(at(pool, FRESH_GOOD - 1)) and probes.count == 1
     probes.error = ConnectionRefusedError()
-    assert is_ready(at(pool, FRESH_GOOD)) and probes.count == 2
+    probes.hold.clear()
+    assert at(pool, FRESH_GOOD).is_ready()
+    probes.hold.set()
+    joined()
+    assert probes.count == 2
     assert not is_ready(pool)
     assert not is_ready(at(pool, FRESH_GOOD + FRESH_BAD / 2)) and probes.count == 2
     probes.error = None
-    assert not is_ready(at(pool, FRESH_GOOD + FRESH_BAD)) and probes.count == 3
+    probes.hold.clear()
+    assert not at(pool, FRESH_GOOD + FRESH_BAD).is_ready()
+    probes.hold.set()
+    joined()
+    assert probes.count == 3
     assert is_ready(pool)
 
 
-def test_one_probe_at_a_time(pool: PoolReadiness, probes: Probes) -> None:
+def test_one_probe_at_a_time(
+    pool: PoolReadiness, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless the network has swallowed it."""
+    monkeypatch.setattr(readiness, "FIRST_LOOK", 0.0)
     probes.hold.clear()
     assert [pool.is_ready() for _ in range(5)] == [False] * 5
     until(lambda: probes.count == 1, "the probe")
@@ -164,30 +259,34 @@ def test_one_probe_at_a_time(pool: PoolReadiness, probes: Probes) -> None:
     probes.hold.set()
 
 
-def test_a_probe_that_was_given_up_changes_nothing(pool: PoolReadiness, probes: Probes) -> None:
+def test_a_probe_that_was_given_up_changes_nothing(
+    pool: PoolReadiness, probes: Probes, patience: None
+) -> None:
     """What it says when it ends at last is out of date."""
-    assert [is_ready(pool), is_ready(pool)] == [False, True]
-    probes.error = ConnectionRefusedError()
-    pool._look(at(pool, 1)._clock() - LONGEST_PROBE)
+    assert is_ready(pool)
+    pool._learn(at(pool, 1)._clock() - LONGEST_PROBE, ConnectionRefusedError())
     assert is_ready(pool)
 
 
 def test_a_child_does_not_wait_for_its_parents_probe(
-    pool: PoolReadiness, probes: Probes, monkeypatch: pytest.MonkeyPatch
+    pool: PoolReadiness, probes: Probes, patience: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no such thread, and knows nothing."""
-    assert [is_ready(pool), is_ready(pool)] == [False, True]
+    """It has no such thread, and knows nothing: it begins one of its own."""
+    assert is_ready(pool)
+    pool._probing_since, pool._over = pool._clock(), threading.Event()
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert not is_ready(pool)
+    assert is_ready(pool)
     assert probes.count == 2
 
 
 def test_where_no_thread_can_start_what_is_known_stands(
-    pool: PoolReadiness, monkeypatch: pytest.MonkeyPatch
+    pool: PoolReadiness, patience: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At interpreter shutdown the route still answers."""
-    monkeypatch.setattr(threading.Thread, "start", no_thread)
-    assert not pool.is_ready()
+    """At interpreter shutdown the route still answers; a limit of the machine may pass."""
+    with monkeypatch.context() as limits:
+        limits.setattr(threading.Thread, "start", no_thread)
+        assert not pool.is_ready()
+    assert pool.is_ready()
 
 
 def no_thread(_thread: threading.Thread) -> None:

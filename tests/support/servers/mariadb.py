@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ USERS = "SELECT id FROM information_schema.processlist WHERE db = %s"
 
 
 class MariaDB(ServerProcess):
-    """MariaDB with a user `test` (password `test`) who may do everything.
+    """MariaDB with a user `test` who may do everything.
+
+    Everybody on the machine can reach it, so his password is drawn at random and nobody else
+    can log in: SQL would read the files of whoever runs the tests.
 
     `installed` is the data of another one to copy, which is quicker than to make it.
     """
@@ -28,6 +32,7 @@ class MariaDB(ServerProcess):
         super().__init__(folder)
         self.installed = installed
         self.settings = settings
+        self.password = secrets.token_hex(16)
         self.program = find_program("mariadbd")
         self.install = find_program("mariadb-install-db")
         # The install script calls it; Debian has it in the package mariadb-client-core.
@@ -52,10 +57,15 @@ class MariaDB(ServerProcess):
             folders = [f"--datadir={self.data}", f"--tmpdir={self.temporary}"]
             run(self.install, "--no-defaults", *as_root, *folders, LOG_SIZE, "--skip-test-db")
         lines = [
-            "CREATE USER IF NOT EXISTS test@'%' IDENTIFIED BY 'test';",
+            f"CREATE OR REPLACE USER test@'%' IDENTIFIED BY '{self.password}';",
             "GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION;",
+            # Root has none at all, also by TCP.
+            "DELETE FROM mysql.global_priv WHERE user NOT IN ('test', 'mariadb.sys');",
+            "FLUSH PRIVILEGES;",
         ]
-        Path(self.folder, "init.sql").write_text("\n".join(lines) + "\n")
+        init = Path(self.folder, "init.sql")
+        init.touch(mode=0o600)
+        init.write_text("\n".join(lines) + "\n")
 
     def command(self) -> Sequence[str | Path]:
         """Give the command line of the server."""
@@ -84,7 +94,7 @@ class MariaDB(ServerProcess):
     @property
     def offer(self) -> "OfferedMariaDB":
         """Give the running server as a client sees it."""
-        return OfferedMariaDB(f"mysql://test:test@127.0.0.1:{self.port}")
+        return OfferedMariaDB(f"mysql://test:{self.password}@127.0.0.1:{self.port}")
 
     def execute(self, sql: str) -> None:
         """Run a statement as the administrator."""

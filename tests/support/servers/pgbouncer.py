@@ -5,11 +5,12 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from tests.support.servers.postgres import password_of
 from tests.support.servers.process import ServerProcess, find_program, run
 
 
 class PgBouncer(ServerProcess):
-    """PgBouncer in transaction mode; it asks no password."""
+    """PgBouncer in transaction mode; it asks for the password that its PostgreSQL asks for."""
 
     name = "PgBouncer"
     leave_root = True
@@ -28,18 +29,19 @@ class PgBouncer(ServerProcess):
     def command(self) -> Sequence[str | Path]:
         """Write the configuration and give the command line."""
         server = self.postgres
-        login = f"user={server.username}" + (
-            f" password={server.password}" * bool(server.password)
-        )
+        users = self.folder / "users"
+        users.touch(mode=0o600)
+        users.write_text(f'"{server.username}" "{password_of(server)}"\n')
         settings = {
             "listen_addr": "127.0.0.1",
             "listen_port": self.port,
             "unix_socket_dir": "",
-            "auth_type": "any",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
             "ignore_startup_parameters": "extra_float_digits",
             **self.settings,
         }
-        lines = ["[databases]", f"* = host={server.host} port={server.port or 5432} {login}"]
+        lines = ["[databases]", f"* = host={server.host} port={server.port or 5432}"]
         lines += ["[pgbouncer]", *(f"{key} = {value}" for key, value in settings.items())]
         configuration = self.folder / "pgbouncer.ini"
         configuration.write_text("\n".join(lines) + "\n")
@@ -50,4 +52,10 @@ class PgBouncer(ServerProcess):
 
         psycopg needs `connect_args={"prepare_threshold": None}` with it.
         """
-        return f"postgresql+{driver}://{self.postgres.username}@127.0.0.1:{self.port}/{database}"
+        url = self.postgres.set(
+            drivername=f"postgresql+{driver}",
+            host="127.0.0.1",
+            port=self.port,
+            database=database,
+        )
+        return url.render_as_string(hide_password=False)

@@ -49,6 +49,14 @@ SELECT {", ".join(f"(SELECT count(*) FROM pg_{each})" for each in CATALOGS.split
 """
 
 
+def password_of(url: URL) -> str:
+    """Give the password of a URL, or of the file that it names."""
+    file = url.query.get("passfile")
+    if isinstance(file, str):
+        return Path(file).read_text().strip().rpartition(":")[2]
+    return url.password or ""
+
+
 class Postgres:
     """PostgreSQL for a whole run; `private` is the server where it is our own."""
 
@@ -72,7 +80,9 @@ class Postgres:
             server.start()
         except EmbeddedServerError as error:
             raise ServerMissing(str(error)) from error
-        return cls(make_url(server.url()), server)
+        # In the URL, where a test may add its own query.
+        address = make_url(server.url())
+        return cls(address.set(query={}, password=password_of(address)), server)
 
     @property
     def version(self) -> str:

@@ -1,6 +1,7 @@
 """A private RabbitMQ broker."""
 
 import contextlib
+import secrets
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,10 @@ from tests.support.servers.process import ServerProcess, find_program
 
 
 class RabbitMQ(ServerProcess):
-    """RabbitMQ with its own port mapper, so that no daemon of Erlang's is left behind."""
+    """RabbitMQ with its own port mapper, so that no daemon of Erlang's is left behind.
+
+    Everybody on the machine can reach it, so it has one user, whose password is drawn at random.
+    """
 
     name = "RabbitMQ"
 
@@ -19,6 +23,7 @@ class RabbitMQ(ServerProcess):
         super().__init__(folder)
         self.program = find_program("/usr/lib/rabbitmq/bin/rabbitmq-server")
         self.mapper_program = find_program("epmd")
+        self.password = secrets.token_hex(16)
         self.mapper: subprocess.Popen[bytes] | None = None
         self.mapper_port, self.distribution_port = self.new_port(), self.new_port()
 
@@ -46,7 +51,10 @@ class RabbitMQ(ServerProcess):
 
     def prepare(self) -> None:
         """Write the configuration."""
-        Path(self.folder, "rabbitmq.conf").write_text("log.console = true\n")
+        configuration = Path(self.folder, "rabbitmq.conf")
+        configuration.touch(mode=0o600)
+        lines = ["log.console = true", "default_user = test", f"default_pass = {self.password}"]
+        configuration.write_text("\n".join(lines) + "\n")
         Path(self.folder, "enabled_plugins").write_text("[].\n")
 
     def command(self) -> Sequence[str | Path]:
@@ -63,6 +71,7 @@ class RabbitMQ(ServerProcess):
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self.distribution_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ("-kernel inet_dist_use_interface {127,0,0,1}"),
             "ERL_EPMD_PORT": str(self.mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
@@ -86,7 +95,7 @@ class RabbitMQ(ServerProcess):
 
     def url(self) -> str:
         """Give the URL for kombu, Celery and amqp."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        return f"amqp://test:{self.password}@127.0.0.1:{self.port}//"
 
 
 class OfferedRabbitMQ:

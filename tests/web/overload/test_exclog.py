@@ -8,7 +8,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout
-from pyramid_dbpool.web import overload
+from pyramid_dbpool.web import incidents
 from tests.support.webapp import PARTS, WebApp, app
 from tests.web.overload.test_own_views import with_policy
 from tests.web.overload.views import asks, attempts
@@ -54,7 +54,7 @@ def test_a_full_pool_is_a_traceback_until_it_is_ignored(
     settings |= {"exclog.ignore": ignore} if ignore else {}
     full(place).get(status=503)
     assert logged(caplog) == ([] if ignore else [PoolTimeout])
-    assert [each.name for each in caplog.records].count(overload.__name__) == 1
+    assert [each.name for each in caplog.records].count(incidents.__name__) == 1
 
 
 @both_places
@@ -70,7 +70,7 @@ def test_an_outage_is_a_traceback_until_it_is_ignored(
     with app(settings, *PARTS, place, index=asks) as web:
         web.get(status=503)
     assert logged(caplog) == ([] if ignore else [DatabaseUnavailable])
-    assert [each.name for each in caplog.records].count(overload.__name__) == 1
+    assert [each.name for each in caplog.records].count(incidents.__name__) == 1
 
 
 @both_places

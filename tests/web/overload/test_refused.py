@@ -1,8 +1,6 @@
 """What a request is answered that gets no connection, and what the log says of it."""
 
-import dataclasses
 import pickle
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +11,8 @@ from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
 
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
-from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.engines.registry import process_engine
-from pyramid_dbpool.pool.outage import Outage
-from pyramid_dbpool.pool.stats import Holder
-from pyramid_dbpool.web import overload
-from tests.support.webapp import PARTS, Row, WebApp, app, database
+from pyramid_dbpool.web import incidents
+from tests.support.webapp import PARTS, Row, WebApp, app
 from tests.web.overload.views import asks, attempts, fill
 
 
@@ -31,7 +25,7 @@ def test_a_full_pool_is_503_and_not_tried_again(
     assert answer.headers["Retry-After"] == "1"
     # The pool's own timeout is a minute: it was the request's that was over.
     assert attempts == [0]
-    (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
     for part in (
         "GET route 'index'",
         "Retry-After 1 s",
@@ -51,7 +45,7 @@ def test_a_full_line_is_503_with_the_holders_in_the_log(
     """Refused at once."""
     settings |= {"dbpool.max_waiting": "0", "dbpool.min_idle": "2"}
     full().get(status=503)
-    (said,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
     assert "its 2 connections cannot be had at once, and dbpool.max_waiting = 0 lets" in said
     assert "GET route 'slow' for" in said and "raise sqlalchemy.pool_size" in said
 
@@ -78,9 +72,9 @@ def test_a_flood_of_refusals_is_not_a_flood_of_lines(
     web = full()
     for _ in range(4):
         web.get(status=503)
-    monkeypatch.setattr(overload, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(incidents, "LOG_EVERY", 0.0)
     web.get(status=503)
-    said = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    said = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
     assert len(said) == 2
     assert "(3 more since the last such line)" in said[1]
 
@@ -193,15 +187,21 @@ def test_a_refusal_by_a_pool_that_is_not_the_apps_is_503(
 
     with app(settings, *PARTS, index=refused) as web:
         assert web.get(status=503).headers["Retry-After"] == "1"
-    (line,) = [r.getMessage() for r in caplog.records if r.name == overload.__name__]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
     assert line.endswith(f"Retry-After 1 s{said}")
 
 
 def test_each_kind_of_refusal_has_its_own_lines(caplog: pytest.LogCaptureFixture) -> None:
     """An outage is not left out because a pool was full a moment ago."""
-    written = overload._FloodLog()
-    for kind in ("full", "away", "full"):
-        written.write(("default", kind), Request.blank("/"), "Retry-After 1 s", kind)
+    log = incidents.IncidentLog()
+    for error in (
+        PoolTimeout("full"),
+        DatabaseUnavailable.saying("away", OSError()),
+        PoolTimeout("full"),
+    ):
+        met = incidents.Incidents({})
+        met.note(error)
+        log.write(met, Request.blank("/"), Response(status=503))
     assert [r.getMessage()[-4:] for r in caplog.records] == ["full", "away"]
 
 
@@ -230,52 +230,3 @@ def test_nobody_is_told_to_come_back_for_a_wrong_configuration(
         answer = web.get(status=503)
     assert "Retry-After" not in answer.headers
     assert "no Retry-After" in caplog.text and "sqlalchemy.url" in caplog.text
-
-
-@pytest.mark.parametrize(("lasted", "seconds"), [(-1.0, 1), (29.5, 30), (300.0, 60)])
-@pytest.mark.parametrize("kind", [ConnectFailure.UNREACHABLE, ConnectFailure.SATURATED])
-def test_retry_after_is_as_long_as_the_server_was_away_or_full(
-    settings: dict[str, Any],
-    kind: ConnectFailure,
-    lasted: float,
-    seconds: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """But a second, and nobody knows more than a minute ahead."""
-    now = time.monotonic()
-    monkeypatch.setattr(overload, "monotonic", lambda: now)
-    made = process_engine(settings)
-    outage = Outage(kind, now - lasted, OSError("away"))
-    made.engine.pool._core.opener.openings.outage = outage  # type: ignore[attr-defined]
-    for error in (PoolTimeout("late"), DatabaseUnavailable.saying("away", OSError("away"))):
-        assert overload.estimate(made, error) == seconds
-    dispose_engine(settings)
-
-
-def test_a_pool_without_limit_has_an_estimate_too(settings: dict[str, Any]) -> None:
-    """Its callers can only be late because the server is slow."""
-    settings |= {"sqlalchemy.pool_size": "0", "sqlalchemy.max_overflow": "-1"}
-    assert overload.estimate(process_engine(settings), PoolTimeout("late")) == 1
-    dispose_engine(settings)
-
-
-def test_the_longer_the_line_the_later(settings: dict[str, Any]) -> None:
-    """The estimate: those who wait, at the pace of the holds, over the connections."""
-    with app(settings, *PARTS) as web, database(settings["sqlalchemy.url"]):
-        seen = web.pool.snapshot()
-        assert overload.estimate(process_engine(settings), PoolTimeout("")) == 1
-        hold = dataclasses.replace(seen.hold, count=10, sum_seconds=20.0)
-        busy = dataclasses.replace(seen, hold=hold, waiting=9, capacity=4)
-        assert overload._line_seconds(busy) == 2.0 * 10 / 4
-
-
-def test_a_connection_that_is_held_for_long_counts_for_the_estimate(
-    settings: dict[str, Any],
-) -> None:
-    """Those that are out now may be nothing like those that came back before."""
-    with app(settings, *PARTS) as web, database(settings["sqlalchemy.url"]):
-        seen = web.pool.snapshot()
-        hold = dataclasses.replace(seen.hold, count=10, sum_seconds=0.1)
-        holders = (Holder("GET route 'slow'", 30.0), Holder("GET route 'slower'", 50.0))
-        busy = dataclasses.replace(seen, hold=hold, waiting=0, capacity=2, holders=holders)
-        assert overload._line_seconds(busy) == 40.0 / 2
