@@ -80,6 +80,11 @@ class FaultProxy:
         else:
             pass_packets(listener)
 
+    def lead_to(self, server_port: int) -> None:
+        """Lead those who connect from now on to another server."""
+        with self._lock:
+            self._server_port = server_port
+
     def cut(self, *, abort: bool = False) -> None:
         """End every open connection, in order or with RST."""
         for link in self._open_links():
