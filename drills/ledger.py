@@ -15,13 +15,15 @@ from kombu import Message
 from pyramid.config import Configurator
 from pyramid.paster import get_appsettings, setup_logging
 from pyramid.request import Request
+from pyramid.response import Response
 from pyramid.router import Router
 from sqlalchemy import String, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
+from drills.load import IN_DOUBT
 from example_app import broker
-from pyramid_dbpool import consume
+from pyramid_dbpool import CommitUnknown, consume
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.add_route("entries", "/entries")
         config.add_route("entry", "/entries/{name}")
         config.add_view(count, route_name="entries", request_method="GET", renderer="json")
+        config.add_exception_view(in_doubt, context=CommitUnknown)
         config.add_view(post, route_name="entry", request_method="POST", renderer="json")
     return config.make_wsgi_app()
 
@@ -76,6 +79,11 @@ def post(request: Request) -> str:
     return name
 
 
+def in_doubt(error: CommitUnknown, request: Request) -> Response:
+    """Answer a POST whose COMMIT was under way when the connection was lost."""
+    return Response(status=500, headers={IN_DOUBT: "yes"})
+
+
 def work() -> None:
     """Handle the message of each entry, until this process is told to end."""
     uri, variables = os.environ["DRILL_INI"], json.loads(os.environ["DRILL_VARIABLES"])
@@ -92,8 +100,9 @@ def handle(message: Message, session: Session) -> None:
 
 
 def give_up(message: Message, error: Exception) -> None:
-    """Drop a message; the drill looks for this line."""
-    log.warning("given up: %s", message.payload["id"])
+    """Drop a message; the drill looks for these lines."""
+    what = "in doubt" if isinstance(error, CommitUnknown) else "given up"
+    log.warning("%s: %s", what, message.payload["id"])
     broker.reject(message)
 
 

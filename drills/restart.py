@@ -44,7 +44,7 @@ def under(made: Programs, faults: Sequence[Fault], seconds: float) -> list[Figur
 
 def figures(answers: list[Answer], outages: Iterable[Outage]) -> list[Figure]:
     """Say how the clients fared."""
-    failed = [answer for answer in answers if not answer.ok]
+    failed = [answer for answer in answers if not (answer.ok or answer.in_doubt)]
     longest = max(outage.seconds for outage in outages)
     return [
         plain("requests", len(answers)),

@@ -43,7 +43,8 @@ class Programs:
     def variables(self) -> dict[str, str]:
         """Give those of drill.ini."""
         return {
-            "database_url": self.url,
+            # Ini files take a % for the beginning of a name.
+            "database_url": self.url.replace("%", "%%"),
             "broker_folder": str(self.folder / "broker"),
             "patience": str(self.patience),
             "grace": str(self.grace),
