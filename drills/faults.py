@@ -1,7 +1,7 @@
 """What befalls the database during a drill, one after another."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drills.stack import Stack
@@ -18,7 +18,7 @@ class Fault:
     """Something that happens; it returns when the database can be used again."""
 
     name: str
-    strike: Callable[[Stack], object]
+    strike: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class Outage:
     seconds: float
 
 
+def faults_of(stack: Stack) -> list[Fault]:
+    """List what may befall PostgreSQL and the network before it."""
+    return [
+        Fault("restarted, 1 s down", lambda: restart(stack)),
+        Fault("crashed", lambda: stack.postgres.restart("immediate")),
+        Fault("backends terminated", lambda: stack.execute(TERMINATE)),
+        Fault("connections cut", lambda: stack.proxy.cut(abort=True)),
+    ]
+
+
 def restart(stack: Stack) -> None:
     """Stop in order, stay away, start."""
     stack.postgres.stop("fast")
@@ -37,27 +47,14 @@ def restart(stack: Stack) -> None:
     stack.postgres.start()
 
 
-def crash(stack: Stack) -> None:
-    """Stop without order, start."""
-    stack.postgres.restart("immediate")
-
-
-FAULTS = (
-    Fault("restarted, 1 s down", restart),
-    Fault("crashed", crash),
-    Fault("backends terminated", lambda stack: stack.execute(TERMINATE)),
-    Fault("connections cut", lambda stack: stack.proxy.cut(abort=True)),
-)
-
-
-def strike_in_turn(stack: Stack, seconds: float) -> list[Outage]:
+def strike_in_turn(faults: Sequence[Fault], seconds: float) -> list[Outage]:
     """Let every fault happen once within so many seconds, at regular times."""
-    began, pause = time.monotonic(), seconds / (len(FAULTS) + 1)
+    began, pause = time.monotonic(), seconds / (len(faults) + 1)
     outages = []
-    for number, fault in enumerate(FAULTS, 1):
+    for number, fault in enumerate(faults, 1):
         time.sleep(max(0.0, began + number * pause - time.monotonic()))
         struck = time.monotonic()
-        fault.strike(stack)
+        fault.strike()
         outages.append(Outage(fault.name, struck, time.monotonic() - struck))
     time.sleep(max(0.0, began + seconds - time.monotonic()))
     return outages

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 TIMEOUT = 60.0  # seconds that a client waits for an answer
 NO_ANSWER = 0
+IN_DOUBT = "X-In-Doubt"  # the ledger's answer to a POST whose COMMIT was not answered
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request; the status is NO_ANSWER if there was none."""
+    """What became of a request; the status is NO_ANSWER if there was none.
+
+    `in_doubt`: the app has said that it does not know whether the write is stored.
+    """
 
     request: Request
     status: int
     began: float
     seconds: float
     retry_after: str | None = None
+    in_doubt: bool = False
 
     @property
     def ok(self) -> bool:
@@ -97,7 +102,7 @@ class Clients:
 def send(port: int, request: Request) -> Answer:
     """Send one request, on a connection of its own: a reused one could fail by itself."""
     began = time.monotonic()
-    status, later = NO_ANSWER, None
+    status, later, in_doubt = NO_ANSWER, None, False
     headers = {"Connection": "close", "Content-Type": "application/json"}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     # No answer is an answer here: it is counted as one that failed.
@@ -106,7 +111,8 @@ def send(port: int, request: Request) -> Answer:
         response = connection.getresponse()
         response.read()
         status, later = response.status, response.headers["Retry-After"]
-    return Answer(request, status, began, time.monotonic() - began, later)
+        in_doubt = IN_DOUBT in response.headers
+    return Answer(request, status, began, time.monotonic() - began, later, in_doubt)
 
 
 def readers_and_writers(chance: random.Random) -> Request:

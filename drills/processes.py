@@ -21,13 +21,17 @@ class Process:
     """A running program; what it prints goes into a file."""
 
     def __init__(
-        self, log: Path, command: Sequence[str], variables: Mapping[str, str] | None = None
+        self,
+        log: Path,
+        words: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> None:
         self.log = log
         paths = [str(ROOT), str(ROOT / "example_app"), os.environ.get("PYTHONPATH", "")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                lifeline([sys.executable, *command], death=signal.SIGKILL),
+                lifeline([*before, sys.executable, *words], death=signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -69,14 +73,15 @@ class Process:
             return self._process.wait()
 
 
-def gunicorn(
-    log: Path, app: str, port: int, variables: Mapping[str, str], *options: str
-) -> Process:
-    """Start gunicorn, with threads, for an app of drill.ini."""
+def gunicorn(port: int, *options: str) -> list[str]:
+    """Give Python's words for gunicorn, with threads."""
     words = ["-m", "gunicorn", "drills.apps:serve()", "--bind", f"127.0.0.1:{port}"]
-    words += ["--worker-class", "gthread", "--no-control-socket", *options]
-    names = {"DRILL_INI": f"{INI}#{app}", "DRILL_VARIABLES": json.dumps(dict(variables))}
-    return Process(log, words, names)
+    return [*words, "--worker-class", "gthread", "--no-control-socket", *options]
+
+
+def named(app: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment that names an app of drill.ini."""
+    return {"DRILL_INI": f"{INI}#{app}", "DRILL_VARIABLES": json.dumps(dict(variables))}
 
 
 def children(pid: int) -> list[int]:

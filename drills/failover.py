@@ -1,0 +1,45 @@
+"""The failovers: the address leads to a server that is read-only, and then to the new primary."""
+
+import time
+
+from drills import restart
+from drills.faults import Fault
+from drills.report import Figure
+from drills.stack import Programs, ending, make_tables
+from tests.support.servers.failover import PostgresPair
+
+LATE = 1.0  # seconds for which the address still leads to the old primary
+# What is asked of a primary that is to be switched off: it refuses to write, and is there.
+FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
+
+
+def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
+    """Run it on the example app and its streamer, with a standby that has each COMMIT."""
+    with ending() as (folder, ends):
+        pair = PostgresPair(folder, synchronous=True)
+        ends.callback(pair.stop)
+        make_tables(pair.primary.url())
+        faults = [
+            Fault("primary crashed, back as a standby", lambda: crash(pair)),
+            Fault("primary fenced, its connections alive", lambda: switch(pair)),
+        ]
+        return restart.under(Programs(folder, "main", pair.url(), ends, patience), faults, seconds)
+
+
+def crash(pair: PostgresPair) -> None:
+    """Let the primary crash, and come back as a standby where the app still looks for it."""
+    pair.primary.kill()
+    old = pair.promote()
+    pair.rejoin(old)
+    time.sleep(LATE)
+    pair.lead_to(pair.primary)
+
+
+def switch(pair: PostgresPair) -> None:
+    """Fence the primary, whose connections go on answering, and promote the other one."""
+    pair.execute(FENCE)
+    pair.execute("SELECT pg_reload_conf()")
+    pair.catch_up()
+    pair.promote()
+    time.sleep(LATE)
+    pair.lead_to(pair.primary)
