@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -20,7 +21,7 @@ OTHERS = text(
 )
 
 # As by default, and not as in the tests: what was committed outlives a crash.
-DURABLE = {"innodb-flush-log-at-trx-commit": 1}
+DURABLE: dict[str, Any] = {"innodb-flush-log-at-trx-commit": 1}
 
 
 def restart(seconds: float, patience: float = 5.0) -> list[Figure]:
