@@ -155,13 +155,18 @@ class MariaDBPair:
                 installed,
                 server_id=number,
                 log_bin="log",
+                log_slave_updates="ON",
+                # What a crash would lose, its binary log may have sent already.
+                innodb_flush_log_at_trx_commit=1,
+                sync_binlog=1,
                 gtid_strict_mode="ON",
             )
             for number in (1, 2)
         )
         for server in (self.primary, self.standby):
             server.start()
-            for sql in ("SET GLOBAL read_only = 0", "SET sql_log_bin = 0", *_APP_USER):
+            # The last one: what each has done for itself is none of the other's business.
+            for sql in (*_APP_USER, "RESET MASTER"):
                 server.execute(sql)
         self.standby.execute("SET GLOBAL read_only = 1")
         self.address = FaultProxy(self.primary.port)
@@ -175,8 +180,8 @@ class MariaDBPair:
         return self.address.url(url.render_as_string(hide_password=False))
 
     def execute(self, sql: str) -> None:
-        """Run a statement at the primary, as its administrator."""
-        self.primary.execute(sql)
+        """Run a statement at the primary, as its administrator, and commit it."""
+        self._run(self.primary, sql)
 
     def replicate(self) -> None:
         """Have the standby follow the primary, from what it has now."""
@@ -226,8 +231,13 @@ class MariaDBPair:
         for server in (self.standby, self.primary):
             server.stop()
 
+    @classmethod
+    def _ask(cls, server: MariaDB, query: str) -> object:
+        row = cls._run(server, query)
+        return row[0] if row else None
+
     @staticmethod
-    def _ask(server: MariaDB, query: str) -> object:
+    def _run(server: MariaDB, sql: str) -> tuple[object, ...] | None:
         address = server.offer.address
         with (
             pymysql.connect(
@@ -235,12 +245,12 @@ class MariaDBPair:
                 port=address.port or 0,
                 user=address.username,
                 password=address.password or "",
+                autocommit=True,
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute(query)
-            row = cursor.fetchone()
-            return row[0] if row else None
+            cursor.execute(sql)
+            return cursor.fetchone()
 
 
 _APP_USER = (

@@ -52,6 +52,8 @@ class MariaDB(ServerProcess):
             folders = [f"--datadir={self.data}", f"--tmpdir={self.temporary}"]
             run(self.install, "--no-defaults", *as_root, *folders, LOG_SIZE, "--skip-test-db")
         lines = [
+            # At each start: a replica would be ahead of its primary.
+            "SET sql_log_bin = 0;",
             "CREATE USER IF NOT EXISTS test@'%' IDENTIFIED BY 'test';",
             "GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION;",
         ]
