@@ -13,7 +13,6 @@ from pyramid_dbpool.embedded.cluster import run
 from tests.support.servers.mariadb import MariaDB
 from tests.support.servers.ports import keep_port
 from tests.support.servers.postgres import FAST
-from tests.support.servers.process import copy_folder
 from tests.support.servers.proxy import FaultProxy
 
 __all__ = ["MariaDBPair", "PostgresPair"]
@@ -34,19 +33,14 @@ class PostgresPair:
 
     :param synchronous: whether the primary answers a COMMIT only when the standby has it, so that
         a failover loses nothing.
-    :param empty_cluster: the folder of a cluster to copy, which is quicker than to make one.
     """
 
-    def __init__(
-        self, folder: Path, *, synchronous: bool = False, empty_cluster: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, synchronous: bool = False) -> None:
         self._folder = folder
         self._keepers = [keep_port(), keep_port()]
         self._synchronous = synchronous
         self.primary = self._server(0)
         self.standby = self._server(1)
-        if empty_cluster is not None:
-            copy_folder(empty_cluster, self.primary.folder)
         self.primary.start()
         self.rejoin(self.standby)
         assert self.primary.port is not None
@@ -62,7 +56,8 @@ class PostgresPair:
         port = self._keepers[number].getsockname()[1]
         folder = self._folder / f"server{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        return PrivatePostgres(folder, port, settings=settings)
+        # The same for both: they are copies of each other.
+        return PrivatePostgres(folder, port, password="secret", settings=settings)
 
     def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
         """Give the SQLAlchemy URL of a database, by the address that moves."""
