@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # What a look has found is taken for true for so long, in seconds.
 FRESH = 2 * LAST_PAUSE
-# A server that has refused nothing for so long (seconds) has had room meanwhile.
+# What nobody has seen for so long (seconds) may be over: that a server is read-only, or full.
 QUIET = 60.0
 
 
@@ -71,7 +71,7 @@ class WriteOutage:
         # What was said, and not the error, whose traceback would keep a session alive.
         self._said = ""
         self._looks = 0
-        self._look_at = self._known_at = float("-inf")
+        self._look_at = self._known_at = self._seen_at = float("-inf")
         self._full_since = self._full_at = float("-inf")
 
     def watch(self, engine: Engine) -> None:
@@ -128,10 +128,10 @@ class WriteOutage:
             return
         now = monotonic()
         with self._lock:
-            begins = self._since is None
+            begins = self.since is None
             if begins:
                 self._since, self._looks, self._look_at = now, 0, float("-inf")
-            self._said = driver_text(heard.error)
+            self._seen_at, self._said = now, driver_text(heard.error)
         if not begins:
             self.look_beside()
             return
@@ -162,7 +162,8 @@ class WriteOutage:
     def since(self) -> float | None:
         """Since when the server is known to be read-only; None: it is not."""
         self._leave_parent()
-        return self._since
+        # It may have ended, and another one begun, while nobody wrote or looked.
+        return self._since if monotonic() - self._seen_at < QUIET else None
 
     @property
     def lasted(self) -> float | None:
@@ -189,7 +190,7 @@ class WriteOutage:
                 if mine and self._look_at <= monotonic():
                     # What is sent here is none of the work in hand.
                     Context().run(self._look)
-            if self._since is None:
+            if self.since is None:
                 break
             left = until - monotonic()
             if left <= 0 or stopped():
@@ -249,7 +250,9 @@ class WriteOutage:
             log.debug("pool %r: no look at the server", self.name, exc_info=True)
             return
         self._known_at = monotonic()
-        if not read_only:
+        if read_only:
+            self._seen_at = self._known_at
+        else:
             self._end()
 
     def _end(self) -> None:

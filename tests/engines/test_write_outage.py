@@ -53,6 +53,21 @@ def test_a_server_that_was_not_left_is_looked_at_as_long_as_it_refuses(
     wait_for(lambda: not refused(at_standby))
 
 
+def test_the_next_one_is_another(
+    postgres_pair: PostgresPair, at_standby: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody was there when the first one ended: it is said, and dealt with, anew."""
+    made = process_engine(at_standby)
+    made.writes._seen_at = float("-inf")
+    assert made.writes.since is None and made.writes.lasted is None
+    caplog.clear()
+    assert refused(at_standby)
+    assert "is read-only" in caplog.text
+    wait_for(lambda: made.engine.pool.snapshot().closed["retired"] == 2)  # type: ignore[attr-defined]
+    postgres_pair.lead_to(postgres_pair.primary)
+    write(at_standby)
+
+
 def known_in_child(settings: dict[str, str]) -> None:
     writes = process_engine(settings).writes
     assert writes.since is None

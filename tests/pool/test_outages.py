@@ -173,7 +173,9 @@ def test_a_password_that_is_rotated_fails_nobody(
     assert "QueuePool limit" not in str(caught.value)
     until(lambda: len(said(caplog)) >= 2, "its end is said")
     refused, accepted = said(caplog)
-    assert refused.startswith("pool 'default': no connection can be opened with this configuration")
+    assert refused.startswith(
+        "pool 'default': no connection can be opened with this configuration"
+    )
     assert "sqlalchemy.url" in refused
     assert "right" not in refused
     assert "accepts new connections again after" in accepted

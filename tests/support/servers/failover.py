@@ -13,7 +13,6 @@ from pyramid_dbpool.embedded.cluster import run
 from tests.support.servers.mariadb import MariaDB
 from tests.support.servers.ports import keep_port
 from tests.support.servers.postgres import FAST
-from tests.support.servers.process import copy_folder
 from tests.support.servers.proxy import FaultProxy
 
 __all__ = ["MariaDBPair", "PostgresPair"]
@@ -34,19 +33,14 @@ class PostgresPair:
 
     :param synchronous: whether the primary answers a COMMIT only when the standby has it, so that
         a failover loses nothing.
-    :param empty_cluster: the folder of a cluster to copy, which is quicker than to make one.
     """
 
-    def __init__(
-        self, folder: Path, *, synchronous: bool = False, empty_cluster: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, synchronous: bool = False) -> None:
         self._folder = folder
         self._keepers = [keep_port(), keep_port()]
         self._synchronous = synchronous
         self.primary = self._server(0)
         self.standby = self._server(1)
-        if empty_cluster is not None:
-            copy_folder(empty_cluster, self.primary.folder)
         self.primary.start()
         self.rejoin(self.standby)
         assert self.primary.port is not None
@@ -62,7 +56,8 @@ class PostgresPair:
         port = self._keepers[number].getsockname()[1]
         folder = self._folder / f"server{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        return PrivatePostgres(folder, port, settings=settings)
+        # The same for both: they are copies of each other.
+        return PrivatePostgres(folder, port, password="secret", settings=settings)
 
     def url(self, driver: str = "psycopg", database: str = "postgres") -> str:
         """Give the SQLAlchemy URL of a database, by the address that moves."""
@@ -155,13 +150,18 @@ class MariaDBPair:
                 installed,
                 server_id=number,
                 log_bin="log",
+                log_slave_updates="ON",
+                # What a crash would lose, its binary log may have sent already.
+                innodb_flush_log_at_trx_commit=1,
+                sync_binlog=1,
                 gtid_strict_mode="ON",
             )
             for number in (1, 2)
         )
         for server in (self.primary, self.standby):
             server.start()
-            for sql in ("SET GLOBAL read_only = 0", "SET sql_log_bin = 0", *_APP_USER):
+            # The last one: what each has done for itself is none of the other's business.
+            for sql in (*_APP_USER, "RESET MASTER"):
                 server.execute(sql)
         self.standby.execute("SET GLOBAL read_only = 1")
         self.address = FaultProxy(self.primary.port)
@@ -175,15 +175,15 @@ class MariaDBPair:
         return self.address.url(url.render_as_string(hide_password=False))
 
     def execute(self, sql: str) -> None:
-        """Run a statement at the primary, as its administrator."""
-        self.primary.execute(sql)
+        """Run a statement at the primary, as its administrator, and commit it."""
+        self._run(self.primary, sql)
 
     def replicate(self) -> None:
         """Have the standby follow the primary, from what it has now."""
         for sql in (
             "STOP SLAVE",
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='test', MASTER_PASSWORD='test',"
-            f" MASTER_PORT={self.primary.port}, MASTER_USE_GTID=slave_pos",
+            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='test',"
+            f" MASTER_PASSWORD='{self.primary.password}', MASTER_PORT={self.primary.port}, MASTER_USE_GTID=slave_pos",
             "START SLAVE",
         ):
             self.standby.execute(sql)
@@ -226,8 +226,13 @@ class MariaDBPair:
         for server in (self.standby, self.primary):
             server.stop()
 
+    @classmethod
+    def _ask(cls, server: MariaDB, query: str) -> object:
+        row = cls._run(server, query)
+        return row[0] if row else None
+
     @staticmethod
-    def _ask(server: MariaDB, query: str) -> object:
+    def _run(server: MariaDB, sql: str) -> tuple[object, ...] | None:
         address = server.offer.address
         with (
             pymysql.connect(
@@ -235,12 +240,12 @@ class MariaDBPair:
                 port=address.port or 0,
                 user=address.username,
                 password=address.password or "",
+                autocommit=True,
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute(query)
-            row = cursor.fetchone()
-            return row[0] if row else None
+            cursor.execute(sql)
+            return cursor.fetchone()
 
 
 _APP_USER = (

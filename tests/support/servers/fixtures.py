@@ -221,9 +221,9 @@ def full_database(request: pytest.FixtureRequest) -> Full:
 
 
 @pytest.fixture(scope="session")
-def kept_postgres_pair(server_folder: Path, empty_cluster: Path) -> Iterator[PostgresPair]:
+def kept_postgres_pair(server_folder: Path) -> Iterator[PostgresPair]:
     """Give the run's primary with a standby."""
-    pair = PostgresPair(server_folder / "pair", empty_cluster=empty_cluster)
+    pair = PostgresPair(server_folder / "pair")
     yield pair
     pair.stop()
 
@@ -238,14 +238,12 @@ def postgres_pair(kept_postgres_pair: PostgresPair) -> PostgresPair:
 
 
 @pytest.fixture
-def new_postgres_pair(
-    tmp_path: Path, empty_cluster: Path
-) -> Iterator[Callable[..., PostgresPair]]:
+def new_postgres_pair(tmp_path: Path) -> Iterator[Callable[..., PostgresPair]]:
     """Start a primary with a standby; the keywords are PostgresPair's."""
     with ExitStack() as stops:
 
         def start(**options: Any) -> PostgresPair:
-            pair = PostgresPair(tmp_path / "pair", empty_cluster=empty_cluster, **options)
+            pair = PostgresPair(tmp_path / "pair", **options)
             stops.callback(pair.stop)
             return pair
 
