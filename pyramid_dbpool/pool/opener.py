@@ -218,7 +218,8 @@ class Openings(Generic[E]):
 
     def _may_probe(self, now: float) -> bool:
         # Beside one that hangs another one may try, but not a herd of them.
-        return not self._opening(now) and self._line.opening <= 1
+        line = self._line
+        return not self._opening(now) and line.opening <= 1 and not line.full
 
     # Looking again
 
@@ -253,7 +254,8 @@ class Openings(Generic[E]):
         if outage is not None:
             if not self._probes:
                 return None
-            if not self._opening(now):
+            # Otherwise a look at once would find nothing to do, and come again at once.
+            if self._may_probe(now):
                 return max(outage.retry_at, now)
         elif line.full or not line.waiting:
             return None

@@ -1,0 +1,212 @@
+"""Random histories of servers, networks and callers, and what `Openings` promises in each."""
+
+import random
+from contextvars import Context
+
+import pytest
+
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.pool.housekeeper import Task
+from pyramid_dbpool.pool.line import Entry, Line, Refusal, State, Waiter
+from pyramid_dbpool.pool.opener import Openings
+from pyramid_dbpool.pool.outage import ANSWER_STANDS, LAST_PAUSE
+from pyramid_dbpool.pool.stats import Stats
+from tests.pool.test_opener import GRACE, TIMEOUT, Clock
+
+CAPACITY = 6
+# How long an opening takes, in seconds, and how it fails.
+WEATHER: dict[str, tuple[float, ConnectFailure | None]] = {
+    "fine": (0.01, None),
+    "slow": (2.5, None),
+    "refuses": (0.001, ConnectFailure.UNREACHABLE),
+    "silent": (5.0, ConnectFailure.UNREACHABLE),
+    # Nor is anything heard on what is open.
+    "dead": (5.0, ConnectFailure.UNREACHABLE),
+    "full": (0.01, ConnectFailure.SATURATED),
+    "wrong": (0.01, ConnectFailure.CONFIGURATION),
+}
+LONGEST_OPENING = 5.0
+PING_TIMEOUT = 2.0
+
+
+class World:
+    """One pool's callers and openings under a weather that changes."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.clock = Clock()
+        self.line: Line[Entry] = Line(3, CAPACITY, slots_to_waiters=False)
+        self.openings = Openings(
+            self.line,
+            Stats(),
+            refuse=self.make_error,
+            set_timer=self.set_timer,
+            doubt=lambda: self.doubted.update(self.line.members),
+            grace=self.rng.choice([0.0, 1.0, GRACE, None]),
+            min_idle=self.rng.choice([0, 1, 3]),
+            chance=self.rng.random,
+        )
+        self.weather = "fine"
+        self.holds = [0.0, 0.01, 0.1, 0.1, 1.0, 12.0]
+        self.doubted: set[Entry] = set()
+        self.running: set[object] = set()
+        self.began: list[float] = []
+        self.answered_at = float("-inf")
+        self.served: list[float] = []
+        self._task = Task(None)
+        # When the timer called last, and how often before at the same time.
+        self._looks = (0.0, 0)
+
+    def set_timer(self, due: float) -> None:
+        """Have `look` called then, and not when it was said before."""
+        self._task.cancel()
+        self._task = self.clock.call_at(due, self.look)
+
+    def look(self) -> None:
+        """Do what the timer was set for; it is not set again and again for nothing."""
+        now = self.clock.now
+        self._looks = (now, self._looks[1] + 1 if self._looks[0] == now else 0)
+        assert self._looks[1] < 20, "the timer spins"
+        self.openings.look(now)
+        self.launch()
+
+    def make_error(self, error: BaseException, kind: ConnectFailure, lasted: float) -> OSError:
+        """Make what a caller is refused with; its text begins with the kind."""
+        return OSError(f"{kind.name}: {error} after {lasted}")
+
+    # Openings
+
+    def launch(self) -> None:
+        """Begin what is planned, each beside the others."""
+        openings, clock = self.openings, self.clock
+        while openings.planned:
+            ticket = openings.planned.popleft()
+            assert isinstance(ticket.pop(), Context)
+            beside, opening = len(self.running), object()
+            outage = openings.outage
+            if not openings.begin(opening, clock.now):
+                continue
+            if outage is not None:
+                assert beside <= 1 or outage.attempts == 0, "a herd of probers"
+            self.began.append(clock.now)
+            self.running.add(opening)
+            self._end_later(opening, *WEATHER[self.weather])
+
+    def _end_later(self, opening: object, takes: float, failure: ConnectFailure | None) -> None:
+        def end() -> None:
+            self.running.discard(opening)
+            if failure is None:
+                entry = Entry()
+                if not self.openings.opened(opening, entry, self.clock.now):
+                    self.lose(entry)
+            else:
+                self.openings.failed(opening, failure, OSError(self.weather), self.clock.now)
+            self.launch()
+
+        self.clock.call_at(self.clock.now + takes, end)
+
+    # Callers
+
+    def ask(self) -> None:
+        """Ask for a connection, and use it."""
+        now = self.clock.now
+        entry = self.line.take(now)
+        if entry is not None:
+            self.use(entry)
+            return
+        waiter = Waiter(lambda: self.woken(waiter), now)
+        members = len(self.line.members)
+        admitted = self.openings.admit(waiter, now)
+        if admitted is not True:
+            self.may_refuse(ConnectFailure.UNREACHABLE, members)
+            return
+        self.clock.call_at(now + TIMEOUT, lambda: self.line.leave(waiter))
+        self.launch()
+
+    def woken(self, waiter: Waiter) -> None:
+        """Go on with what was granted, in another thread than the one that wakes."""
+        granted = waiter.granted
+        if isinstance(granted, Entry):
+            self.clock.call_at(self.clock.now, lambda: self.use(granted))
+        elif isinstance(granted, Refusal):
+            kind = ConnectFailure[str(granted.error).partition(":")[0]]
+            self.may_refuse(kind, len(self.line.members))
+
+    def may_refuse(self, kind: ConnectFailure, members: int) -> None:
+        """Check that there was nothing to wait for."""
+        assert kind is not ConnectFailure.SATURATED
+        if kind is ConnectFailure.CONFIGURATION:
+            assert not members, "a refused login, and connections are open"
+        elif members:
+            assert self.clock.now - self.answered_at >= ANSWER_STANDS, "an open one works"
+
+    def use(self, entry: Entry) -> None:
+        """Have a doubted connection asked, work with it, and give it back."""
+        clock, asked = self.clock, entry in self.doubted
+        self.doubted.discard(entry)
+        if self.weather == "dead":
+            clock.call_at(clock.now + (PING_TIMEOUT if asked else 20.0), lambda: self.lose(entry))
+            return
+        if asked:
+            self.answered_at = clock.now
+            self.openings.answered(clock.now)
+        self.served.append(clock.now)
+        hold = self.rng.choice(self.holds)
+        clock.call_at(clock.now + hold, lambda: self.give_back(entry))
+
+    def give_back(self, entry: Entry) -> None:
+        """Give a connection back, or lose it."""
+        is_lost = self.rng.random() < 0.1 or entry.state is not State.LEASED
+        if is_lost or not self.line.put(entry, self.clock.now):
+            self.lose(entry)
+
+    def lose(self, entry: Entry) -> None:
+        """Find a connection dead."""
+        self.line.lost(entry)
+        self.openings.plan(self.clock.now)
+        self.launch()
+
+    # Time
+
+    def pass_time(self, seconds: float, pace: float | None) -> None:
+        """Let time pass, and callers ask at this pace."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            if pace is not None:
+                self.ask()
+            self.clock.run_until(min(end, self.clock.now + (pace or seconds)))
+            self.check()
+
+    def check(self) -> None:
+        """Check what holds at any time."""
+        line = self.line
+        assert line.opening == len(self.openings.planned) + len(self.running)
+        assert not self.openings.planned
+        assert line.total <= CAPACITY
+        assert all(self.clock.now - each.since <= TIMEOUT for each in line.waiters)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_weather_callers_are_served_again_and_a_quiet_pool_is_quiet(
+    seed: int,
+) -> None:
+    """And nobody was refused beside an open connection that works."""
+    world = World(seed)
+    rng = world.rng
+    for _ in range(12):
+        world.weather = rng.choice(list(WEATHER))
+        world.pass_time(rng.choice([0.5, 3.0, 15.0, 40.0]), rng.choice([None, 0.02, 0.3, 2.0]))
+    # Nobody asks: what is under way ends, and there is at most one more probe.
+    world.pass_time(TIMEOUT + 2 * LONGEST_OPENING + LAST_PAUSE, None)
+    if world.weather not in ("fine", "slow"):
+        began = len(world.began)
+        members = len(world.line.members)
+        world.pass_time(300.0, None)
+        # Where one of the minimum is lost, another is tried: once.
+        assert len(world.began) - began <= members
+    world.weather, world.holds = "fine", [0.1]
+    world.pass_time(30.0, 0.5)
+    assert world.clock.now - world.served[-1] < 1.0
+    world.pass_time(30.0, None)
+    assert not world.line.waiting
+    assert not world.line.opening
