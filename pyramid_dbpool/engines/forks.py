@@ -11,6 +11,7 @@ statement or commit.
 """
 
 import weakref
+from contextlib import suppress
 from os import getpid
 from typing import Any, NoReturn
 
@@ -30,8 +31,9 @@ from ..pool.managed import ManagedPool
 __all__ = ["protect"]
 
 # SQLAlchemy's private names that this relies on, the same in 2.0 and 2.1: those of a connection's
-# record, for the proxy that a session holds, and for what would run SQL when it is given back.
-RELIED_ON = ("fairy_ref", "finalize_callback")
+# record, for the proxy that a session holds, and for what would run SQL when it is given back;
+# and a pool's, for what opens its connections.
+RELIED_ON = ("_creator", "_invoke_creator", "fairy_ref", "finalize_callback")
 
 # A key of ConnectionPoolEntry.record_info.
 _INHERITED = "pyramid_dbpool.inherited"
@@ -75,7 +77,8 @@ class _Guard:
         self._engine = weakref.ref(engine)
         self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         self._owner = getpid()
-        event.listen(engine, "connect", self._opened)
+        # The first one: others may talk to the server, and a fork come in the middle of it.
+        event.listen(engine, "connect", self._opened, insert=True)
         event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
         event.listen(engine, "commit", self._before_commit)
         event.listen(engine, "rollback", _notice_fork)
@@ -83,6 +86,7 @@ class _Guard:
         event.listen(engine, "close", _notice_fork)
         if not isinstance(engine.pool, ManagedPool):
             event.listen(engine, "checkout", self._after_checkout)
+            _hold_forks_up(engine.pool)
 
     def abandon(self) -> None:
         """Take the engine away from the parent's connections."""
@@ -127,6 +131,19 @@ class _Guard:
             parents.refuse()
 
 
+def _hold_forks_up(pool: Any) -> None:
+    """Have forks wait for the openings of a pool that is not ours."""
+    connect = pool._invoke_creator
+
+    # SQLAlchemy knows by this very signature what it may pass, in the pool that is made after a
+    # dispose too.
+    def creator(connection_record: ConnectionPoolEntry | None = None) -> Any:
+        with inheritance.opening():
+            return connect(connection_record)
+
+    pool._creator = creator
+
+
 def _notice_fork(*_args: object) -> None:
     if not inheritance.here[0]:
         inheritance.leave_parent()
@@ -139,7 +156,8 @@ def _disown(record: Any, stand_in: _ParentsConnection) -> None:
     inheritance.inherit(record.dbapi_connection)
     _cut(record.dbapi_connection)
     record.dbapi_connection = stand_in
-    record.finalize_callback.clear()
+    with suppress(AttributeError):  # it has none before all of its connect listeners have run
+        record.finalize_callback.clear()
     proxy = record.fairy_ref and record.fairy_ref()
     if proxy is not None:
         proxy.dbapi_connection = stand_in

@@ -95,7 +95,11 @@ class PooledEntry(Entry):
         )
 
     def stop_looking(self) -> None:
-        """Let the descriptors for the looks go, and the connection."""
-        self.connection = None
+        """Let the descriptors for the looks go, and the connection.
+
+        All of it: a connection that its holder has detached is closed when he drops it.
+        """
+        self.connection = self.glance = self.closed = None
         if self.look is not None:
             self.look.close()
+            self.look = None

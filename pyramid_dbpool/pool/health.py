@@ -102,7 +102,6 @@ class Health:
     def replaced(self, entry: PooledEntry) -> None:
         """Look at what the source has put in the place of an entry's connection."""
         entry.stop_looking()
-        entry.look = entry.glance = entry.closed = None
         entry.connection = self._source.connection(entry.record)
         entry.suspect = entry.condemned = False
         self._prepare(entry, self._shared.clock())

@@ -8,10 +8,13 @@ Under gevent's patched `threading` it is a greenlet.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import heapq
 import itertools
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 LINGER = 1.0
 # How long a fork waits (seconds) for a task that is just being run.
 STOP_WAIT = 1.0
+# After how many seconds whoever was interrupted is back in Python's code.
+THROW_AFTER = 0.01
 
 _Thread = threading.Thread
 
@@ -184,8 +189,11 @@ class Housekeeper:
             thread.join(STOP_WAIT)
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Go on after `pause`, when somebody calls `start_again` or hands a task in."""
         self._paused = False
+
+    def start_again(self) -> None:
+        """Start the thread, if there is work for it."""
         if (self._heap or self._inbox) and self._thread is None:
             self._start()
 
@@ -258,9 +266,32 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    housekeeper().resume()
+    keeper = housekeeper()
+    keeper.resume()
+    # Beside other threads Python warns anyway, and the main one may not come to a pending call.
+    if threading.active_count() > 1 or "gevent.monkey" in sys.modules:
+        keeper.start_again()
 
+
+def _start_again(_nothing: object) -> int:
+    keeper = housekeeper()
+    try:
+        keeper.start_again()
+    except BaseException as error:
+        # As Ctrl-C's: a signal's handler ran in here, where nothing can be raised.
+        here, raised = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(type(error))
+        throw = functools.partial(ctypes.pythonapi.PyThreadState_SetAsyncExc, here, raised)
+        keeper.call_at(monotonic() + THROW_AFTER, throw)
+    return 0
+
+
+# Python 3.13 looks for threads when all of its hooks have run, so that one which is started in a
+# hook would be warned of. What is pending is called as soon as the main thread runs Python again;
+# a function of C's, for the end of one of Python's would be soon enough.
+_pending = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_start_again)
+_call_soon = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _pending, None)
 
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_keepers.clear
 )
+os.register_at_fork(after_in_parent=_call_soon)

@@ -544,7 +544,8 @@ class PooledRecord(_ConnectionRecord):
 
     def __init__(self, pool: ManagedPool, connect: bool = True) -> None:
         self._owner = pool
-        super().__init__(pool, connect)
+        with inheritance.opening():
+            super().__init__(pool, connect)
 
     def get_connection(self) -> DBAPIConnection:
         """Return the connection; one that is gone is replaced from the line.
@@ -564,14 +565,16 @@ class PooledRecord(_ConnectionRecord):
         ):
             self._take_over(core.check_out_again(entry))
             return cast("DBAPIConnection", self.dbapi_connection)
-        connection = super().get_connection()
+        with inheritance.opening():
+            connection = super().get_connection()
         if entry is not None:
             entry.condemned = False
         return connection
 
     def renew(self) -> None:
         """Open a connection, in the place of one that is outdated if need be."""
-        super().get_connection()
+        with inheritance.opening():
+            super().get_connection()
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """Close the connection, or (`soft`) have it closed when it comes back."""

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool.embedded import PrivatePostgres, free_port
+from tests.support.servers.fixtures import MARIADB, POSTGRES
 
 pytestmark = pytest.mark.programs
 
@@ -162,6 +163,101 @@ def test_a_fork_over_tls_harms_nobody(
     """One byte too many would break the parent's TLS session."""
     server = new_postgres(ssl=True)
     assert run(server.url(driver), "fork", "execute", '{"sslmode": "require"}') == GOOD
+
+
+FORK_WHILE_OPENING = """
+import os, socket, sys, threading, time
+from sqlalchemy import event
+from pyramid_dbpool import get_engine
+
+url, pool = sys.argv[1:]
+settings = {"sqlalchemy.url": url}
+if pool != "ManagedPool":
+    settings["sqlalchemy.poolclass"] = pool
+engine = get_engine(settings)
+begun, forking = threading.Event(), threading.Event()
+
+@event.listens_for(engine, "do_connect")
+def slow(dialect, record, args, arguments):
+    opened = dialect.connect(*args, **arguments)
+    begun.set()
+    # The fork has been asked for; it comes while this waits, if it comes.
+    forking.wait(30)
+    time.sleep(0.2)
+    return opened
+
+def sessions():
+    found = 0
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(number)) as copy:
+                found += copy.family == socket.AF_INET and copy.getpeername()[1] == engine.url.port
+        except OSError:
+            pass
+    return found
+
+def use():
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+
+using = threading.Thread(target=use)
+using.start()
+begun.wait(30)
+os.register_at_fork(before=forking.set)
+pid = os.fork()
+if pid == 0:
+    os._exit(sessions())
+print(sessions() > 0, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+using.join()
+use()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["ManagedPool", "QueuePool"])
+@pytest.mark.parametrize("driver", [*POSTGRES, *MARIADB])
+def test_a_child_has_no_connection_that_was_being_opened(
+    driver: str, new_database: Callable[[str], str], pool: str
+) -> None:
+    """A fork waits for it: nobody in the child would know whose socket it is."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_WHILE_OPENING, new_database(driver), pool],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("True 0\n", "")
+
+
+def test_a_fork_does_not_wait_for_ever_nor_for_itself() -> None:
+    """An opening may hang, and it may fork."""
+    program = """
+import os, threading
+from pyramid_dbpool.pool import inheritance
+inheritance.OPENING_WAIT = 0.01
+begun, over = threading.Event(), threading.Event()
+def hang():
+    with inheritance.opening():
+        begun.set()
+        over.wait()
+threading.Thread(target=hang, daemon=True).start()
+begun.wait()
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        with inheritance.opening():
+            os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+fork()
+inheritance.OPENING_WAIT = 1000.0
+over.set()
+with inheritance.opening():
+    fork()
+"""
+    if sys.version_info >= (3, 12):
+        program = "import warnings; warnings.simplefilter('ignore')\n" + program
+    assert in_subprocess(program) == "7\n7\n"
 
 
 SERVERS = {

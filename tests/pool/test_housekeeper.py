@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -119,6 +120,7 @@ def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
     keeper.pause()
     assert not thread.is_alive()
     keeper.resume()
+    keeper.start_again()
     assert done.wait(PATIENCE)
 
 
@@ -156,6 +158,51 @@ def test_child_has_a_housekeeper_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
     wait_for(lambda: mine._thread is not None)
     mine.call_off(task)
+
+
+FORKS = """
+import os, threading, time, warnings
+from pyramid_dbpool.pool.housekeeper import housekeeper
+warnings.simplefilter("always")
+keeper, done = housekeeper(), threading.Event()
+keeper.call_at(time.monotonic() + 3600, lambda: None)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    # As soon as Python's code runs, and without being asked.
+    assert keeper._thread is not None and keeper._thread.is_alive()
+keeper.call_at(time.monotonic(), done.set)
+assert done.wait(30)
+print("at work")
+"""
+
+
+def test_a_fork_is_not_warned_of_because_of_us() -> None:
+    """From Python 3.12 on one beside threads is; the thread is not there, and comes back."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("at work\n", "")
+
+
+def test_what_a_signal_raises_while_the_thread_comes_back_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C just after a fork."""
+
+    keeper, start_again = housekeeper(), Housekeeper.start_again
+
+    def interrupted(_keeper: Housekeeper) -> None:
+        monkeypatch.setattr(Housekeeper, "start_again", start_again)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Housekeeper, "start_again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module._call_soon()
+        wait_for(lambda: False)
+    assert not keeper._inbox
 
 
 @pytest.mark.slow
