@@ -171,16 +171,13 @@ def _read(config_uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = get_appsettings(config_uri, options=variables)
     except configparser.InterpolationMissingOptionError as error:
-        # The name is not cited: it may be a piece of a password with a bare %.
-        raise Misconfigured(
-            f"{path}: [{error.section}] {error.option}: the name in a %(name)s is not given: set "
-            "it in [DEFAULT], or write name=value after the file. A plain % must be written %%."
-        ) from None
+        raise Misconfigured(f"{path}: [{error.section}] {_missing_name(error)}") from None
     except configparser.InterpolationError as error:
         # Its own message quotes the value, in which a password may stand.
+        typed = error.section == "DEFAULT" and error.option in variables
+        where = "after the file: " if typed else f"[{error.section}] "
         raise Misconfigured(
-            f"{path}: [{error.section}] {error.option}: a % that is not part of %(name)s must be "
-            "written %%."
+            f"{path}: {where}{error.option}: a % that is not part of %(name)s must be written %%."
         ) from None
     except configparser.MissingSectionHeaderError as error:
         raise Misconfigured(f"{path}: line {error.lineno} stands before any [section].") from None
@@ -202,6 +199,23 @@ def _read(config_uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
     except Exception as error:
         raise Misconfigured(f"{path}: {_one_line(str(error) or type(error).__name__)}") from None
     return settings
+
+
+def _missing_name(error: configparser.InterpolationMissingOptionError) -> str:
+    """Say what is to be done for a %(name)s in a value; a %% would put an end to it."""
+    _, _, raw, name = error.args
+    if raw.strip() == f"%({name})s":
+        return (
+            f"{error.option} = %({name})s, and nothing says what {name} is; the environment is"
+            f" not asked. Write {name}=VALUE right after the file, for pserve too, or"
+            f" {name} = VALUE in [DEFAULT], with %% for each % of the value."
+        )
+    # The name is not cited: it may be a piece of a password with a bare %.
+    return (
+        f"{error.option}: the name in a %(name)s is not given. Write name=value right after the"
+        " file, for pserve too, or name = value in [DEFAULT], with %% for each % of the value. If"
+        " no name is meant, write %% for that % itself."
+    )
 
 
 def _missing_section(config_uri: str, error: LookupError) -> str:

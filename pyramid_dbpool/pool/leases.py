@@ -57,7 +57,7 @@ def named(leases: Iterable[Lease]) -> tuple[Holder, ...]:
     """Name the holders; calls what the app has written, so never with the pool's lock held."""
     threads = {each.ident: each.name for each in threading.enumerate()}
     return tuple(
-        Holder(label_text(each.label) or _thread_text(each.ident, threads), each.held_seconds)
+        Holder(label_text(each.label) or _worker_text(each.ident, threads), each.held_seconds)
         for each in leases
     )
 
@@ -70,9 +70,17 @@ def label_text(label: object | None) -> str:
     return ""
 
 
-def _thread_text(ident: int, threads: dict[int | None, str]) -> str:
-    name = threads.get(ident)
-    return f"thread {ident}" if name is None else f"thread {name!r}"
+def _worker_text(ident: int, threads: dict[int | None, str]) -> str:
+    name, kind = threads.get(ident), worker_kind()
+    # A greenlet that has written to the log stands among the threads with a made-up name.
+    if name is None or (kind == "greenlet" and name.startswith("Dummy-")):
+        return f"{kind} {ident}"
+    return f"thread {name!r}"
+
+
+def worker_kind() -> str:
+    """Say what callers are told apart by: gevent and eventlet put greenlets in threads' place."""
+    return "thread" if threading.get_ident.__module__ == "_thread" else "greenlet"
 
 
 def holders_text(holders: Iterable[Holder]) -> str:
@@ -95,7 +103,7 @@ def place(frame: FrameType) -> str:
     """Say where in the app's code a frame is, the innermost of its functions first."""
     app_frames = [_described(each) for each in _app_frames(frame)][:NAMED_FRAMES]
     if not app_frames:
-        return "and its thread is not in the app's code any more"
+        return f"and its {worker_kind()} is not in the app's code any more"
     return "now in " + ", called by ".join(app_frames)
 
 

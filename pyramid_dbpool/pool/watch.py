@@ -15,7 +15,7 @@ import threading
 from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
 from .labels import Label, current_label
-from .leases import Lease, is_with_a_holder, named, place, places
+from .leases import Lease, is_with_a_holder, named, place, places, worker_kind
 from .options import Spelling, pool_text
 from .shared import Shared
 from .stats import Holder
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 # How many places are remembered, each of which is warned of once.
 PLACES = 200
-
-NOWHERE = "and its thread cannot be found: it may have ended"
 
 
 class LeaseWatch:
@@ -106,7 +104,8 @@ class LeaseWatch:
             # It may have been given back meanwhile, and the place be somebody else's.
             if is_with_a_holder(entry) and entry.leased_at == since:
                 (holder,) = named([lease])
-                here = _may_have_moved_on(lease.label, where.get(lease.ident, NOWHERE))
+                nowhere = f"and its {worker_kind()} cannot be found: it may have ended"
+                here = _may_have_moved_on(lease.label, where.get(lease.ident, nowhere))
                 log.warning("%s", held_text(self._name, self._source.spelled, holder, here))
 
     # Held while waiting

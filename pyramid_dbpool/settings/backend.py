@@ -30,6 +30,7 @@ _SHAPE = "dialect+driver://user:password@host/database"
 _ENCODE = (
     "write @ : / ? in a user name or password as %40 %3A %2F %3F (in an ini file with %% for %)"
 )
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}|\$(\w+)|%\((\w+)\)s")
 _USERINFO = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?(.*)", re.DOTALL)
 # Our extras that install a driver, and the module that shows that it is there.
 _EXTRAS = {
@@ -107,8 +108,10 @@ def parse_url(value: Any, key: str) -> URL:
     try:
         url = make_url(raw)
     except sa_exc.ArgumentError:
-        placeholder = re.fullmatch(r"\$\{\w+\}|%\(\w+\)s", raw)
-        cited = f"{raw} was not replaced and" if placeholder else mask_url(raw)
+        if placeholder := _PLACEHOLDER.fullmatch(raw):
+            name = next(filter(None, placeholder.groups()))
+            raise SettingsError(_not_replaced(key, raw, name)) from None
+        cited = mask_url(raw)
         raise SettingsError(f"{key} = {cited} is not a database URL: give {_SHAPE}.") from None
     except ValueError:
         raise SettingsError(
@@ -119,6 +122,16 @@ def parse_url(value: Any, key: str) -> URL:
     if url.port is not None and not 0 < url.port < 65536:
         raise SettingsError(f"{key} = {mask_url(raw)}: the port must be from 1 to 65535.")
     return url
+
+
+def _not_replaced(key: str, raw: str, name: str) -> str:
+    one = " with one %" if raw[0] == "%" else ""
+    return (
+        f"{key} = {raw} was not replaced. In the ini file write %({name})s{one}, and give"
+        f" {name}=URL right after the file on the command line or in its [DEFAULT], with %% for"
+        " each % of the URL. The environment is not asked; an app's code may do that:"
+        f" settings[{key!r}] = os.environ[{name!r}]."
+    )
 
 
 def _ambiguous(raw: str, url: URL) -> bool:

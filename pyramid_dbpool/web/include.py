@@ -8,10 +8,9 @@ from types import FrameType
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewRequest
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IExecutionPolicy, ITweens
+from pyramid.interfaces import ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
-from pyramid.router import default_execution_policy
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from ..engines.application_name import name_app
@@ -156,7 +155,10 @@ def _add_outer_tween(config: Configurator, factory: str) -> None:
 
     def register() -> None:
         last.add_tween(factory, under=INGRESS, over=(_TM_TWEEN, EXCVIEW))
-        _warn_of_a_missing_tween(config.registry, factory, f"before {_TM_TWEEN}")
+        tm = _TM_TWEEN in _listed_tweens(config.registry)
+        _warn_of_a_missing_tween(
+            config.registry, factory, f"before {_TM_TWEEN}" if tm else "before all others"
+        )
 
     config.action(None, register, order=_LAST)
 
@@ -170,6 +172,13 @@ def _warn_of_a_missing_tween(registry: Registry, factory: str, where: str) -> No
             factory,
             where,
         )
+
+
+def _tweens(registry: Registry) -> list[str]:
+    tweens = registry.queryUtility(ITweens)
+    if tweens is None:
+        return []
+    return [name for name, _tween in tweens.explicit or tweens.implicit()]
 
 
 def _listed_tweens(registry: Registry) -> list[str]:
@@ -249,11 +258,11 @@ def add_release(config: Configurator, app: AppSettings) -> None:
 
 
 def warn_without_retry(config: Configurator) -> None:
-    """Warn, once in a process, if no execution policy would try a request again."""
+    """Warn, once in a process, if nothing tries a request of pyramid_tm's again."""
 
     def warn(_event: ApplicationCreated) -> None:
-        policy = config.registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
-        if policy is default_execution_policy:
+        # Views that are not run in a transaction of their request's were not written to run twice.
+        if not retry.tries_again(config.registry) and _TM_TWEEN in _tweens(config.registry):
             _say_that_retry_is_missing()
 
     # At that event: where the configuration commits by itself, an action is over before whoever
@@ -265,7 +274,7 @@ def warn_without_retry(config: Configurator) -> None:
 def _say_that_retry_is_missing() -> None:
     # Cached: an app that is made in every test says it once.
     log.warning(
-        "pyramid_retry is not included: a request that loses a race against another transaction"
-        " fails, although a second attempt would succeed. Add"
+        "pyramid_retry is not included: a request that loses a race against another transaction,"
+        " or its connection, fails, although a second attempt would succeed. Add"
         ' config.include("pyramid_retry").'
     )

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from pyramid.interfaces import ITweens
+from pyramid.interfaces import IExecutionPolicy, ITweens
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.router import default_execution_policy
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
@@ -57,6 +58,7 @@ __all__ = [
     "TWEEN",
     "may_try_again",
     "retry_tween_factory",
+    "tries_again",
     "will_be_tried_again",
 ]
 
@@ -86,7 +88,8 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     answered, as `request.exception`, where pyramid_retry looks too.
     """
     timeout: float | None = registry.get(REQUEST_TIMEOUT)
-    _warn_of_tweens_above(registry.queryUtility(ITweens))
+    if tries_again(registry):
+        _warn_of_tweens_above(registry.queryUtility(ITweens))
 
     log = IncidentLog.of(registry)
 
@@ -151,6 +154,12 @@ def _tell(
         twice = may_be_stored_twice(request, outcome)
         why = " because a part of it may be stored" if twice else ""
         log.write(incidents, request, response, why)
+
+
+def tries_again(registry: Any) -> bool:
+    """Tell whether an execution policy is there that may run a request more than once."""
+    default = default_execution_policy
+    return registry.queryUtility(IExecutionPolicy, default=default) is not default
 
 
 def _warn_of_tweens_above(tweens: Any) -> None:

@@ -1,12 +1,15 @@
 """`pdbpool`: how it says what is wrong, and with which exit code."""
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyramid.paster import get_appsettings
+from pyramid.scripts.common import parse_vars
 
 from pyramid_dbpool.cli import pdbpool
 from pyramid_dbpool.embedded import PrivatePostgres
@@ -210,7 +213,8 @@ def test_an_interrupt_is_no_traceback(
         ("[app:main]\nuse = egg:x\n", "#other", "no section [app:other]"),
         ("[app:main]\nsqlalchemy.url = sqlite://\n", "", "add use = egg:NAME"),
         ("[app:main]\nuse = egg:x\ndatabase_url = x://a:s3cret%40@b\n", "", "must be written %%"),
-        ("[app:main]\nuse = egg:x\nsqlalchemy.url = %(s3cret)s\n", "", "write name=value after"),
+        ("[app:main]\nuse = egg:x\na = x://a:%(s3cret)s@b\n", "", "Write name=value right after"),
+        ("[app:main]\nuse = egg:x\na = %(URL)s\n", "", "Write URL=VALUE right after the file"),
         ("[app:main]\nuse = egg:no_such_package\n", "", "no_such_package: install the app"),
         ("[app:main]\nuse = call:no_such_module:main\n", "", "or set PYTHONPATH"),
         (b"\xff\xfe\x00", "", "not a text file"),
@@ -227,6 +231,45 @@ def test_an_ini_file_that_cannot_be_read_is_one_line(
     assert (said.code, said.out) == (2, "")
     assert says in one_line(said)
     assert "app.ini" in one_line(said)
+
+
+PASSWORD = "postgresql+psycopg://web:%40%2F@db/notes"
+NOT_GIVEN = ("%(DATABASE_URL)s", "%%(DATABASE_URL)s", "${DATABASE_URL}", "$DATABASE_URL")
+
+
+@pytest.mark.parametrize("written", NOT_GIVEN)
+@pytest.mark.parametrize("place", ["command line", "DEFAULT"])
+def test_what_is_said_of_a_url_that_is_not_given_helps_whoever_does_it(
+    run: Run, ini: Callable[..., Path], written: str, place: str
+) -> None:
+    """Word for word, as the next mistake would be the one that the advice has made."""
+    file = ini(f"sqlalchemy.url = {written}")
+    said = one_line(run("check", "--no-connect", file))
+    if written != "%(DATABASE_URL)s":
+        assert "In the ini file write %(DATABASE_URL)s" in said
+        file = ini("sqlalchemy.url = %(DATABASE_URL)s")
+    assert re.search(r"DATABASE_URL=(VALUE|URL) right after the file", said)
+    assert re.search(r"in (its )?\[DEFAULT\], with %% for each % of", said)
+    assert "must be written %%" not in said
+    given = f"DATABASE_URL={PASSWORD.replace('%', '%%')}"
+    if place == "DEFAULT":
+        file.write_text(f"[DEFAULT]\n{given}\n{file.read_text()}")
+        assert get_appsettings(str(file))["sqlalchemy.url"] == PASSWORD
+        assert run("check", "--no-connect", file).code == 0
+    else:
+        options = parse_vars([given])
+        # As pserve does.
+        assert get_appsettings(str(file), options=options)["sqlalchemy.url"] == PASSWORD
+        assert run("check", file, given, "--no-connect").code == 0
+
+
+def test_a_value_after_the_file_with_a_bare_percent_is_told_as_such(
+    run: Run, ini: Callable[..., Path]
+) -> None:
+    """It is no line of the file's."""
+    file = ini("sqlalchemy.url = %(DATABASE_URL)s")
+    said = one_line(run("check", "--no-connect", file, f"DATABASE_URL={PASSWORD}"))
+    assert "after the file: DATABASE_URL: a % that is not part of %(name)s must be" in said
 
 
 def test_what_is_no_ini_file_is_one_line(

@@ -31,7 +31,11 @@ NewMariaDB = Callable[..., MariaDB]
 POSTGRES = ("psycopg", "psycopg2")
 MARIADB = ("pymysql", "mysqldb", "mysqlconnector")
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    # As mysql-connector 8.0.32 calls it.
+    r"ignore:ssl\.match_hostname:DeprecationWarning",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -274,3 +274,49 @@ def test_greenlets_have_labels_of_their_own(tmp_path: Any) -> None:
     """Though they share one thread."""
     done = run_program(GREENLETS % (tmp_path / "some.db"))
     assert done.stdout.strip() == "['one', 'two']", done.stderr
+
+
+NAMELESS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, logging, threading
+from sqlalchemy import create_engine
+from pyramid_dbpool import ManagedPool
+
+engine = create_engine("sqlite:///%s", poolclass=ManagedPool, hold_warning=0.1)
+logging.basicConfig(format="%%(message)s")
+told = gevent.event.Event()
+
+def hold(logs=False):
+    if logs:
+        logging.warning("logs")
+    with engine.connect():
+        told.wait(20)
+
+class Told(logging.Handler):
+    count = 0
+    def emit(self, record):
+        self.count += "has held" in record.getMessage()
+        if self.count == 3:
+            told.set()
+
+logging.getLogger().addHandler(Told())
+thread = threading.Thread(target=hold, name="import-7")
+thread.start()
+both = [gevent.spawn(hold), gevent.spawn(hold, logs=True)]
+while engine.pool.checkedout() < 3:
+    gevent.sleep(0)
+labels = [each.label for each in engine.pool.snapshot().holders]
+assert set(labels) == {f"greenlet {id(each)}" for each in both} | {"thread 'import-7'"}, labels
+gevent.joinall(both)
+thread.join()
+"""
+
+
+@pytest.mark.programs
+def test_greenlets_are_called_greenlets(tmp_path: Any) -> None:
+    """Also one that the logging module has made a thread of; a thread of the app's is a thread."""
+    done = run_program(NAMELESS % (tmp_path / "some.db"))
+    assert done.returncode == 0, done.stderr
+    warned = [line for line in done.stderr.splitlines() if "has held a connection" in line]
+    assert sorted(line.split()[2] for line in warned) == ["greenlet", "greenlet", "thread"]

@@ -110,7 +110,7 @@ def test_a_missing_pyramid_retry_is_warned_of_once(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture, retry: bool
 ) -> None:
     """However many apps there are, and also when it is included later."""
-    parts = ("pyramid_dbpool", "pyramid_retry") if retry else ("pyramid_dbpool",)
+    parts = ("pyramid_dbpool", "pyramid_tm", "pyramid_retry")[: 3 if retry else 2]
     for _ in range(2):
         with app(settings, *parts):
             pass
@@ -124,10 +124,26 @@ def test_a_pyramid_retry_that_is_still_to_come_is_not_missed(
     """A configuration that commits by itself runs each action at once."""
     config = Configurator(settings=settings, autocommit=True)
     config.include("pyramid_dbpool")
+    config.include("pyramid_tm")
     config.include("pyramid_retry")
     config.make_wsgi_app()
     assert "pyramid_retry is not included" not in caplog.text
     dispose_engine(settings)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_no_pyramid_retry_is_missed_where_no_request_has_a_transaction(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, listed: bool
+) -> None:
+    """What a view does outside of one was not written to be done twice."""
+    if listed:
+        settings["pyramid.tweens"] = OUR_TWEENS[0]
+    with app(settings, "pyramid_dbpool"):
+        assert "pyramid_retry" not in caplog.text
+    caplog.clear()
+    settings["pyramid.tweens"] = f"{OUR_TWEENS[0]} {OUR_TWEENS[1]} {OUR_TWEENS[2]}"
+    with app(settings, "pyramid_dbpool", "pyramid_tm"):
+        assert "pyramid_retry is not included" in caplog.text
 
 
 def test_an_engine_hook_of_the_app_runs_once_before_the_first_connect(
@@ -183,6 +199,10 @@ def test_a_list_of_tweens_without_pyramid_tm_needs_none_under_it(
     """There is no transaction that an answer could have aborted."""
     with app({**settings, "pyramid.tweens": OUR_TWEENS[0]}, "pyramid_dbpool"):
         assert "does not list" not in caplog.text
+    other = "pyramid.tweens.excview_tween_factory"
+    with app({**settings, "pyramid.tweens": other}, "pyramid_dbpool"):
+        assert "put it before all others." in caplog.text
+        assert "pyramid_tm" not in caplog.text
 
 
 class TestShell:

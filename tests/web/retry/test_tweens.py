@@ -53,6 +53,15 @@ def test_tweens_that_are_added_after_a_commit_are_warned_of(
     assert said.startswith(f"{__name__}.audit_tween_factory: added after a config.commit()")
 
 
+def test_nobody_is_warned_of_a_second_attempt_where_there_is_none(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without pyramid_retry, that is."""
+    with app(settings, "pyramid_tm", "pyramid_dbpool", commit_now, audit):
+        pass
+    assert [r for r in caplog.records if r.name == retry.__name__] == []
+
+
 def test_nobody_is_warned_of_tweens_where_they_belong(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
