@@ -120,7 +120,7 @@ class IncidentLog:
             left_out = self._left_out(about)
             if left_out is not None:
                 more = f" ({left_out} more since the last such line)" if left_out else ""
-                log.warning("%s, %s%s%s: %s", answered, _retry_after(response), why, more, text)
+                log.warning("%s, %s%s: %s", answered, _retry_after(response, why), more, text)
 
     def _left_out(self, about: _About) -> int | None:
         """Count the lines left out since the last one; None: this one is left out too."""
@@ -132,8 +132,8 @@ class IncidentLog:
         return left_out if due else None
 
 
-def _retry_after(response: Any) -> str:
+def _retry_after(response: Any, why: str) -> str:
     said = getattr(response, "headers", {}).get("Retry-After")
     if said is None:
-        return "no Retry-After"
+        return f"no Retry-After{why}"
     return f"Retry-After {said} s" if said.isdigit() else f"Retry-After {said}"
