@@ -57,10 +57,11 @@ class World:
         # When the timer called last, and how often before at the same time.
         self._looks = (0.0, 0)
 
-    def set_timer(self, due: float) -> None:
+    def set_timer(self, due: float) -> bool:
         """Have `look` called then, and not when it was said before."""
         self._task.cancel()
         self._task = self.clock.call_at(due, self.look)
+        return True
 
     def look(self) -> None:
         """Do what the timer was set for; it is not set again and again for nothing."""

@@ -183,7 +183,8 @@ class MariaDBPair:
         for sql in (
             "STOP SLAVE",
             "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='test',"
-            f" MASTER_PASSWORD='{self.primary.password}', MASTER_PORT={self.primary.port}, MASTER_USE_GTID=slave_pos",
+            f" MASTER_PASSWORD='{self.primary.password}', MASTER_PORT={self.primary.port},"
+            " MASTER_USE_GTID=slave_pos",
             "START SLAVE",
         ):
             self.standby.execute(sql)
