@@ -4,7 +4,30 @@ from typing import Any
 
 from .transactions import is_missed_disconnect
 
-__all__ = ["last_words"]
+__all__ = ["farewell_state", "keep_farewell", "last_words"]
+
+# A key of Connection.info: the SQLSTATE with which the server has ended the connection.
+_FAREWELL = "pyramid_dbpool.farewell"
+
+
+def keep_farewell(dbapi_connection: Any, info: dict[Any, Any]) -> None:
+    """Have psycopg's connection note in `info` with what SQLSTATE the server ends it.
+
+    If that arrives together with the result before it, libpq takes it for a notice, and the error
+    of the next statement says no more than that the connection is gone.
+    """
+
+    def note(diagnosis: Any) -> None:
+        if diagnosis.severity_nonlocalized == "FATAL":
+            info[_FAREWELL] = diagnosis.sqlstate
+
+    if hasattr(dbapi_connection, "add_notice_handler"):
+        dbapi_connection.add_notice_handler(note)
+
+
+def farewell_state(info: dict[Any, Any]) -> str | None:
+    """Return the SQLSTATE that `keep_farewell` has noted; None: the server has said nothing."""
+    return info.get(_FAREWELL)
 
 
 def last_words(dbapi_connection: Any) -> Exception | None:

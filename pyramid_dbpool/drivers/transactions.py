@@ -139,10 +139,13 @@ def _is_stale_plan(orig: BaseException, state: str) -> bool:
     )
 
 
-def striking_timeout(error: BaseException) -> str | None:
-    """Return the server's setting by which it has ended a connection that was kept waiting."""
+def striking_timeout(error: BaseException, farewell: str | None = None) -> str | None:
+    """Return the server's setting by which it has ended a connection that was kept waiting.
+
+    :param farewell: the SQLSTATE that came before the error, if one did.
+    """
     orig = driver_error(error)
-    by_state = STRIKING_TIMEOUTS.get(sqlstate(orig) or "")
+    by_state = STRIKING_TIMEOUTS.get(sqlstate(orig) or farewell or "")
     return by_state or STRIKING_TIMEOUT_NUMBERS.get(error_number(orig) or 0)
 
 

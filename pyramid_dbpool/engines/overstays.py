@@ -1,9 +1,13 @@
 """Connections that the server ends because their holder lets them wait, and by which setting."""
 
+from typing import Any
+
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.exc import StatementError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..drivers.driver_errors import sqlstate
+from ..drivers.last_words import farewell_state, keep_farewell
 from ..drivers.transactions import IDLE_IN_TRANSACTION, WAIT, striking_timeout
 from ..settings import PoolSettings
 from .hearing import Heard
@@ -21,7 +25,7 @@ class Overstays:
 
     def setting(self, heard: Heard) -> str | None:
         """Return how to cite the setting that has ended a connection; None: it is lost."""
-        struck = striking_timeout(heard.error)
+        struck = striking_timeout(heard.error, farewell_state(heard.connection.info))
         own = None if self._seconds is None else f"{self._key} = {self._seconds:g} s"
         if struck is None and sqlstate(heard.error) is None and self._seconds is not None:
             # psycopg2 throws away what the server has said: without a guess by the time that has
@@ -46,6 +50,9 @@ class Overstays:
     def explain_errors(self, engine: Engine) -> None:
         """Have the errors of an engine say so."""
 
+        def keep(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+            keep_farewell(dbapi_connection, record.info)
+
         def explain(context: ExceptionContext) -> None:
             error, connection = context.sqlalchemy_exception, context.connection
             if error is None or not context.is_disconnect:
@@ -55,6 +62,7 @@ class Overstays:
                 said, fairy = context.original_exception, connection.connection
                 self.explain(error, Heard(said, fairy, context.dialect, True, of_statement))
 
+        event.listen(engine, "connect", keep)
         event.listen(engine, "handle_error", explain)
 
 

@@ -84,6 +84,7 @@ def test_all_tools_at_once(psycopg_url: str) -> None:
         assert web.get("/two").text == "2"
 
 
+@pytest.mark.programs
 class TestPyMySQL:
     """The driver whose sockets are Python's: a tool's refusal is the test's own wish."""
 

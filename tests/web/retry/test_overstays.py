@@ -109,6 +109,30 @@ def test_the_servers_own_setting_is_named(new_database: NewDatabase) -> None:
     assert "the server's idle_in_transaction_session_timeout: the" in str(raised.value)
 
 
+def test_words_that_came_with_the_result_before_them_are_heard(new_database: NewDatabase) -> None:
+    """As when this process has stood still; libpq takes them for a notice."""
+    url = new_database("postgresql+psycopg")
+    seen: list[int] = []
+
+    def trouble(request: Request) -> None:
+        connection = request.db.connection().connection
+        driver = connection.driver_connection
+        request.db.execute(text("SET idle_in_transaction_session_timeout = 100"))
+        wait_for(lambda: has_ended(connection.dbapi_connection))
+        driver.pgconn.consume_input()
+        driver.pgconn.is_busy()
+        request.db.execute(text("SELECT 1"))
+
+    view = writes_first(trouble, seen)
+    with (
+        database(url),
+        app(settings_for(url), *PARTS, index=view) as web,
+        pytest.raises(DBAPIError, match="the server's idle_in_transaction_session_timeout: the"),
+    ):
+        web.client.post("/")
+    assert seen == [0]
+
+
 @pytest.mark.parametrize("backend", POSTGRES)
 def test_a_connection_that_is_ended_by_others_is_tried_again(
     new_database: NewDatabase, backend: str
@@ -145,9 +169,15 @@ def test_a_transaction_that_lasts_too_long_is_not_tried_again(
     programs = newer_programs(tmp_path / "found")
     if programs is None:
         report.skip_without("PostgreSQL 17", "there is an older one only")
-    url = new_postgres({"transaction_timeout": "300ms"}, programs=programs).url("psycopg")
+    url = new_postgres(programs=programs).url("psycopg")
     seen: list[int] = []
-    settings, view = settings_for(url), writes_first(asks_again, seen)
+
+    def trouble(request: Request) -> None:
+        # From here on: what comes before may take its time.
+        request.db.execute(text("SET transaction_timeout = 100"))
+        asks_again(request)
+
+    settings, view = settings_for(url), writes_first(trouble, seen)
     with database(url) as count, app(settings, *PARTS, index=view) as web:
         with pytest.raises(DBAPIError, match="the server's transaction_timeout: the server has"):
             web.client.post("/")
