@@ -15,6 +15,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_dbpool")
         config.include(".broker")
         config.include(".busy")
+        config.include(".headers")
         config.include(".views")
     if asbool(settings.get("migrate_on_start")):
         # Here, because in production nobody needs Alembic but the command.

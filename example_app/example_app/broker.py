@@ -7,7 +7,7 @@ messages the streamer takes before it acknowledges the first.
 
 A process that dies between the commit and the event leaves a note without one, and
 so does a broker that is away. Browsers see such a note when they next catch up, with
-`GET /api/notes?since=`: when their socket opens, and every half minute.
+`GET /api/notes?since=`: when their socket opens, and every ten seconds.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Run the whole example: a private PostgreSQL, the web app and the streamer.
 
-It needs nothing but Python. Ctrl-C stops everything.
+It needs nothing but Python. Ctrl-C stops everything; r and Enter restart PostgreSQL.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from simple_websocket import Client
 from sqlalchemy.exc import SQLAlchemyError
 
 from example_app import broker, ini
-from example_app.programs import Program, ProgramEnded, Programs, Stopped, show
+from example_app.programs import Keys, Program, ProgramEnded, Programs, Stopped, show
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import EmbeddedServerError, PrivatePostgres, free_port
 
@@ -33,12 +33,24 @@ WEB_PORT = 6543
 STREAMER_PORT = 6544
 POSTGRES_PORT = 25432
 PATIENCE = 60  # seconds until everything must be up
+AWAY = 8  # seconds that PostgreSQL is away in a restart: a note is to be written meanwhile
 WELCOME = """
   Open           {web}     (in two windows: what you write in one appears in the other)
   Write a note   curl -X PUT {web}/api/notes/{id} -d '{{"text": "Hello"}}'
   Read them      curl {web}/api/notes
 
+  Restart the database and see that nothing fails: r and Enter, then write a note at once.
   Ctrl-C stops everything.
+"""
+STOPPED = f"""
+  PostgreSQL is stopped, for {AWAY} s. Write a note now: it is stored when PostgreSQL is back.
+"""
+BACK = """
+  PostgreSQL is back.
+"""
+ENDED = """
+  PostgreSQL has ended; its log is {log}
+  r and Enter start it again, Ctrl-C stops the rest.
 """
 
 
@@ -107,7 +119,7 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
             check(programs, variables)
         else:
             show(WELCOME.format(web=f"http://127.0.0.1:{port}", id=uuid.uuid4()))
-            watch(programs, server)
+            watch(programs, server, Keys())
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -213,11 +225,29 @@ def check(programs: Programs, variables: dict[str, str]) -> None:
     show("Everything works: the streamer has pushed the note.")
 
 
-def watch(programs: Programs, server: PrivatePostgres) -> None:
-    """Show what the programs print, as long as everything runs."""
-    while server.running:
-        programs.wait_for(nothing, 1)
-    raise DemoError(f"PostgreSQL has ended; its log is {server.log}")
+def watch(programs: Programs, server: PrivatePostgres, keys: Keys) -> None:
+    """Show what the programs print, and restart PostgreSQL when somebody wants it."""
+    told = False
+    while True:
+        programs.wait_for(nothing, 0.2)
+        if keys.pressed("r"):
+            restart(programs, server)
+            told = False
+        elif not server.running and not told:
+            if not keys.can_come:
+                raise DemoError(f"PostgreSQL has ended; its log is {server.log}")
+            show(ENDED.format(log=server.log))
+            told = True
+
+
+def restart(programs: Programs, server: PrivatePostgres) -> None:
+    """Let PostgreSQL be away for as long as it takes to see what that does."""
+    if server.running:
+        server.stop()
+        show(STOPPED)
+        programs.wait_for(nothing, AWAY)
+    server.start()
+    show(BACK)
 
 
 def nothing(program: Program, line: str) -> bool:

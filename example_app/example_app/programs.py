@@ -158,6 +158,33 @@ class Programs:
         return f"{program.name} ended with exit code {code}. The last that it printed:{lines}"
 
 
+class Keys:
+    """What somebody types, a line at a time; from `/dev/null` and the like nothing comes."""
+
+    def __init__(self) -> None:
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self.can_come = True
+        # In the background, where a terminal must not be read, this would stop the demo.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def pressed(self, key: str) -> bool:
+        """Tell whether a key has come since this was asked last."""
+        lines = [self._lines.get() for _ in range(self._lines.qsize())]
+        return key in lines
+
+    def _read(self) -> None:
+        # By the descriptor: a reader of sys.stdin would hold its lock at the end of the process.
+        typed = b""
+        with contextlib.suppress(OSError):
+            while more := os.read(0, 1024):
+                *lines, typed = (typed + more).split(b"\n")
+                for line in lines:
+                    self._lines.put(line.decode(errors="replace").strip().lower())
+        self.can_come = False
+
+
 def show(line: str) -> None:
     """Print a line, also when nobody reads it any more."""
     try:

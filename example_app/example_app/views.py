@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from example_app.broker import needed, publish_after_commit
+from example_app.headers import policy_for
 from example_app.models import Note, earliest_open, write_note
 
 PAGE = Path(__file__).with_name("page.html").read_text()
@@ -25,12 +26,13 @@ MAX_SINCE = 2**63 - 1  # what the database can compare with
 
 def includeme(config: Configurator) -> None:
     """Say which view answers what."""
-    address = html.escape(needed(config.registry.settings, "streamer.address"))
-    config.registry["page"] = PAGE.replace("{streamer.address}", address)
+    address = needed(config.registry.settings, "streamer.address")
+    page = PAGE.replace("{streamer.address}", html.escape(address))
+    config.registry["page"] = page, policy_for(page, address)
     config.add_route("page", "/")
     config.add_route("notes", "/api/notes")
     config.add_route("note", "/api/notes/{id}")
-    config.add_view(page, route_name="page", request_method="GET")
+    config.add_view(show_page, route_name="page", request_method="GET")
     config.add_view(list_notes, route_name="notes", request_method="GET", renderer="json")
     config.add_view(get_note, route_name="note", request_method="GET", renderer="json")
     config.add_view(put_note, route_name="note", request_method="PUT", renderer="json")
@@ -47,9 +49,12 @@ class Refused(Exception):
         self.status = status
 
 
-def page(request: Request) -> Response:
+def show_page(request: Request) -> Response:
     """Show the page that lists the notes and takes new ones."""
-    return Response(request.registry["page"])
+    page, policy = request.registry["page"]
+    response = Response(page)
+    response.headers["Content-Security-Policy"] = policy
+    return response
 
 
 def put_note(request: Request) -> Note:

@@ -37,10 +37,10 @@ PATIENCE = 60.0
 class Program:
     """A running program and the lines that it prints."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, keys: bool = False) -> None:
         self.process = subprocess.Popen(
             lifeline([sys.executable, *command], death=signal.SIGKILL),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if keys else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -57,6 +57,12 @@ class Program:
             for line in output:
                 self._news.put(line.rstrip())
         self._news.put(None)
+
+    def type(self, line: str) -> None:
+        """Type a line, as at its terminal."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
 
     @property
     def output(self) -> str:
@@ -82,7 +88,7 @@ class Program:
         if number is not None:
             self.process.send_signal(number)
         code = self.process.wait(seconds)
-        self._reader.join()
+        self._close()
         while (line := self._news.get()) is not None:
             self.lines.append(line)
         return code
@@ -92,7 +98,12 @@ class Program:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
         self._reader.join()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def write(app: TestApp, words: str) -> str:

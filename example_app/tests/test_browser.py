@@ -10,11 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from processes import BOTH, PATIENCE, StartProgram
 
+from example_app.migrate import upgrade
 from example_app.models import Note
-from pyramid_dbpool import unit_of_work
+from pyramid_dbpool import dispose_engine, unit_of_work
+from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.servers import report
 
 SECOND = 1000  # milliseconds
@@ -32,6 +34,8 @@ AWAY = (
     "ERR_CONNECTION_RESET",
     "Connection closed before receiving a handshake response",
 )
+# The page's host under another name, in plain HTTP.
+OTHER_NAME = "notes.test"
 
 OpenPage = Callable[..., Page]
 
@@ -44,10 +48,25 @@ def browser() -> Iterator[Browser]:
         report.skip_without("Chromium", "no program chromium on this machine")
     with sync_playwright() as playwright:
         # In a container, as root, its sandbox cannot be had.
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        words = ["--no-sandbox", f"--host-resolver-rules=MAP {OTHER_NAME} 127.0.0.1"]
+        chromium = playwright.chromium.launch(executable_path=program, args=words)
         report.used("Chromium", chromium.version, str(program))
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def database(
+    settings: dict[str, Any], new_postgres: Callable[[], PrivatePostgres]
+) -> PrivatePostgres:
+    """Let the app have a PostgreSQL that may be stopped; to be asked for before the page."""
+    for pool in ("default", "replica"):
+        dispose_engine(settings, pool)
+    server = new_postgres()
+    settings["sqlalchemy.url"] = settings["sqlalchemy.replica.url"] = server.url()
+    settings["sqlalchemy.pool_timeout"] = "60"
+    upgrade(settings)
+    return server
 
 
 @pytest.fixture
@@ -61,7 +80,7 @@ def open_page(
 
     def complain(text: str) -> None:
         # What a page cannot keep quiet: that a server is away, that a note is refused.
-        quiet = (*AWAY, "status of 400", "status of 503")
+        quiet = (*AWAY, "status of 400", "status of 503", "Unexpected response code: 403")
         if not any(each in text for each in quiet):
             complaints.append(text)
 
@@ -221,6 +240,99 @@ def test_list_that_cannot_be_loaded(
     page.clock.fast_forward(6 * SECOND)
     expect(page.locator("li")).to_have_count(1)
     expect(page.locator("#away")).to_have_text("")
+
+
+def test_page_under_another_name(
+    open_page: OpenPage, start_streamer: StartProgram, settings: dict[str, Any]
+) -> None:
+    """In plain HTTP browsers keep things back there, such as crypto.randomUUID."""
+    start_streamer()
+    page = open_page()
+    page.goto(settings["streamer.origins"].replace("127.0.0.1", OTHER_NAME))
+    assert page.evaluate("[isSecureContext, location.hostname]") == [False, OTHER_NAME]
+    write(page, "Hello")
+    write(page, "and again")
+    expect(page.locator("li")).to_have_count(2)
+
+
+def test_page_without_javascript(
+    open_page: OpenPage,
+    browser: Browser,
+    start_streamer: StartProgram,
+    settings: dict[str, Any],
+) -> None:
+    """It says so, and takes no text that it would lose."""
+    start_streamer()
+    open_page()
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(settings["streamer.origins"])
+        # By what is to be seen: playwright's other ways leave such an element out.
+        seen = "This page needs JavaScript"
+        expect(page.locator("body")).to_contain_text(seen, use_inner_text=True)
+        expect(page.get_by_role("button", name="Write")).to_be_disabled()
+
+
+def test_database_that_is_away_shows(open_page: OpenPage, start_streamer: StartProgram) -> None:
+    """Though the socket is open, and until the database is back; a screen reader says so."""
+    start_streamer()
+    page = open_page(clock=True)
+    status = page.locator("#live")
+    expect(status).to_have_role("status")
+    away = {"error": "the database is busy or away; try again in a moment"}
+    page.route("**/api/notes?*", lambda route: route.fulfill(status=503, json=away))
+    page.clock.fast_forward(10 * SECOND)
+    expect(status).to_have_text("the database is busy or away")
+    page.unroute("**/api/notes?*")
+    page.clock.fast_forward(10 * SECOND)
+    expect(status).to_have_text("live")
+
+
+def test_note_that_takes_long(open_page: OpenPage, start_streamer: StartProgram) -> None:
+    """The page says that it waits, keeps the text, and says when the note is stored."""
+    start_streamer()
+    page = open_page(clock=True)
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/api/notes/*", hold)
+    field = page.get_by_label("A new note")
+    field.fill("Hello")
+    page.keyboard.press("Control+Enter")
+    page.clock.fast_forward(3 * SECOND)
+    expect(page.locator("#progress")).to_contain_text("The database does not answer yet")
+    expect(page.locator("#live")).to_have_text("waiting for the database …")
+    expect(field).to_have_value("Hello")
+    # Once more does not send it twice.
+    page.keyboard.press("Control+Enter")
+    (request,) = waiting
+    request.continue_()
+    expect(page.locator("#progress")).to_contain_text("The note is stored, after")
+    expect(page.locator("#live")).to_have_text("live")
+    expect(page.locator("li")).to_have_count(1)
+    expect(field).to_have_value("")
+    expect(field).to_be_focused()
+
+
+def test_note_written_while_the_database_restarts(
+    database: PrivatePostgres, open_page: OpenPage, start_streamer: StartProgram
+) -> None:
+    """It waits, is stored, and appears in the other window: nothing fails."""
+    start_streamer()
+    one, other = open_page(), open_page()
+    database.stop()
+    field = one.get_by_label("A new note")
+    field.fill("Is anybody there?")
+    field.press("Control+Enter")
+    expect(one.locator("#live")).to_have_text("waiting for the database …")
+    database.start()
+    expect(field).to_have_value("")
+    expect(one.get_by_role("alert")).to_have_text("")
+    expect(other.get_by_text("Is anybody there?")).to_have_count(1)
+    for page in (one, other):
+        expect(page.locator("#live")).to_have_text("live")
 
 
 def test_the_picture_of_the_readme(open_page: OpenPage, start_streamer: StartProgram) -> None:

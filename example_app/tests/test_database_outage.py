@@ -40,6 +40,7 @@ def test_web_app_whose_database_is_away(
         answer = app.get(path, status=503)
         assert answer.json == {"error": "the database is busy or away; try again in a moment"}
         assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "503 for GET" in caplog.text
     database.start()
 

@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 from processes import PATIENCE, Program, programs_with, wait_until
@@ -42,8 +43,8 @@ def start_demo(folder: Path) -> Iterator[StartDemo]:
     """Start demos."""
     started = []
 
-    def start(*words: str) -> Program:
-        demo = Program("-m", "example_app.demo", "--folder", str(folder), *words)
+    def start(*words: str, keys: bool = False) -> Program:
+        demo = Program("-m", "example_app.demo", "--folder", str(folder), *words, keys=keys)
         started.append(demo)
         return demo
 
@@ -54,12 +55,26 @@ def start_demo(folder: Path) -> Iterator[StartDemo]:
 
 def open_page(demo: Program) -> int:
     """Open the address that the demo prints, and give the answer's status."""
-    address = demo.wait_for("Open ").rpartition("http://")[2].split()[0]
+    return ask(address_of(demo), "GET", "/")
+
+
+def address_of(demo: Program) -> str:
+    """Give the address that the demo prints."""
+    return demo.wait_for("Open ").rpartition("http://")[2].split()[0]
+
+
+def ask(address: str, method: str, path: str, body: str | None = None) -> int:
+    """Give the status of an answer."""
     connection = HTTPConnection(address, timeout=PATIENCE)
-    connection.request("GET", "/")
+    connection.request(method, path, body)
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def write(address: str) -> int:
+    """Write a note."""
+    return ask(address, "PUT", f"/api/notes/{uuid4()}", '{"text": "Is it there?"}')
 
 
 def process_id(folder: Path, words: str) -> int:
@@ -82,7 +97,7 @@ def test_stop_is_clean(start_demo: StartDemo, folder: Path, number: signal.Signa
     assert open_page(demo) == 200
     assert len(programs_with(str(folder))) >= 5
     assert demo.end(number) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     assert not programs_with(str(folder))
     log = (folder / "postgres" / "postgres.log").read_text()
     assert log.count("database system is shut down") == 1
@@ -96,7 +111,7 @@ def test_stop_during_the_start_is_clean(start_demo: StartDemo, folder: Path) -> 
     demo = start_demo()
     demo.wait_for("Starting")
     assert demo.end(signal.SIGINT) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     again = start_demo("--check")
     assert again.end(seconds=100) == 0, again.output
     assert "Everything works" in again.output
@@ -109,7 +124,7 @@ def test_same_stop_twice_is_one(start_demo: StartDemo) -> None:
     demo.wait_for("Ctrl-C stops everything")
     demo.process.send_signal(signal.SIGTERM)
     assert demo.end(signal.SIGTERM) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
 
 
 def test_second_stop_kills(start_demo: StartDemo, folder: Path) -> None:
@@ -148,12 +163,39 @@ def test_program_that_dies(start_demo: StartDemo, folder: Path, name: str, modul
     os.kill(process_id(folder, module), signal.SIGKILL)
     assert demo.end() == 1
     assert f"demo: {name} ended with exit code -9" in demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     assert not programs_with(str(folder))
 
 
+def test_key_restarts_the_database(start_demo: StartDemo, folder: Path) -> None:
+    """Who writes meanwhile waits for it, and nothing fails."""
+    demo = start_demo(keys=True)
+    address = address_of(demo)
+    assert write(address) == 201
+    demo.type("r")
+    demo.wait_for("PostgreSQL is stopped")
+    assert write(address) == 201
+    demo.wait_for("PostgreSQL is back")
+    log = (folder / "postgres" / "postgres.log").read_text()
+    assert log.count("ready to accept connections") == 2
+    assert demo.end(signal.SIGINT) == 0, demo.output
+    assert "Traceback" not in demo.output, demo.output
+
+
+def test_database_that_dies_is_started_again_by_a_key(start_demo: StartDemo, folder: Path) -> None:
+    """The demo says so, and goes on."""
+    demo = start_demo(keys=True)
+    address = address_of(demo)
+    os.kill(process_id(folder, "postgres -D"), signal.SIGQUIT)
+    demo.wait_for("r and Enter start it again")
+    demo.type("R")
+    demo.wait_for("PostgreSQL is back")
+    assert write(address) == 201
+    assert demo.end(signal.SIGINT) == 0, demo.output
+
+
 def test_database_that_dies(start_demo: StartDemo, folder: Path) -> None:
-    """When PostgreSQL ends, the demo says where its log is and ends with exit code 1."""
+    """Where no key can come, the demo says where its log is and ends with exit code 1."""
     demo = start_demo()
     demo.wait_for("Ctrl-C stops everything")
     os.kill(process_id(folder, "postgres -D"), signal.SIGQUIT)

@@ -11,7 +11,7 @@ from pyramid_retry import RetryableException
 from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
-from example_app import views
+from example_app import main, views
 from example_app.models import Note, write_note
 from example_app.views import MAX_BODY, MAX_TEXT
 from pyramid_dbpool import ManagedPool, get_engine, unit_of_work
@@ -250,6 +250,36 @@ def test_nothing_there(app: TestApp) -> None:
     """An unknown address, or method, is a 404 in JSON."""
     assert app.get("/nowhere", status=404).json["error"] == "there is no GET /nowhere"
     assert app.delete(NOTE, status=404).json["error"] == f"there is no DELETE {NOTE}"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/", 200), ("/api/notes", 200), ("/nowhere", 404), ("/api/notes/x", 400)]
+)
+def test_headers_for_browsers(app: TestApp, path: str, status: int) -> None:
+    """Nobody shows it in a frame, guesses its type, or learns where a visitor came from."""
+    headers = app.get(path, status=status).headers
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("/live", "connect-src 'self';"),
+        ("ws://127.0.0.1:6544/live", "connect-src 'self' ws://127.0.0.1:6544;"),
+        ("wss://live.example.org/", "connect-src 'self' wss://live.example.org;"),
+    ],
+)
+def test_page_may_open_a_socket_to_its_streamer(
+    settings: dict[str, Any], address: str, allowed: str
+) -> None:
+    """And to nobody else; only its own script and style run."""
+    app = TestApp(main({}, **settings | {"streamer.address": address}))
+    policy = app.get("/").headers["Content-Security-Policy"]
+    assert allowed in policy
+    assert policy.count("'sha256-") == 2 and "unsafe" not in policy
 
 
 def test_page(app: TestApp) -> None:

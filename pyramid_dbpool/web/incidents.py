@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyramid.registry import Registry
@@ -44,30 +43,32 @@ class _About(NamedTuple):
     kind: type[BaseException]
 
 
-@dataclass
 class Incidents:
     """What befell one request, over all of its attempts.
 
+    :ivar any: whether there is something to be told of.
     :ivar refused: what was said to it in the place of a connection.
     :ivar in_doubt: what was said of a COMMIT of this attempt that was lost.
     """
 
-    refused: dict[_About, str] = field(default_factory=dict)
-    in_doubt: str | None = None
-    _in_doubt_before: str | None = None
+    __slots__ = ("_environ", "_in_doubt_before", "any", "in_doubt", "refused")
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self.any = False
+        self.refused: dict[_About, str] | None = None
+        self.in_doubt: str | None = None
+        self._in_doubt_before: str | None = None
 
     @classmethod
     def of(cls, request: Request) -> Incidents:
         """Return those of a request whose next attempt begins."""
         # All attempts share the environ.
-        noted: Incidents = request.environ.setdefault(_NOTED, cls())
+        noted: Incidents | None = request.environ.get(_NOTED)
+        if noted is None:
+            return cls(request.environ)
         noted._in_doubt_before, noted.in_doubt = noted.in_doubt or noted._in_doubt_before, None
         return noted
-
-    @property
-    def any(self) -> bool:
-        """Whether there is something to be told of."""
-        return bool(self.refused or self.in_doubt or self._in_doubt_before)
 
     def note(self, error: BaseException) -> None:
         """Note an error, if it is one to be told of."""
@@ -76,9 +77,11 @@ class Incidents:
         # The argument: in str() SQLAlchemy adds a link, on a line of its own.
         said = str(error.args[0]) if error.args else type(error).__name__
         text = " ".join(said.split())
+        self.any, self._environ[_NOTED] = True, self
         if isinstance(error, CommitUnknown):
             self.in_doubt = text
         else:
+            self.refused = self.refused or {}
             self.refused[_About(getattr(error, "pool_name", None), type(error))] = text
 
     def doubt(self, status: int) -> str | None:
@@ -113,11 +116,11 @@ class IncidentLog:
         doubt = incidents.doubt(status)
         if doubt is not None:
             log.error("%s: %s", answered, doubt)
-        for about, text in incidents.refused.items():
+        for about, text in (incidents.refused or {}).items():
             left_out = self._left_out(about)
             if left_out is not None:
                 more = f" ({left_out} more since the last such line)" if left_out else ""
-                log.warning("%s, %s%s%s: %s", answered, _retry_after(response), why, more, text)
+                log.warning("%s, %s%s: %s", answered, _retry_after(response, why), more, text)
 
     def _left_out(self, about: _About) -> int | None:
         """Count the lines left out since the last one; None: this one is left out too."""
@@ -129,8 +132,8 @@ class IncidentLog:
         return left_out if due else None
 
 
-def _retry_after(response: Any) -> str:
+def _retry_after(response: Any, why: str) -> str:
     said = getattr(response, "headers", {}).get("Retry-After")
     if said is None:
-        return "no Retry-After"
+        return f"no Retry-After{why}"
     return f"Retry-After {said} s" if said.isdigit() else f"Retry-After {said}"

@@ -52,7 +52,7 @@ def overload_view(error: Exception, request: Request) -> Response:
         response.retry_after = seconds
     if outcome is None:
         # `pyramid.tweens` does not list the tween that writes it for all of a request.
-        incidents = Incidents()
+        incidents = Incidents({})
         incidents.note(error)
         IncidentLog.of(request.registry).write(incidents, request, response)
     return response

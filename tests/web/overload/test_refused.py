@@ -199,7 +199,7 @@ def test_each_kind_of_refusal_has_its_own_lines(caplog: pytest.LogCaptureFixture
         DatabaseUnavailable.saying("away", OSError()),
         PoolTimeout("full"),
     ):
-        met = incidents.Incidents()
+        met = incidents.Incidents({})
         met.note(error)
         log.write(met, Request.blank("/"), Response(status=503))
     assert [r.getMessage()[-4:] for r in caplog.records] == ["full", "away"]
