@@ -81,7 +81,8 @@ def stack(app: str, *, patience: float = 5, grace: float = 10) -> Iterator[Stack
         ends.callback(proxy.close)
         make_tables(postgres.url())
         variables = {
-            "database_url": proxy.url(postgres.url()),
+            # A % would start an interpolation.
+            "database_url": proxy.url(postgres.url()).replace("%", "%%"),
             "broker_folder": str(folder / "broker"),
             "patience": str(patience),
             "grace": str(grace),
