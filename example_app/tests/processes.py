@@ -88,7 +88,7 @@ class Program:
         if number is not None:
             self.process.send_signal(number)
         code = self.process.wait(seconds)
-        self._reader.join()
+        self._close()
         while (line := self._news.get()) is not None:
             self.lines.append(line)
         return code
@@ -98,7 +98,12 @@ class Program:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
         self._reader.join()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def write(app: TestApp, words: str) -> str:

@@ -97,7 +97,7 @@ def test_stop_is_clean(start_demo: StartDemo, folder: Path, number: signal.Signa
     assert open_page(demo) == 200
     assert len(programs_with(str(folder))) >= 5
     assert demo.end(number) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     assert not programs_with(str(folder))
     log = (folder / "postgres" / "postgres.log").read_text()
     assert log.count("database system is shut down") == 1
@@ -111,7 +111,7 @@ def test_stop_during_the_start_is_clean(start_demo: StartDemo, folder: Path) -> 
     demo = start_demo()
     demo.wait_for("Starting")
     assert demo.end(signal.SIGINT) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     again = start_demo("--check")
     assert again.end(seconds=100) == 0, again.output
     assert "Everything works" in again.output
@@ -124,7 +124,7 @@ def test_same_stop_twice_is_one(start_demo: StartDemo) -> None:
     demo.wait_for("Ctrl-C stops everything")
     demo.process.send_signal(signal.SIGTERM)
     assert demo.end(signal.SIGTERM) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
 
 
 def test_second_stop_kills(start_demo: StartDemo, folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_program_that_dies(start_demo: StartDemo, folder: Path, name: str, modul
     os.kill(process_id(folder, module), signal.SIGKILL)
     assert demo.end() == 1
     assert f"demo: {name} ended with exit code -9" in demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
     assert not programs_with(str(folder))
 
 
@@ -179,7 +179,7 @@ def test_key_restarts_the_database(start_demo: StartDemo, folder: Path) -> None:
     log = (folder / "postgres" / "postgres.log").read_text()
     assert log.count("ready to accept connections") == 2
     assert demo.end(signal.SIGINT) == 0, demo.output
-    assert "Traceback" not in demo.output
+    assert "Traceback" not in demo.output, demo.output
 
 
 def test_database_that_dies_is_started_again_by_a_key(start_demo: StartDemo, folder: Path) -> None:

@@ -94,7 +94,8 @@ class Cluster:
 
         So were those that earlier versions have made. Before the server starts.
         """
-        if self.password_file.exists():
+        # The roles of a standby are its primary's.
+        if self.password_file.exists() or (self.data / "standby.signal").exists():
             return
         access = self.data / "pg_hba.conf"
         access.write_text(re.sub(r"(?m)^([^#].*\s)trust$", rf"\g<1>{ASK}", access.read_text()))

@@ -669,6 +669,10 @@ class RecordSource:
         module = getattr(dialect, "loaded_dbapi", None)
         if module is None:
             return ConnectFailure.UNREACHABLE if isinstance(error, Exception) else None
+        if isinstance(error, sa_exc.ResourceClosedError):
+            # A server that goes away under SQLAlchemy's first questions to it: taken for a fault
+            # of the program, a worker's message would be rejected for it.
+            return ConnectFailure.UNREACHABLE
         # UnicodeDecodeError: psycopg2's, of a server that writes its own encoding.
         known = module.Error | OSError | UnicodeDecodeError | sa_exc.DBAPIError
         if not isinstance(error, known):

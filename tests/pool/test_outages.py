@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Connection, Engine, event, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, event, make_url, select, text
+from sqlalchemy.exc import OperationalError, ResourceClosedError
 
 from pyramid_dbpool import DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.drivers.sockets import has_ended
@@ -359,3 +359,19 @@ def test_full_server_is_waited_for_until_the_deadline(
     assert calls.wait().errors == []
     for lease in leases:
         lease.close()
+
+
+def test_a_server_that_goes_away_under_the_first_questions_is_waited_for(sqlite_url: str) -> None:
+    """SQLAlchemy says that a connection is closed, and not why."""
+    engine, closed = plugin_engine(sqlite_url, 1, 0), [True]
+
+    def first_questions(_connection: object, _record: object) -> None:
+        if closed:
+            closed.pop()
+            raise ResourceClosedError("This Connection is closed")
+
+    event.listen(engine, "connect", first_questions)
+    with engine.connect() as connection:
+        assert connection.scalar(select(1)) == 1
+    assert not closed
+    engine.dispose()
