@@ -36,7 +36,7 @@ class Outage:
     `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
     nobody wants anything must not knock at the server's door, nor fill it when it opens.
     `answered_at`: when an open connection, or the server that refused a login, last answered. That
-    one was given back says nothing: in a network that is dead, what nobody has used comes back too.
+    one was given back says nothing: in a dead network, what nobody has used comes back too.
     `ask_at`: from when on the open ones are to be asked again.
     `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
