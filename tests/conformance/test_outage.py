@@ -79,10 +79,20 @@ def test_outage_is_probed_by_one(lab: Lab) -> None:
 
 def test_live_connections_serve_through_an_outage(lab: Lab) -> None:
     """While new connects fail, connections that live go on from hand to hand."""
+    pass_on(lab, Failure.UNREACHABLE)
+
+
+def test_refused_login_fails_nobody_while_connections_live(lab: Lab) -> None:
+    """While a password is changed, connections that live go on from hand to hand."""
+    pass_on(lab, Failure.CONFIGURATION)
+
+
+def pass_on(lab: Lab, failure: Failure) -> None:
+    """Serve waiters with the one connection that lives, while connects fail."""
     lab.needs(Feature.LINE)
     pool = lab.pool(size=2)
     lease = pool.checkout()
-    lab.server.down = Failure.UNREACHABLE
+    lab.server.down = failure
     for _ in range(5):
         before = lab.server.attempts
         task = lab.run(pool.checkout)

@@ -74,3 +74,12 @@ def test_open_connections_are_asked_once_a_second(outage: Outage) -> None:
     assert asked.count(True) == 3
     outage.kind = ConnectFailure.SATURATED
     assert not outage.asks(BEGAN + 60)
+
+
+def test_a_server_that_refused_a_login_until_now_is_waited_for(outage: Outage) -> None:
+    """The grace counts from when it last said anything."""
+    outage.failed(ConnectFailure.CONFIGURATION, OSError("wrong password"), BEGAN + 3600)
+    fail(outage, BEGAN + 3605)
+    assert not outage.refuses(BEGAN + 3605, 10.0)
+    fail(outage, BEGAN + 3610)
+    assert outage.refuses(BEGAN + 3610, 10.0)
