@@ -23,7 +23,7 @@ EXHAUSTED = "3o7r"
 class Refusals:
     """Make the errors of one pool, a new one for each caller; never with its lock held.
 
-    But for `unavailable`, which calls nothing that could wait.
+    But for `unavailable` and `inside`, which call nothing that could wait.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -46,6 +46,10 @@ class Refusals:
         """Make the error for one caller who gets nothing because of an outage."""
         lasted = self._shared.clock() - outage.since
         return self.unavailable(outage.error, outage.kind, lasted)
+
+    def inside(self) -> PoolTimeout:
+        """Make the error for a caller who has interrupted the pool's own work."""
+        return self._exhausted(PoolTimeout, inside_text(self._name))
 
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
@@ -181,6 +185,16 @@ def saturated_text(
         f"{holders_text(holders)} Raise the server's limit, or lower"
         f" {ini_key(pool_name, 'pool_size')} and {ini_key(pool_name, 'max_overflow')} in the"
         " processes that share it."
+    )
+
+
+def inside_text(pool_name: str | None) -> str:
+    """Explain that there is no connection for whoever interrupts the pool's own work."""
+    return (
+        f"{pool_text(pool_name)}: no connection can be had at once, and nobody may wait here: a"
+        " signal's handler or a finalizer (__del__, a weakref's callback) has interrupted the"
+        " pool's own work in this thread, and everybody would wait with it. Have it set a flag or"
+        " put a message into a queue, and use the database when it has returned."
     )
 
 
