@@ -1,6 +1,8 @@
 """A signal's handler uses the pool in the middle of whatever its own thread does there."""
 
 import itertools
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -170,3 +172,66 @@ def test_others_are_served_beside_a_handler_that_was_refused(maker: Maker) -> No
     waiter.join(PATIENCE)
     assert not waiter.is_alive()
     pool.dispose()
+
+
+STORM = """
+import signal, sys, threading, time
+from pyramid_dbpool import PoolTimeout
+from pyramid_dbpool.pool.managed import ManagedPool
+from tests.support.makers import Connection
+
+pool = ManagedPool(Connection, 1, 1, timeout=30.0, liveness=True, background=sys.argv[2] == "True")
+until = time.monotonic() + float(sys.argv[1])
+did = {"served": 0, "refused": 0}
+busy = False
+
+def use(number, frame):
+    # Outside of the lock it may wait, and would wait for what its own thread has.
+    global busy
+    if busy or not pool._core.door.is_inside():
+        return
+    busy = True
+    try:
+        pool.connect().close()
+        did["served"] += 1
+    except PoolTimeout:
+        did["refused"] += 1
+    finally:
+        busy = False
+
+def call():
+    while time.monotonic() < until:
+        pool.connect().close()
+
+signal.signal(signal.SIGALRM, use)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+threads = [threading.Thread(target=call) for _ in range(3)]
+for each in threads:
+    each.start()
+call()
+while not sum(did.values()) and time.monotonic() < until + 30:
+    pool.connect().close()
+signal.setitimer(signal.ITIMER_REAL, 0)
+for each in threads:
+    each.join(10)
+    assert not each.is_alive()
+numbers = pool.snapshot()
+assert (numbers.leased, numbers.waiting, numbers.held) == (0, 0, 0), numbers
+leases = [pool.connect() for _ in range(2)]
+print("whole", sum(did.values()) > 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [False, True])
+def test_a_storm_of_signals_starves_nobody(background: bool) -> None:
+    """Each handler uses the pool in the middle of what its thread does there."""
+    seconds = os.environ.get("DBPOOL_STRESS_SECONDS", "2")
+    ran = subprocess.run(
+        [sys.executable, "-c", STORM, seconds, str(background)],
+        capture_output=True,
+        text=True,
+        timeout=90 + float(seconds),
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("whole True\n", "")
