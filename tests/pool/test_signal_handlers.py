@@ -174,6 +174,35 @@ def test_others_are_served_beside_a_handler_that_was_refused(maker: Maker) -> No
     pool.dispose()
 
 
+def test_a_handler_that_fails_takes_nothing_from_the_checkout_around_it(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that has in hand is not received yet; it would be handed out twice."""
+    pool = ManagedPool(maker, 2, 0, use_lifo=True, liveness=True)
+    for lease in [pool.connect() for _ in range(2)]:
+        lease.close()
+    (_, first) = pool._core.line.idle
+    first.doubt()
+
+    def handler(_record: object) -> bool:
+        def fail(_connection: object) -> None:
+            raise ValueError("an app's own")
+
+        monkeypatch.setattr(pool, "on_checkout", fail)
+        with pytest.raises(ValueError, match="own"):
+            pool.connect()
+        monkeypatch.setattr(pool, "on_checkout", None)
+        return True
+
+    monkeypatch.setattr(pool._core.source, "ping", handler)
+    lease = pool.connect()
+    assert lease.dbapi_connection is first.connection
+    assert first not in pool._core.line.idle
+    lease.close()
+    assert pool.snapshot().leased == 0
+    pool.dispose()
+
+
 STORM = """
 import signal, sys, threading, time
 from pyramid_dbpool import PoolTimeout
