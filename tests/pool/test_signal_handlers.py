@@ -67,8 +67,10 @@ def striking(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
-@pytest.mark.parametrize("act", [use, use_and_report_dead, look, dispose])
+@pytest.mark.parametrize(
+    ("act", "background"),
+    [(use, False), (use, True), (use_and_report_dead, True), (look, False), (dispose, False)],
+)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_handler_may_use_the_pool_anywhere(
     maker: Maker, operation: str, act: Callable[[ManagedPool], None], background: bool
