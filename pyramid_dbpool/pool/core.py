@@ -74,7 +74,7 @@ class Core:
             answered=self._answered,
             settled=self.look_after,
         )
-        refusals = Refusals(shared)
+        self._refusals = refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
         self.upkeep = Upkeep(shared, self.health)
         self._checkout_parts = CheckoutParts(
@@ -102,6 +102,7 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
+        self._refuse_inside(taken)
         checkout = Checkout(self._checkout_parts, taken, began)
         entry = checkout.run()
         entry.label = current_label()
@@ -113,8 +114,29 @@ class Core:
                 self.stats.waited_for(checkout.waited_seconds)
         return entry
 
+    def _refuse_inside(self, taken: PooledEntry | None = None) -> None:
+        """Refuse whoever would have to wait or to open something while he has the lock.
+
+        A signal's handler or a finalizer, which came in the middle of what its own thread does
+        there: all others would wait for it, and it for what they might give back.
+        """
+        if not self.door.is_inside():
+            return
+        if taken is not None:
+            # It was to be examined, and still is.
+            taken.doubt()
+            taken.holder = 0
+            self.door.put_off(taken.record)
+        self.door.call_later(self._count_refused_inside)
+        raise self._refusals.inside()
+
+    def _count_refused_inside(self) -> None:
+        with self.door, self.lock:
+            self.stats.refused["inside"] += 1
+
     def check_out_again(self, gone: PooledEntry) -> PooledEntry:
         """Serve a caller whose connection was found to be gone, at the head of the line."""
+        self._refuse_inside()
         gone.stop_looking()
         with self.door, self.lock:
             self.stats.closed["invalidated"] += 1
@@ -127,6 +149,7 @@ class Core:
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
+        self._refuse_inside()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.retired else self.options.min_idle
@@ -180,6 +203,9 @@ class Core:
 
     def close_idle(self) -> None:
         """Close what is idle, and keep no minimum open until somebody asks again."""
+        if self.door.is_inside():
+            self.door.call_later(self.close_idle)
+            return
         with self.door, self.lock:
             doomed = list(self.line.idle)
             self.shared.empties.clear()
@@ -196,6 +222,9 @@ class Core:
 
     def retire(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
+        if self.door.is_inside():
+            self.door.call_later(self.retire)
+            return
         with self.door, self.lock:
             self.stats.disowned += self.line.leased
             # As QueuePool, a pool without helpers works for whoever goes on with it.

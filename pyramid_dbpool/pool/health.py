@@ -5,6 +5,7 @@ Does I/O, so never with the pool's lock held.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -192,6 +193,9 @@ class Health:
 
     def suspect_others(self, dead: PooledEntry | None) -> None:
         """Have every connection that is as old as a dead one looked at before it is used."""
+        if self._door.is_inside():
+            self._door.call_later(functools.partial(self.suspect_others, dead))
+            return
         with self._door, self._lock:
             self._stats.suspicions += 1
             for each in self._line.members:
@@ -211,6 +215,9 @@ class Health:
 
     def condemn_all(self) -> None:
         """Have every connection that is open now replaced before it is used again."""
+        if self._door.is_inside():
+            self._door.call_later(self.condemn_all)
+            return
         with self._door, self._lock:
             for each in self._line.members:
                 each.condemn()

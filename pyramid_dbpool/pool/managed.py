@@ -13,6 +13,7 @@ that a listener refuses.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -20,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import getpid
+from types import FrameType
 from typing import Any, TypeGuard, cast
 
 from sqlalchemy import exc as sa_exc
@@ -252,8 +254,21 @@ class ManagedPool(QueuePool):
 
     def _reclaim_from_killed(self) -> None:
         """Take back what this thread was handed and SQLAlchemy does not know of yet."""
+        if self._interrupts_a_checkout():
+            # What that one has in hand looks the same, and would be handed out twice. What was
+            # lost here is given up in time (`Upkeep.reclaim`).
+            return
         for entry in self._core.unreceived_by(threading.get_ident()):
             self._do_return_conn(entry.record)
+
+    def _interrupts_a_checkout(self) -> bool:
+        """Tell whether a handler or a listener has called this in the middle of a checkout."""
+        frame: FrameType | None = sys._getframe(1)
+        found = 0
+        while frame is not None:
+            found += frame.f_code is _CONNECT and frame.f_locals.get("self") is self
+            frame = frame.f_back
+        return found > 1
 
     # Return
 
@@ -438,6 +453,9 @@ class ManagedPool(QueuePool):
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has counted, and who holds what, as of now."""
         return self._core.snapshot()
+
+
+_CONNECT = ManagedPool.connect.__code__
 
 
 def is_handed_out(connection: object) -> TypeGuard[PoolProxiedConnection]:

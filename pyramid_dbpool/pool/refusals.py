@@ -25,7 +25,7 @@ EXHAUSTED = "3o7r"
 class Refusals:
     """Make the errors of one pool, a new one for each caller; never with its lock held.
 
-    But for `unavailable`, which calls nothing that could wait.
+    But for `unavailable` and `inside`, which call nothing that could wait.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -49,6 +49,10 @@ class Refusals:
         """Make the error for one caller who gets nothing because of an outage."""
         lasted = self._shared.clock() - outage.since
         return self.unavailable(outage.error, outage.kind, lasted)
+
+    def inside(self) -> PoolTimeout:
+        """Make the error for a caller who has interrupted the pool's own work."""
+        return self._exhausted(PoolTimeout, inside_text(self._name))
 
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
@@ -225,6 +229,16 @@ def no_new_text(
     return (
         f"{pool_text(pool_name)}: no connection within {waited:.2f} s: {open_ones} {came}, and"
         f" {why} ({driver_text(outage.error)}).{holders_text(holders)} {remedy}"
+    )
+
+
+def inside_text(pool_name: str | None) -> str:
+    """Explain that there is no connection for whoever interrupts the pool's own work."""
+    return (
+        f"{pool_text(pool_name)}: no connection can be had at once, and nobody may wait here: a"
+        " signal's handler or a finalizer (__del__, a weakref's callback) has interrupted the"
+        " pool's own work in this thread, and everybody would wait with it. Have it set a flag or"
+        " put a message into a queue, and use the database when it has returned."
     )
 
 

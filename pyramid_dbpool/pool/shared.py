@@ -6,6 +6,7 @@ with a clock and a source of a test's own.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -87,13 +88,13 @@ class Timer(Protocol):
 
 
 class Door:
-    """Where returns wait that the garbage collector makes inside of the pool's lock.
+    """Where calls wait that come from inside of the pool's lock, until it is left.
 
     The collector may return a connection anywhere, so also in the middle of what its own
-    thread does under the lock.  Such a return is put off until that thread has left the
-    lock: whoever takes it says `with door, lock:`.  Two, because the lock's own code must
-    be C's: an interrupt that came into a Python method between the taking and the giving
-    back would leave it taken for ever.
+    thread does under the lock, and a signal's handler may use the pool there.  What they change
+    is put off until that thread has left the lock: whoever takes it says `with door, lock:`.
+    Two, because the lock's own code must be C's: an interrupt that came into a Python method
+    between the taking and the giving back would leave it taken for ever.
 
     :param is_inside: tells whether this thread has the lock.
     :param let_in: makes a return.
@@ -104,11 +105,18 @@ class Door:
     def __init__(self, is_inside: Callable[[], bool], let_in: Callable[[Record], object]) -> None:
         self.is_inside = is_inside
         self._let_in = let_in
-        self._late: deque[Record] = deque()
+        self._late: deque[Callable[[], object]] = deque()
 
     def put_off(self, record: Record) -> None:
         """Have a record returned when this thread has left the lock."""
-        self._late.append(record)
+        self.call_later(functools.partial(self._return, record))
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have something called when this thread has left the lock."""
+        self._late.append(call)
+
+    def _return(self, record: Record) -> None:
+        self._let_in(record)
 
     def __enter__(self) -> None:
         """Do nothing."""
@@ -119,11 +127,11 @@ class Door:
             self.let_in()
 
     def let_in(self) -> None:
-        """Make the returns that were put off.
+        """Make the calls that were put off.
 
         Inside of the lock still, each of them is put off again.
         """
-        mine: deque[Record] = deque()
+        mine: deque[Callable[[], object]] = deque()
         try:
             # All of them first: each return comes to the door as it leaves the lock, and would
             # make the next one from within, deeper and deeper.
@@ -131,18 +139,19 @@ class Door:
                 while self._late:
                     mine.append(self._late.popleft())
             while mine:
-                self._make(mine.popleft())
+                _make(mine.popleft())
         finally:
             # Interrupted, it leaves them to whoever comes next.
             self._late += mine
 
-    def _make(self, record: Record) -> None:
-        try:
-            self._let_in(record)
-        except Exception:
-            # As of a listener of the app's. Whoever happens to leave the lock has nothing to
-            # do with it; the collector would have told nobody either.
-            log.exception("A connection could not be taken back in order")
+
+def _make(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        # As of a listener of the app's. Whoever happens to leave the lock has nothing to
+        # do with it; the collector would have told nobody either.
+        log.exception("A connection could not be taken back in order")
 
 
 @dataclass(frozen=True)
