@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from sqlalchemy import URL, Engine, make_url
 
-from pyramid_dbpool import DatabaseUnavailable, dispose_engine, get_engine
+from pyramid_dbpool import DatabaseUnavailable, consume, dispose_engine, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.failed_connects import CONFIGURATION, UNREACHABLE, classified, engine_of
@@ -344,6 +344,21 @@ def test_the_error_names_the_options_of_mariadbs_drivers(
     if driver == "mysqlconnector":
         arguments = {"ssl_ca": NO_NAMES, "ssl_verify_cert": True}
     assert "of TLS (ssl_ca, ssl_cert, ssl_key), the certificates" in told(url, **arguments)
+
+
+def test_a_worker_ends_and_blames_no_message(mariadb_with_tls: MariaDB) -> None:
+    """It would wait for ever for a server that is there."""
+    settings = {
+        "sqlalchemy.url": mariadb_with_tls.url("pymysql"),
+        "sqlalchemy.connect_args": {"ssl": {"ca": NO_NAMES}},
+    }
+    with pytest.raises(DatabaseUnavailable, match=r"check what sqlalchemy\.url or"):
+        consume(["a"], lambda _, session: session.connection(), settings, on_error=_never)
+    dispose_engine(settings)
+
+
+def _never(message: object, error: Exception) -> None:
+    pytest.fail(f"{message} was blamed for {error}")
 
 
 # Broken off
