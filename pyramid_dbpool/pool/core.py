@@ -22,14 +22,14 @@ from .estimates import seconds_to_wait
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
-from .leases import is_with_a_holder, leases, named
+from .leases import Lease, leases, named
 from .line import GONE, LEASED, Line
 from .opener import BackgroundOpener, CallersOpen
 from .options import PoolOptions
 from .outage import Outage
 from .refusals import Refusals
 from .shared import Door, Shared, Source
-from .stats import PoolSnapshot, Stats
+from .stats import Holder, PoolSnapshot, Stats
 from .upkeep import Upkeep
 from .watch import LeaseWatch
 
@@ -257,7 +257,12 @@ class Core:
         refused_login = isinstance(error, DatabaseUnavailable) and (
             self.source.classify(error) is ConnectFailure.CONFIGURATION
         )
-        return None if refused_login else seconds_to_wait(self.snapshot())
+        if refused_login:
+            return None
+        # Without names: those are made by the app's own code, and for each who is refused.
+        numbers, held = self._numbers()
+        holders = tuple(Holder("", each.held_seconds) for each in held)
+        return seconds_to_wait(dataclasses.replace(numbers, holders=holders))
 
     def checked_out(self) -> int:
         """Count the connections that a caller holds."""
@@ -266,9 +271,12 @@ class Core:
 
     def snapshot(self) -> PoolSnapshot:
         """Return what was counted, and who holds what, as of now."""
+        numbers, held = self._numbers()
+        return dataclasses.replace(numbers, holders=named(held))
+
+    def _numbers(self) -> tuple[PoolSnapshot, list[Lease]]:
         with self.door, self.lock:
             now, outage = self.shared.clock(), self.outage
-            held = leases(self.line, now)
             numbers = self.stats.frozen(
                 name=self.options.pool_name or "default",
                 size=self.shared.size,
@@ -276,7 +284,7 @@ class Core:
                 outage_since=None if outage is None else outage.since,
                 now=now,
             )
-        return dataclasses.replace(numbers, holders=named(held))
+            return numbers, leases(self.line, now)
 
 
 def _make_line(
