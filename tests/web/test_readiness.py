@@ -424,7 +424,7 @@ def test_a_read_only_pool_does_not_decide(away: dict[str, Any], settings: dict[s
 def test_a_server_that_takes_no_writes_is_not_ready(postgres_pair: PostgresPair) -> None:
     """Not before new connections reach one that does, though nobody writes meanwhile."""
     settings = settings_for(postgres_pair.url()) | {"dbpool.readiness_route": "/ready"}
-    settings["sqlalchemy.pool_timeout"] = "0.1"
+    settings["dbpool.outage_grace"] = "0"
 
     def write(request: Request) -> None:
         request.db.execute(text("CREATE TABLE new ()"))

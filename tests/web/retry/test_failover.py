@@ -153,7 +153,7 @@ def test_a_request_waits_for_the_primary(
 
 def test_a_wait_for_the_primary_is_bounded(failover: Failover) -> None:
     """As long as for a connection; then 503 and Retry-After, and reads go on."""
-    settings = failover.settings | {"sqlalchemy.pool_timeout": "300ms"}
+    settings = failover.settings | {"sqlalchemy.pool_timeout": "2s", "dbpool.outage_grace": "1h"}
     with app(settings, *PARTS, index=write, read=lambda r: r.db.scalar(text("SELECT 1"))) as web:
         answer = web.client.post("/", status=503)
         assert int(answer.headers["Retry-After"]) >= 1
