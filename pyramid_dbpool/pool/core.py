@@ -22,7 +22,7 @@ from .estimates import seconds_to_wait
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
-from .leases import Lease, leases, named
+from .leases import Lease, is_with_a_holder, leases, named
 from .line import GONE, LEASED, Line
 from .opener import BackgroundOpener, CallersOpen
 from .options import PoolOptions
