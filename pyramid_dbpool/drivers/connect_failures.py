@@ -8,7 +8,7 @@ import functools
 import json
 import pkgutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -123,6 +123,9 @@ SQLITE_CODES: Mapping[int, ConnectFailure] = {
     sqlite3.SQLITE_READONLY: CONFIGURATION,
 }
 
+# So many are left of "Passwort-Authentifizierung f?r", and more than of anything in Cyrillic.
+LEAST_LETTERS = 12
+
 # A path, for example; in a longer text the next part of a message is somebody else's.
 LONGEST_NAME = 250
 
@@ -191,15 +194,25 @@ def _meaning_in_postgres(text: str) -> ConnectFailure | None:
 @functools.cache
 def _postgres_messages() -> Mapping[ConnectFailure, tuple[tuple[str, ...], ...]]:
     # In this order: of several addresses one may be full or starting while another refuses.
+    translated = {failure: TRANSLATED_MESSAGES[failure] for failure in POSTGRES_TEXTS}
     return {
-        failure: tuple(map(_parts, (*TRANSLATED_MESSAGES[failure], *texts)))
-        for failure, texts in POSTGRES_TEXTS.items()
+        failure: tuple(map(_parts, (*messages, *_in_ascii(messages), *POSTGRES_TEXTS[failure])))
+        for failure, messages in translated.items()
     }
+
+
+def _in_ascii(messages: Iterable[str]) -> Iterator[str]:
+    """Yield those that a server writes otherwise as long as it does not know our encoding."""
+    for message in messages:
+        plain = "".join(each if each.isascii() else "?" for each in message)
+        # Of a language without Latin letters nothing is left that could be told apart.
+        if plain != message and sum(map(str.isalpha, plain)) >= LEAST_LETTERS:
+            yield plain
 
 
 def _parts(message: str) -> tuple[str, ...]:
     # Quotation marks are left out: a server whose encoding has none writes others.
-    parts = (part.strip(" \"'«»:") for part in message.split("%s"))
+    parts = (part.strip(" \"'«»?:") for part in message.split("%s"))
     return tuple(part for part in parts if part)
 
 

@@ -227,6 +227,9 @@ class Health:
 
         One that is being opened just now is not handed out a second time either.
         """
+        if self._door.is_inside():
+            self._door.call_later(self.retire_all)
+            return
         with self._door, self._lock:
             self._retired_at = self._shared.clock()
             for each in self._line.members:
