@@ -11,7 +11,13 @@ from typing import Any
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
 from .transactions import is_known_rollback
 
-__all__ = ["WriteRefusal", "is_read_only", "refuses_as_standby", "storage_refusal"]
+__all__ = [
+    "WriteRefusal",
+    "defaults_to_read_only",
+    "is_read_only",
+    "refuses_as_standby",
+    "storage_refusal",
+]
 
 
 class WriteRefusal(enum.Enum):
@@ -29,7 +35,8 @@ READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE.
-STANDBY_STATES = frozenset({"25006", "0A000"})
+READ_ONLY_TRANSACTION = "25006"
+STANDBY_STATES = frozenset({READ_ONLY_TRANSACTION, "0A000"})
 # MySQL's and MariaDB's: an option prevents the statement (the text says which), InnoDB is
 # read-only; a table is, or the transaction, of which the server may be the reason.
 OPTION_PREVENTS, INNODB_READ_ONLY = 1290, 1836
@@ -56,18 +63,25 @@ _MYSQL_TEMPORARY = re.compile(r"#sql|\(temporary\)|\bMY\w*=\d+|/MY\w{6}\b|tempor
 SQLITE_STORAGE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
-def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
+def refuses_as_standby(
+    error: BaseException, dbapi_connection: Any, *, took_writes: bool = False
+) -> bool:
     """Tell whether a server has refused a statement because it is read-only, and not its holder.
 
     A role, a session or a transaction that was made read-only is not meant, nor is what MariaDB's
     other options prevent.
+
+    :param took_writes: whether the pool's sessions were not read-only by default before.
     """
     orig = driver_error(error)
     number = error_number(orig)
     if number is None:
         if sqlstate(orig) not in STANDBY_STATES or is_known_rollback(orig):
             return False
-        return _is_hot_standby(dbapi_connection) is True
+        if _is_hot_standby(dbapi_connection):
+            return True
+        is_fenced = took_writes and defaults_to_read_only(dbapi_connection)
+        return bool(is_fenced) and sqlstate(orig) == READ_ONLY_TRANSACTION
     if number == OPTION_PREVENTS:
         return _READ_ONLY_OPTION.search(str(orig)) is not None
     if number in MAY_BE_READ_ONLY:
@@ -104,12 +118,24 @@ def is_read_only(dbapi_connection: Any, dialect: str) -> bool | None:
     return None
 
 
+def defaults_to_read_only(dbapi_connection: Any) -> bool | None:
+    """Tell whether PostgreSQL begins this session's transactions read-only; None: it is silent.
+
+    So does a primary that is fenced before it is switched off. Costs no round trip.
+    """
+    return _is_on(dbapi_connection, "default_transaction_read_only")
+
+
 def _is_hot_standby(dbapi_connection: Any) -> bool | None:
-    # PostgreSQL 14 and later report it.
+    return _is_on(dbapi_connection, "in_hot_standby")
+
+
+def _is_on(dbapi_connection: Any, parameter: str) -> bool | None:
+    # PostgreSQL 14 and later report both, and each change.
     ask = getattr(dbapi_connection, "get_parameter_status", None)
     if ask is None:
         ask = getattr(getattr(dbapi_connection, "info", None), "parameter_status", None)
-    status = None if ask is None else ask("in_hot_standby")
+    status = None if ask is None else ask(parameter)
     return None if status is None else status == "on"
 
 

@@ -21,6 +21,7 @@ from ..clock import monotonic, sleep
 from ..drivers.driver_errors import driver_text
 from ..drivers.writability import (
     WriteRefusal,
+    defaults_to_read_only,
     is_read_only,
     refuses_as_standby,
     storage_refusal,
@@ -60,6 +61,8 @@ class WriteOutage:
         # A named pool may be a replica's, though no setting says so; what has once been at a
         # primary is none.
         self._was_primary = pool.name == "default"
+        # What a role, a database or the settings have made read-only by default, never does.
+        self._took_writes = False
         self._engine: weakref.ref[Engine] | None = None
         self._start()
 
@@ -77,10 +80,12 @@ class WriteOutage:
     def watch(self, engine: Engine) -> None:
         """Be the one for `engine`."""
         self._engine = weakref.ref(engine)
-        if not (self._is_meant or self._was_primary):
+        if not self._is_meant:
             event.listen(engine, "connect", self._note_server)
 
     def _note_server(self, dbapi_connection: Any, _record: Any) -> None:
+        if not self._took_writes:
+            self._took_writes = defaults_to_read_only(dbapi_connection) is False
         if not self._was_primary:
             engine = self._made
             name = "" if engine is None else engine.dialect.name
@@ -102,7 +107,9 @@ class WriteOutage:
             self._note_full(heard.error)
         elif self._is_meant or not self._was_primary:
             return None
-        elif refuses_as_standby(heard.error, heard.connection.dbapi_connection):
+        elif refuses_as_standby(
+            heard.error, heard.connection.dbapi_connection, took_writes=self._took_writes
+        ):
             self._note_read_only(heard)
             return WriteRefusal.READ_ONLY
         return refusal
@@ -244,7 +251,9 @@ class WriteOutage:
             return
         try:
             with opened_apart(engine) as dbapi_connection:
-                read_only = is_read_only(dbapi_connection, engine.dialect.name)
+                read_only = is_read_only(dbapi_connection, engine.dialect.name) or (
+                    self._took_writes and defaults_to_read_only(dbapi_connection)
+                )
         except Exception:
             # It is away: the pool, and whoever waits for it, see to that.
             log.debug("pool %r: no look at the server", self.name, exc_info=True)

@@ -1,8 +1,8 @@
 """A failover: the old primary is back as a standby, and its connections answer every ping."""
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -266,6 +266,41 @@ def test_a_role_or_database_that_is_read_only_is_no_failover(
             assert web.pool.snapshot().closed.get("retired", 0) == 0
     finally:
         failover.pair.execute(f"ALTER {whose} RESET default_transaction_read_only")
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str) -> None:
+    """It refuses to write before it is switched off, on new connections too."""
+    failover.move()
+    settings, answers = settings_for(failover.pair.url(driver)), list[Any]()
+    with app(settings, *PARTS, index=write) as web:
+        writes = process_engine(settings).writes
+        fill(web)
+        with fenced(failover.pair):
+            wait_for(lambda: reads_only(web))
+            thread = in_thread(lambda: answers.append(web.client.post("/").text))
+            wait_for(lambda: writes.since is not None and writes._looks > 1)
+        thread.join()
+    assert (answers, failover.count()) == (["1"], 1)
+
+
+@contextmanager
+def fenced(pair: PostgresPair) -> Iterator[None]:
+    """Have the primary refuse writes, for everybody."""
+    reload = "SELECT pg_reload_conf()"
+    pair.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    pair.execute(reload)
+    try:
+        yield
+    finally:
+        pair.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        pair.execute(reload)
+
+
+def reads_only(web: Any) -> bool:
+    """Tell whether the server has read its configuration."""
+    with web.engine.connect() as connection:
+        return bool(connection.scalar(text("SHOW default_transaction_read_only")) == "on")
 
 
 @pytest.mark.parametrize("marked", [True, False])
