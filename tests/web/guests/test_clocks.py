@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from pyramid.request import Request
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from pyramid_dbpool import session_factory
 from tests.support.guests import CLOCKS, Guest
@@ -15,9 +16,16 @@ BACKEND = text("SELECT pg_backend_pid()")
 
 
 @pytest.fixture(params=CLOCKS)
-def clock(request: pytest.FixtureRequest) -> Guest:
+def clock(request: pytest.FixtureRequest, psycopg_url: str) -> Guest:
     """Give what an app's test does to the clock."""
-    return CLOCKS[request.param]
+    found = CLOCKS[request.param]
+    url = make_url(psycopg_url).set(drivername="postgresql").render_as_string(False)
+    with found():
+        try:
+            psycopg.connect(url, connect_timeout=60).close()
+        except psycopg.errors.ConnectionTimeout:
+            pytest.skip(f"psycopg {psycopg.__version__} by itself opens nothing under this clock")
+    return found
 
 
 def one(request: Request) -> Any:
