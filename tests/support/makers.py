@@ -41,13 +41,18 @@ class Maker:
         self.made: list[Connection] = []
         self.error: Exception | None = None
         self.before: Callable[[], object] = lambda: None
+        self._over = False
 
     def __call__(self) -> Connection:
         self.before()
         if self.error is not None:
             raise self.error
-        self.made.append(Connection())
-        return self.made[-1]
+        made = Connection()
+        self.made.append(made)
+        if self._over:
+            # Opened in the background, by a pool that its test has forgotten.
+            made.close()
+        return made
 
     def forget(self) -> None:
         """Close what was made, and forget it."""
@@ -56,13 +61,18 @@ class Maker:
                 connection.close()
         self.made.clear()
 
+    def end(self) -> None:
+        """Close what was made, and what is made from now on."""
+        self._over = True
+        self.forget()
+
 
 @pytest.fixture
 def maker() -> Iterator[Maker]:
     """Yield a creator, and close what it made."""
     made = Maker()
     yield made
-    made.forget()
+    made.end()
 
 
 def in_thread(run: Callable[[], object]) -> threading.Thread:
