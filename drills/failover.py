@@ -9,7 +9,7 @@ from drills.stack import Programs, ending, make_tables
 from tests.support.servers.failover import PostgresPair
 
 LATE = 1.0  # seconds for which the address still leads to the old primary
-# What is asked of a primary that is to be switched off: it refuses to write, and is there.
+# What a primary is told before it is switched off: it refuses to write, and its connections answer.
 FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
 
 
@@ -21,7 +21,7 @@ def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
         make_tables(pair.primary.url())
         faults = [
             Fault("primary crashed, back as a standby", lambda: crash(pair)),
-            Fault("primary fenced, its connections alive", lambda: switch(pair)),
+            Fault("primary fenced, stopped in order", lambda: switch(pair)),
         ]
         return restart.under(Programs(folder, "main", pair.url(), ends, patience), faults, seconds)
 
@@ -36,10 +36,11 @@ def crash(pair: PostgresPair) -> None:
 
 
 def switch(pair: PostgresPair) -> None:
-    """Fence the primary, whose connections go on answering, and promote the other one."""
+    """Switch over in order: fence the primary, stop it, and promote the other one."""
     pair.execute(FENCE)
     pair.execute("SELECT pg_reload_conf()")
     pair.catch_up()
-    pair.promote()
     time.sleep(LATE)
+    pair.primary.stop("fast")
+    pair.promote()
     pair.lead_to(pair.primary)
