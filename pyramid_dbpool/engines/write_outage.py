@@ -30,7 +30,7 @@ from ..errors import DatabaseUnavailable
 from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
-from ..pool.outage import LAST_PAUSE, pause_before
+from ..pool.outage import FRESH, LONGEST_PAUSE, pause_before
 from ..settings import PoolSettings
 from ..stopping import SLICE
 from .apart import opened_apart
@@ -40,8 +40,6 @@ __all__ = ["WriteOutage"]
 
 log = logging.getLogger(__name__)
 
-# What a look has found is taken for true for so long, in seconds.
-FRESH = 2 * LAST_PAUSE
 # What nobody has seen for so long (seconds) may be over: that a server is read-only, or full.
 QUIET = 60.0
 
@@ -245,7 +243,7 @@ class WriteOutage:
     def _look(self) -> None:
         """Ask the server that a new connection reaches; by whoever has the turn."""
         self._looks += 1
-        self._look_at = monotonic() + pause_before(self._looks, LAST_PAUSE)
+        self._look_at = monotonic() + pause_before(self._looks, LONGEST_PAUSE)
         engine = self._made
         if engine is None:
             return
