@@ -144,6 +144,7 @@ def test_a_request_waits_for_the_primary(
     assert [TAKES_WRITES in each for each in said].count(True) == 1, said
 
 
+@pytest.mark.slow
 def test_a_wait_for_the_primary_is_bounded(failover: Failover) -> None:
     """As long as for a connection; then 503 and Retry-After, and reads go on."""
     settings = failover.settings | {"sqlalchemy.pool_timeout": "2s", "dbpool.outage_grace": "1h"}
