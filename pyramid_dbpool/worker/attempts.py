@@ -149,7 +149,7 @@ class Attempts(Generic[M]):
         return True
 
     def _there_is_room(self, tries: int) -> bool:
-        return not self.stop.wait(_pause(tries))
+        return self._pause_is_over(tries)
 
     def _others_are_past(self, tries: int) -> bool:
         # The others' transactions are short; the message in hand is finished even at a stop.
