@@ -13,7 +13,7 @@ LATE = 1.0  # seconds for which the address still leads to the old primary
 FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
 
 
-def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
+def drill(seconds: float, patience: float = 5.0, grace: float = 10.0) -> list[Figure]:
     """Run it on the example app and its streamer, with a standby that has each COMMIT."""
     with ending() as (folder, ends):
         pair = PostgresPair(folder, synchronous=True)
@@ -23,7 +23,8 @@ def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
             Fault("primary crashed, back as a standby", lambda: crash(pair)),
             Fault("primary fenced, stopped in order", lambda: switch(pair)),
         ]
-        return restart.under(Programs(folder, "main", pair.url(), ends, patience), faults, seconds)
+        made = Programs(folder, "main", pair.url(), ends, patience, grace)
+        return restart.under(made, faults, seconds)
 
 
 def crash(pair: PostgresPair) -> None:

@@ -30,7 +30,7 @@ from ..errors import DatabaseUnavailable
 from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
-from ..pool.outage import LAST_PAUSE, pause_before
+from ..pool.outage import FRESH, LONGEST_PAUSE, pause_before
 from ..settings import PoolSettings
 from ..stopping import SLICE
 from .apart import opened_apart
@@ -40,8 +40,6 @@ __all__ = ["WriteOutage"]
 
 log = logging.getLogger(__name__)
 
-# What a look has found is taken for true for so long, in seconds.
-FRESH = 2 * LAST_PAUSE
 # What nobody has seen for so long (seconds) may be over: that a server is read-only, or full.
 QUIET = 60.0
 
@@ -63,7 +61,7 @@ class WriteOutage:
         self._was_primary = pool.name == "default"
         # What a role, a database or the settings have made read-only by default, never does.
         self._took_writes = False
-        self._engine: weakref.ref[Engine] | None = None
+        self._watched: weakref.ref[Engine] | None = None
         self._start()
 
     def _start(self) -> None:
@@ -79,7 +77,7 @@ class WriteOutage:
 
     def watch(self, engine: Engine) -> None:
         """Be the one for `engine`."""
-        self._engine = weakref.ref(engine)
+        self._watched = weakref.ref(engine)
         if not self._is_meant:
             event.listen(engine, "connect", self._note_server)
 
@@ -87,13 +85,19 @@ class WriteOutage:
         if not self._took_writes:
             self._took_writes = defaults_to_read_only(dbapi_connection) is False
         if not self._was_primary:
-            engine = self._made
+            engine = self._engine
             name = "" if engine is None else engine.dialect.name
             self._was_primary = is_read_only(dbapi_connection, name) is not True
 
     @property
-    def _made(self) -> Engine | None:
-        return None if self._engine is None else self._engine()
+    def _engine(self) -> Engine | None:
+        return None if self._watched is None else self._watched()
+
+    @property
+    def _pool(self) -> ManagedPool | None:
+        engine = self._engine
+        pool = None if engine is None else engine.pool
+        return pool if isinstance(pool, ManagedPool) else None
 
     # Refusals
 
@@ -155,13 +159,12 @@ class WriteOutage:
     @property
     def replaces(self) -> bool:
         """Whether the engine's pool replaces its connections when it is told to."""
-        engine = self._made
-        return engine is not None and isinstance(engine.pool, ManagedPool)
+        return self._pool is not None
 
     def _retire(self) -> None:
-        engine = self._made
-        if engine is not None and isinstance(engine.pool, ManagedPool):
-            engine.pool.retire_all()
+        pool = self._pool
+        if pool is not None:
+            pool.retire_all()
 
     # Waiting
 
@@ -223,7 +226,7 @@ class WriteOutage:
 
     def unavailable(self) -> DatabaseUnavailable:
         """Make the error for one caller who has waited in vain."""
-        engine, lasted = self._made, self.lasted or 0.0
+        engine, lasted = self._engine, self.lasted or 0.0
         text = (
             f"pool {self.name!r}: the server has been read-only for {lasted:.1f} s ({self._said})"
         )
@@ -245,8 +248,8 @@ class WriteOutage:
     def _look(self) -> None:
         """Ask the server that a new connection reaches; by whoever has the turn."""
         self._looks += 1
-        self._look_at = monotonic() + pause_before(self._looks, LAST_PAUSE)
-        engine = self._made
+        self._look_at = monotonic() + pause_before(self._looks, LONGEST_PAUSE)
+        engine = self._engine
         if engine is None:
             return
         try:

@@ -106,7 +106,8 @@ class ManagedPool(QueuePool):
     :param keepalive: ping idle connections so often.
     :param background: open connections in threads, beside those who wait.
     :param max_waiting: refuse a caller when so many wait already.
-    :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
+    :param outage_grace: with `background`, refuse callers once an outage has lasted so long and no
+        open connection has answered.
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
         holder of one waits for another.

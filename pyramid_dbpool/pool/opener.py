@@ -254,7 +254,7 @@ class Openings(Generic[E]):
         if outage is not None:
             if not self._probes:
                 return None
-            # Otherwise a look at once would find nothing to do, and come again at once.
+            # Where no probe may begin, it would find nothing to do, and come again at once.
             if self._may_probe(now):
                 return max(outage.retry_at, now)
         elif line.full or not line.waiting:

@@ -111,13 +111,12 @@ class Refusals:
                 cut=cut,
                 setting=setting,
             )
-        error = self._exhausted(PoolTimeout, text)
-        error.__cause__ = None if outage is None else outage.error
-        return error
+        return self._exhausted(PoolTimeout, text, outage)
 
-    def _exhausted(self, kind: type[T], text: str) -> T:
+    def _exhausted(self, kind: type[T], text: str, outage: Outage | None = None) -> T:
         error = kind(text, code=EXHAUSTED)
         error.pool_name = self._name
+        error.__cause__ = None if outage is None else outage.error
         return error
 
 

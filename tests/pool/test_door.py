@@ -80,8 +80,8 @@ class Scene:
         self.pool.dispose()
 
 
-def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
-    """Make a trace function that drops the forgotten lease after so many of our opcodes."""
+def striking(act: Callable[[], object], left: list[int]) -> Callable[..., Any]:
+    """Make a trace function that acts after so many of our opcodes."""
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(CODE):
@@ -90,12 +90,16 @@ def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
         if event == "opcode":
             if left[0] == 0:
                 sys.settrace(None)
-                # Nothing else holds it: this is what the collector would do.
-                scene.forgotten.clear()
+                act()
             left[0] -= 1
         return trace
 
     return trace
+
+
+def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
+    """Drop the forgotten lease so: nothing else holds it, as if the collector came."""
+    return striking(scene.forgotten.clear, left)
 
 
 @pytest.mark.slow

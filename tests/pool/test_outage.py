@@ -3,7 +3,7 @@
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, Outage
+from pyramid_dbpool.pool.outage import LONGEST_PAUSE, LONGEST_PROBE, Outage
 
 BEGAN = 1000.0
 
@@ -23,7 +23,7 @@ def fail(outage: Outage, now: float) -> float:
 def test_the_pauses_grow_up_to_a_longest_one(outage: Outage) -> None:
     """However long the outage lasts."""
     pauses = [fail(outage, BEGAN + 100.0 * number) for number in range(2000)]
-    assert pauses[0] <= 0.1 and LAST_PAUSE / 2 <= pauses[-1] <= LAST_PAUSE
+    assert pauses[0] <= 0.1 and LONGEST_PAUSE / 2 <= pauses[-1] <= LONGEST_PAUSE
 
 
 def test_many_processes_do_not_knock_as_one(outage: Outage) -> None:
