@@ -9,7 +9,7 @@ from drills.stack import Programs, ending, make_tables
 from tests.support.servers.failover import PostgresPair
 
 LATE = 1.0  # seconds for which the address still leads to the old primary
-# What a primary is told before it is switched off: it refuses to write, and its connections answer.
+# What a primary is told before it is stopped: it refuses to write, and its connections answer.
 FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
 
 
