@@ -83,9 +83,13 @@ def said_by(error: BaseException) -> str:
 
 
 def one_line(said: str) -> str:
-    """Put what a driver said on one line, without the question that libpq adds."""
+    """Put what a driver said on one line, without the question that libpq adds.
+
+    And once: libpq tries with TLS and without it, and is refused in the same words.
+    """
     lines = [" ".join(line.split()) for line in said.strip().splitlines()]
     text = ""
     for line in lines[:1] + [line for line in lines[1:] if line and not line.endswith("?")]:
-        text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
+        if line not in text:
+            text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
     return text
