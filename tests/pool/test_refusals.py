@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import NullPool, create_engine, make_url
+from sqlalchemy import URL, NullPool, create_engine, make_url
 
 from pyramid_dbpool import (
     DatabaseUnavailable,
@@ -27,6 +27,7 @@ from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 from tests.conformance.stub_driver import StubConnection
 from tests.support.makers import PATIENCE, Maker, wait_for
+from tests.support.servers.ports import deaf_port
 
 
 def test_a_full_pool_and_a_full_line_are_counted(maker: Maker) -> None:
@@ -171,6 +172,24 @@ def test_what_a_server_says_twice_is_told_once(driver: str) -> None:
         get_engine(settings).connect()
     dispose_engine(settings)
     assert str(caught.value).count("password wrong") == 1
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_each_address_of_several_is_told_once(driver: str) -> None:
+    """The last one too, which psycopg tells first; an address stands in what libpq says of it."""
+    first, last = deaf_port(), deaf_port()
+    hosts = {"host": (f"127.0.0.1:{first}", f"127.0.0.1:{last}")}
+    url = URL.create(f"postgresql+{driver}", "web", database="notes", query=hosts)
+    settings = {"sqlalchemy.url": url, "sqlalchemy.pool_timeout": "0"}
+    with pytest.raises(DatabaseUnavailable) as caught:
+        get_engine(settings).connect()
+    dispose_engine(settings)
+    said = str(caught.value).partition(" (")[2]
+    refused = 'connection to server at "127.0.0.1", port {} failed: Connection refused'
+    assert [said.count(refused.format(port)) for port in (first, last)] == [1, 1]
+    for both in (refused.format(first), refused.format(last), "connection failed: ", "; ", ")"):
+        said = said.replace(both, "")
+    assert said == ""
 
 
 def test_a_client_that_the_server_knows_neither_way_is_not_told_to_look_at_tls() -> None:
