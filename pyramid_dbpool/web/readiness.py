@@ -103,6 +103,8 @@ class PoolReadiness:
         self._ready = False
         self._known_at = float("-inf")
         self._contacts = 0
+        # How often a login had been refused when the last probe began.
+        self._turned_away = 0
         # Whether only connections that are open work.
         self._degraded = False
         # Since when the log has it that this is not ready; None: it has not.
@@ -144,8 +146,14 @@ class PoolReadiness:
             self._ready, self._known_at = says, now
             if says:
                 self._say_ready()
-        elif now - self._known_at >= (FRESH_GOOD if self._ready else FRESH_BAD):
+        elif now - self._known_at >= (FRESH_GOOD if self._is_undoubted() else FRESH_BAD):
             self._probe(now)
+
+    def _is_undoubted(self) -> bool:
+        """Tell whether it was ready, and no caller was turned away since: by a password, say."""
+        pool = self._made.engine.pool
+        known = not isinstance(pool, ManagedPool) or pool.turned_away <= self._turned_away
+        return self._ready and known
 
     def _pool_says(self, now: float) -> bool | None:
         """Return what the pool knows by itself, None if it has seen nothing lately."""
@@ -168,6 +176,8 @@ class PoolReadiness:
             if now - self._probing_since < LONGEST_PROBE:
                 return
             self._probing_since, self._over = now, threading.Event()
+            if isinstance(self._made.engine.pool, ManagedPool):
+                self._turned_away = self._made.engine.pool.turned_away
         try:
             start_thread("dbpool-readiness", partial(self._look, now, self._over))
         except RuntimeError:

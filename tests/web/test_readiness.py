@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
-from sqlalchemy import event, make_url, select, text
+from sqlalchemy import Engine, event, make_url, select, text
 
+from pyramid_dbpool import DatabaseUnavailable, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines.registry import process_engine
@@ -236,6 +237,31 @@ def test_the_log_says_that_this_is_over(
     )
     ready = "dbpool.readiness_route: pool 'default' is ready after 40.0 s."
     assert told() == [away_line, ready, away_line]
+
+
+def test_a_refused_login_puts_what_is_known_in_doubt(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """It is looked at within a second, and not ten; a probe that was let in is believed again."""
+    engine = get_engine(settings | {"dbpool.engine_hook": refuse_logins})
+    pool = PoolReadiness(process_engine(settings | {"dbpool.engine_hook": refuse_logins}), Clock())
+    assert is_ready(pool) and probes.count == 1
+    with pytest.raises(DatabaseUnavailable):
+        engine.connect()
+    is_ready(at(pool, FRESH_BAD / 2))
+    assert probes.count == 1
+    is_ready(at(pool, FRESH_BAD))
+    assert probes.count == 2
+    is_ready(at(pool, 3 * FRESH_BAD))
+    assert probes.count == 2
+
+
+def refuse_logins(engine: Engine) -> None:
+    """Let its server know no such role."""
+
+    @event.listens_for(engine, "do_connect")
+    def ask_for_nobody(_dialect: Any, _record: Any, _args: Any, parameters: Any) -> None:
+        parameters["user"] = "nobody"
 
 
 def test_what_the_pool_has_said_is_not_said_again(
