@@ -431,6 +431,11 @@ class ManagedPool(QueuePool):
         """How often somebody has seen that the server is there."""
         return self._core.stats.contacts
 
+    @property
+    def turned_away(self) -> int:
+        """How often the server has refused a connection, as for a wrong password."""
+        return self._core.stats.turned_away
+
     def checkedout(self) -> int:
         """Count the connections that are checked out.
 
