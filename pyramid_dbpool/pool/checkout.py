@@ -258,6 +258,7 @@ class Checkout:
         with self._door, self._lock:
             self._line.opened(entry, now)
             self._slot = False
+            self._parts.health.opened_locked(entry)
             self._parts.shared.stats.connected(now - began)
         self._parts.opener.caller_opened()
         return entry

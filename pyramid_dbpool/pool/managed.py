@@ -289,18 +289,20 @@ class ManagedPool(QueuePool):
             or now >= entry.expires_at
         ) and not core.take_changed(entry, now):
             return
-        if not entry.suspect:
-            check_at = now + entry.patience
-            entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         stats = core.stats
         held, hold = now - entry.leased_at, stats.hold
         with core.door, core.lock:
+            # Under the lock, as whoever doubts or retires it: it would be passed on unseen.
+            expires_at = entry.expires_at
+            if not entry.suspect:
+                check_at = now + entry.patience
+                entry.check_at = check_at if check_at < expires_at else expires_at
             # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
-            kept = core.line.put(entry, now)
+            kept = now < expires_at and core.line.put(entry, now)
         if not kept:
-            core.health.close(entry, "surplus")
+            core.health.close(entry, "retired" if entry.condemned else "surplus")
         elif core.upkeep.planned_for != stats.opened:
             core.look_after()
 

@@ -605,6 +605,7 @@ class BackgroundOpener:
                 self.openings.failed(opening, kind, error, self._clock())
         else:
             with self._door, self._lock:
+                self._health.opened_locked(entry)
                 if not self.openings.opened(opening, entry, self._clock()):
                     surplus = entry
         self.launch()
