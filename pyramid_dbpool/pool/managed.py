@@ -314,19 +314,21 @@ class ManagedPool(QueuePool):
     ) -> None:
         """Note that a connection was found dead: the others are suspects."""
         record = getattr(connection, "_connection_record", None)
+        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+        # Those that were opened since then are not to go for it.
+        is_old_news = entry is not None and entry.condemned
         if self._options.liveness and _checkin and record is not None:
             if self._driver_says_lost(connection, exception):
                 # To be looked at, not to be closed: whoever ended one session, as
                 # pg_terminate_backend does, has not ended all of them.
-                self._core.health.suspect_others(record.dbpool_entry)
-            else:
+                self._core.health.suspect_others(entry)
+            elif not is_old_news:
                 # A listener of the app's says so (`is_disconnect`), of what no ping may see.
                 self._core.health.retire_all()
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
-        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
-        if entry is None or not entry.condemned:
+        if not is_old_news:
             self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
 
