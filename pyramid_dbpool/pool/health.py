@@ -81,7 +81,7 @@ class Health:
         return entry
 
     def opened_locked(self, entry: PooledEntry) -> None:
-        """See whether what becomes one of the line's is to go already; then it is `retire_all`'s."""
+        """Retire what becomes one of the line's, if `retire_all` came while it was opened."""
         if entry.began_at <= self._retired_at:
             self._retire_locked(entry)
 
