@@ -282,6 +282,6 @@ class Checkout:
         if isinstance(granted, PooledEntry) and not passed_on:
             self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
-            self._parts.shared.source.close(opened.record)
+            self._parts.health.close_foreign(opened)
         self._parts.health.settled()
         self._parts.opener.replan()

@@ -176,7 +176,7 @@ class Core:
         if entry.pid != getpid():
             inheritance.inherit(entry)
         elif entry.state is not LEASED:
-            self.source.close(record)  # disowned: the pool was disposed of in the meantime
+            self.health.close_foreign(entry)  # the pool was disposed of in the meantime
         elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)
         elif self.source.connection(record) is not entry.connection:

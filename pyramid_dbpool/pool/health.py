@@ -76,7 +76,7 @@ class Health:
             self._prepare(entry, now)
             self._was_opened()
         except BaseException:
-            self._source.close(record)
+            self.close_foreign(entry)
             raise
         return entry
 
@@ -306,6 +306,11 @@ class Health:
             self._source.drop(entry.record)
         else:
             self._source.close(entry.record)
+
+    def close_foreign(self, entry: PooledEntry) -> None:
+        """Close a connection that is not the line's: not yet, or not any more."""
+        entry.stop_looking()
+        self._source.close(entry.record)
 
     def close_held(self, doomed: Iterable[tuple[PooledEntry, str]]) -> None:
         """Close several that are held; one that raises keeps none of the others open."""
