@@ -290,18 +290,20 @@ class ManagedPool(QueuePool):
             or now >= entry.expires_at
         ) and not core.take_changed(entry, now):
             return
-        if not entry.suspect:
-            check_at = now + entry.patience
-            entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         stats = core.stats
         held, hold = now - entry.leased_at, stats.hold
         with core.door, core.lock:
+            # Under the lock, as whoever doubts or retires it: it would be passed on unseen.
+            expires_at = entry.expires_at
+            if not entry.suspect:
+                check_at = now + entry.patience
+                entry.check_at = check_at if check_at < expires_at else expires_at
             # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
-            kept = core.line.put(entry, now)
+            kept = now < expires_at and core.line.put(entry, now)
         if not kept:
-            core.health.close(entry, "surplus")
+            core.health.close(entry, "retired" if entry.condemned else "surplus")
         elif core.upkeep.planned_for != stats.opened:
             core.look_after()
 
@@ -313,19 +315,21 @@ class ManagedPool(QueuePool):
     ) -> None:
         """Note that a connection was found dead: the others are suspects."""
         record = getattr(connection, "_connection_record", None)
+        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+        # Those that were opened since then are not to go for it.
+        is_old_news = entry is not None and entry.condemned
         if self._options.liveness and _checkin and record is not None:
             if self._driver_says_lost(connection, exception):
                 # To be looked at, not to be closed: whoever ended one session, as
                 # pg_terminate_backend does, has not ended all of them.
-                self._core.health.suspect_others(record.dbpool_entry)
-            else:
+                self._core.health.suspect_others(entry)
+            elif not is_old_news:
                 # A listener of the app's says so (`is_disconnect`), of what no ping may see.
                 self._core.health.retire_all()
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
-        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
-        if entry is None or not entry.condemned:
+        if not is_old_news:
             self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
 

@@ -38,8 +38,9 @@ class Outage:
     `known_until`: up to when nobody need ask the server to know that it is away.
     `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
     nobody wants anything must not knock at the server's door, nor fill it when it opens.
-    `answered_at`: when an open connection, or the server that refused a login, last answered. That
-    one was given back says nothing: in a dead network, what nobody has used comes back too.
+    `answered_at`: when an open connection, or the server that refused a login or was full, last
+    answered. That one was given back says nothing: in a dead network, what nobody has used comes
+    back too.
     `ask_at`: from when on the open ones are to be asked again.
     `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
@@ -60,7 +61,7 @@ class Outage:
         """Note a failed opening."""
         self.kind, self.error = kind, error
         self.known_until = now + FRESH
-        if kind is ConnectFailure.CONFIGURATION:
+        if kind is not ConnectFailure.UNREACHABLE:
             # Were it to vanish an hour later, nobody would have waited for it yet.
             self.answered_at = now
         if now < self.retry_at:

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -262,3 +263,35 @@ class Plain:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+HUB = """
+import gevent.monkey; gevent.monkey.patch_all()
+import gevent
+from pyramid_dbpool import ManagedPool
+from tests.support.makers import Connection
+
+pool = ManagedPool(Connection, 1, 0, timeout=1.0)
+core, forgotten = pool._core, [pool.connect()]
+
+def start_something():
+    with core.door, core.lock:
+        gevent.sleep(0.01)
+
+starting = gevent.spawn(start_something)
+gevent.sleep(0)
+gevent.get_hub().loop.run_callback(forgotten.clear)
+starting.join()
+pool.connect().close()
+print(pool.status())
+"""
+
+
+def test_a_return_in_gevents_hub_waits_for_the_end_too() -> None:
+    """The hub can wait for nobody, and a greenlet has the lock while the timer's starts."""
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", HUB], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Connections in pool: 1 " in done.stdout, done.stderr
+    assert not done.stderr

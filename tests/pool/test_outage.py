@@ -76,9 +76,12 @@ def test_open_connections_are_asked_once_a_second(outage: Outage) -> None:
     assert not outage.asks(BEGAN + 60)
 
 
-def test_a_server_that_refused_a_login_until_now_is_waited_for(outage: Outage) -> None:
+@pytest.mark.parametrize("kind", [ConnectFailure.CONFIGURATION, ConnectFailure.SATURATED])
+def test_a_server_that_let_nobody_in_until_now_is_waited_for(
+    outage: Outage, kind: ConnectFailure
+) -> None:
     """The grace counts from when it last said anything."""
-    outage.failed(ConnectFailure.CONFIGURATION, OSError("wrong password"), BEGAN + 3600)
+    outage.failed(kind, OSError("wrong password, or too many connections"), BEGAN + 3600)
     fail(outage, BEGAN + 3605)
     assert not outage.refuses(BEGAN + 3605, 10.0)
     fail(outage, BEGAN + 3610)
