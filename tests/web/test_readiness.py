@@ -440,7 +440,9 @@ def test_a_pool_that_knows_of_an_outage_weighs_what_works(
         assert pool.is_ready()
         now = time.monotonic()
         # Known to have lasted, a moment ago, and all that is open has been asked.
-        opener.openings.away(ConnectFailure.UNREACHABLE, OSError("no such host"), now - 60, now)
+        opener.openings.away(ConnectFailure.UNREACHABLE, OSError("no such host"), now, now)
+        assert opener.outage is not None
+        opener.outage.since = now - 60
         assert not pool.is_ready()
     with made.engine.connect():
         assert pool.is_ready()
