@@ -118,7 +118,11 @@ class WriteOutage:
             heard.error, heard.connection.dbapi_connection, took_writes=self._took_writes
         ):
             self._note_read_only(heard)
-            return WriteRefusal.READ_ONLY
+            dbapi_connection = heard.connection.dbapi_connection
+            if not defaults_to_read_only(dbapi_connection):
+                return WriteRefusal.READ_ONLY
+            standby = is_read_only(dbapi_connection, heard.dialect.name)
+            return WriteRefusal.READ_ONLY if standby else WriteRefusal.FENCED
         return refusal
 
     def _note_full(self, error: BaseException) -> None:
@@ -169,6 +173,9 @@ class WriteOutage:
         engine = self._made
         if engine is not None and isinstance(engine.pool, ManagedPool):
             engine.pool.retire_all()
+        elif engine is not None:
+            # Those in use close when they come back, to a pool that is none any more.
+            engine.dispose()
 
     # Waiting
 
