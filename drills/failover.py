@@ -9,11 +9,11 @@ from drills.stack import Programs, ending, make_tables
 from tests.support.servers.failover import PostgresPair
 
 LATE = 1.0  # seconds for which the address still leads to the old primary
-# What is asked of a primary that is to be switched off: it refuses to write, and is there.
+# What a primary is told before it is stopped: it refuses to write, and its connections answer.
 FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
 
 
-def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
+def drill(seconds: float, patience: float = 5.0, grace: float = 10.0) -> list[Figure]:
     """Run it on the example app and its streamer, with a standby that has each COMMIT."""
     with ending() as (folder, ends):
         pair = PostgresPair(folder, synchronous=True)
@@ -21,9 +21,10 @@ def drill(seconds: float, patience: float = 5.0) -> list[Figure]:
         make_tables(pair.primary.url())
         faults = [
             Fault("primary crashed, back as a standby", lambda: crash(pair)),
-            Fault("primary fenced, its connections alive", lambda: switch(pair)),
+            Fault("primary fenced, stopped in order", lambda: switch(pair)),
         ]
-        return restart.under(Programs(folder, "main", pair.url(), ends, patience), faults, seconds)
+        made = Programs(folder, "main", pair.url(), ends, patience, grace)
+        return restart.under(made, faults, seconds)
 
 
 def crash(pair: PostgresPair) -> None:
@@ -36,10 +37,11 @@ def crash(pair: PostgresPair) -> None:
 
 
 def switch(pair: PostgresPair) -> None:
-    """Fence the primary, whose connections go on answering, and promote the other one."""
+    """Switch over in order: fence the primary, stop it, and promote the other one."""
     pair.execute(FENCE)
     pair.execute("SELECT pg_reload_conf()")
     pair.catch_up()
-    pair.promote()
     time.sleep(LATE)
+    pair.primary.stop("fast")
+    pair.promote()
     pair.lead_to(pair.primary)

@@ -18,8 +18,8 @@ from tests.support.servers.process import find_program
 
 HOST = "database.drill"
 HOSTS = "127.0.0.1 localhost\n"
-# All connections of each web process but one end: in their places others are to be opened. Not the
-# worker's only one: it would have to end, as after any other refused login.
+# All connections of each web process but one end: in their places others are to be opened. The
+# worker's only one stays, without which it would have to end, as after any other refused login.
 ALL_BUT_ONE = """
 SELECT pg_terminate_backend(pid) FROM (
     SELECT pid, row_number() OVER (PARTITION BY application_name) AS number

@@ -42,15 +42,23 @@ def under(made: Programs, faults: Sequence[Fault], seconds: float) -> list[Figur
     return [*figures(answers, outages), *losses(answers, stored, unseen)]
 
 
-def figures(answers: list[Answer], outages: Iterable[Outage]) -> list[Figure]:
-    """Say how the clients fared."""
-    failed = [answer for answer in answers if not (answer.ok or answer.in_doubt)]
+def figures(
+    answers: list[Answer], outages: Iterable[Outage], *, refused: bool = False
+) -> list[Figure]:
+    """Say how the clients fared.
+
+    :param refused: whether a 503 that says when to come again is no failure.
+    """
+    others = [answer for answer in answers if not (answer.ok or answer.in_doubt)]
+    told = [answer for answer in others if answer.status == 503 and answer.retry_after]
+    failed = [answer for answer in others if not (refused and answer in told)]
     longest = max(outage.seconds for outage in outages)
     return [
         plain("requests", len(answers)),
         plain("longest outage", longest, "s"),
         at_most("answers that are not 2xx", len(failed), 0),
         *(plain(f"  of them {what}", count) for what, count in statuses(failed)),
+        *([plain("answers that say when to come again", len(told))] if refused else []),
         at_most("worst latency", max(a.seconds for a in answers), longest + SLACK, "s"),
     ]
 

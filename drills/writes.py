@@ -16,11 +16,18 @@ from drills.stack import Programs
 
 
 def under(
-    made: Programs, faults: Sequence[Fault], seconds: float, url: Callable[[], str]
+    made: Programs,
+    faults: Sequence[Fault],
+    seconds: float,
+    url: Callable[[], str],
+    *,
+    refused: bool = False,
 ) -> list[Figure]:
     """Let clients and the worker write while all of these happen.
 
     :param url: gives the URL at which, in the end, everything has to be stored.
+    :param refused: whether nothing can be stored meanwhile, so that a client may be told to come
+        again.
     """
     worker = made.start_worker("drills.ledger")
     _, port = made.start_web(workers=WORKERS, threads=THREADS, path="/entries")
@@ -31,7 +38,7 @@ def under(
     promised = {str(a.request.note) for a in answers if a.ok and a.request.note}
     handled = handled_in_the_end(url(), promised, worker)
     return [
-        *figures(answers, outages),
+        *figures(answers, outages, refused=refused),
         *entered(answers, promised, entries),
         *worked_off(promised, handled, worker),
     ]

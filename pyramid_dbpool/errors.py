@@ -56,9 +56,11 @@ class PoolLineFull(PoolTimeout):
 class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
     """No connection can be opened: the server is away, or it refuses the login.
 
-    Or the app's own code fails, where that opens connections or says how.
+    Or the app's own code fails, where that opens connections or says how. Nothing of the caller's
+    has reached the database then.
 
-    Nothing of the caller's has reached the database.
+    In a request also where nobody tries it again: its connection was lost, or the server takes no
+    writes, because it is read-only or full. Its text says whether a part of it is stored.
 
     :ivar orig: the driver's error.
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.

@@ -151,7 +151,9 @@ def _load(config_uri: str, config_vars: Sequence[str]) -> AppSettings:
         raise Misconfigured("a variable must be written a=b.") from None
     # A % stands for itself in these: they are not read as a part of the file.
     made = {key: given.pop(key) for key in [*given] if key.startswith(("sqlalchemy.", "dbpool."))}
-    settings = {**_read(config_uri, given), **made}
+    # With a misspelt prefix it would pass for a variable that the file does not use.
+    misspelt = {key: value for key, value in given.items() if "." in key}
+    settings = {**_read(config_uri, given), **misspelt, **made}
     try:
         return load_app(settings)
     except SettingsError as error:

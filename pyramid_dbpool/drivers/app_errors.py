@@ -2,11 +2,13 @@
 
 import sys
 import traceback
+from types import CodeType
 
-__all__ = ["place_in_app"]
+__all__ = ["DRIVERS", "named_place", "place_in_app"]
 
+# The packages of the drivers.
+DRIVERS = frozenset({"MySQLdb", "mysql", "psycopg", "psycopg2", "pymysql"})
 _NOT_THE_APPS = frozenset({"pyramid_dbpool", "sqlalchemy", *sys.stdlib_module_names})
-_DRIVERS = frozenset({"MySQLdb", "mysql", "psycopg", "psycopg2", "pymysql"})
 # From here SQLAlchemy calls the driver, whichever that is; listeners and a creator it does not.
 _CALLS_DRIVER = "sqlalchemy.engine.default"
 
@@ -24,9 +26,14 @@ def place_in_app(error: BaseException) -> str | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
-        if package in _DRIVERS or (caller == _CALLS_DRIVER and package != "sqlalchemy"):
+        if package in DRIVERS or (caller == _CALLS_DRIVER and package != "sqlalchemy"):
             return None
         if found is None and package not in _NOT_THE_APPS:
-            found = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{line})"
+            found = named_place(frame.f_code, line)
         caller = module
     return found
+
+
+def named_place(code: CodeType, line: int) -> str:
+    """Name a function and a line of it, for errors and for the log."""
+    return f"{code.co_qualname} ({code.co_filename}:{line})"

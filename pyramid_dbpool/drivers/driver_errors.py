@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ..secrets import mask_text
@@ -17,6 +18,11 @@ __all__ = [
     "sqlite_code",
     "sqlstate",
 ]
+
+# How psycopg begins what it says of one address; libpq names the address itself.
+_ADDRESS = re.compile(
+    r"^- host: .*, hostaddr: (?:None|'[^']*'): connection failed: (?=connection to server)"
+)
 
 
 def driver_error(error: BaseException) -> BaseException:
@@ -83,9 +89,15 @@ def said_by(error: BaseException) -> str:
 
 
 def one_line(said: str) -> str:
-    """Put what a driver said on one line, without the question that libpq adds."""
-    lines = [" ".join(line.split()) for line in said.strip().splitlines()]
+    """Put what a driver said on one line, without the question that libpq adds.
+
+    And once: libpq tries with TLS and without it, and is refused in the same words; psycopg lists
+    the addresses of several in the end, the last one anew.
+    """
+    lines = [_ADDRESS.sub("", " ".join(line.split())) for line in said.strip().splitlines()]
+    lines = [line for line in lines if not line.startswith("Multiple connection attempts failed.")]
     text = ""
     for line in lines[:1] + [line for line in lines[1:] if line and not line.endswith("?")]:
-        text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
+        if line not in text:
+            text += ("" if not text else " " if text[-1] in ":;," else "; ") + line
     return text

@@ -54,6 +54,10 @@ _LOST = (
 )
 
 _ABOUT_TLS = re.compile(r"SSL|TLS|ssl|X509|certificat|private key|no encryption")
+# A role, a database, a host or an option that does not exist may have such a name too.
+_NAMES = re.compile(r"""["«»„“][^"«»“”]*["«»“”]|\bhost: '[^']*'""")
+# The server was asked with TLS too, and misses an entry for this client in either case.
+_ASKED_WITH_TLS = re.compile(r"pg_hba\.conf.*(?:SSL encryption|SSL on)", re.DOTALL)
 
 
 def is_tls_mistake(error: BaseException) -> bool:
@@ -86,7 +90,8 @@ def tls_options(error: BaseException) -> str | None:
     """Name the driver's options to look at; None where an error is not about TLS."""
     said = driver_error(error)
     if type(said).__module__.startswith("psycopg"):
-        about = _ABOUT_TLS.search(str(said)) is not None
+        text = _NAMES.sub("", str(said))
+        about = _ABOUT_TLS.search(text) and not _ASKED_WITH_TLS.search(text)
         return "sslmode, sslrootcert, sslcert, sslkey" if about else None
     # PyMySQL reads nothing but certificates and keys.
     about = is_tls_mistake(said) or isinstance(said, FILE_ERRORS)

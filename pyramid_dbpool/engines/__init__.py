@@ -9,6 +9,8 @@
 - `refused_commits`: COMMITs that would not store what their author believes to be stored.
 - `stored`: what the work in hand may have stored so far (`observed`, `Outcome`), and so whether it
   may be run again.
+- `write_outage`: a server that takes no writes (`WriteOutage`), one for each engine: said once,
+  waited for, its connections replaced.
 - `traffic`: what goes over a connection in its transaction, and when, while somebody observes: for
   `stored` and `overstays`.
 - `hearing`: shows `refused_commits` and `stored` what drivers say, before anybody can put another
@@ -19,5 +21,6 @@
   and for `sessions`.
 - `apart`: a connection beside an engine's pool, to look at the server; for `probes` and
   `write_outage`.
-- `probes`: a look at the database outside of the pool: `connect_once`, `check_at_start`.
+- `probes`: a look at the database outside of the pool: `try_to_connect` with the engine that is
+  there, `connect_once` without one, `check_at_start`.
 """

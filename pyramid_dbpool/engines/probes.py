@@ -1,8 +1,8 @@
 """A look at the database outside of the pool: can one connect to it just now?
 
-One connection is opened, by the engine that is there, and closed at once: as often as
-`dbpool.startup_check` says when a server or a worker starts, and once where somebody asks: on the
-readiness route, at `pdbpool check`.
+One connection is opened and closed at once: by the engine that is there, as often as
+`dbpool.startup_check` says when a server or a worker starts, and once where somebody asks on the
+readiness route; and by one of its own at `pdbpool check`.
 """
 
 from __future__ import annotations

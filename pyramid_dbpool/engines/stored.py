@@ -85,11 +85,11 @@ class Outcome:
         "on_refusal",
         "overstayed",
         "prepared",
-        "refusal",
         "stored",
         "transient",
         "unseen",
         "waited_long",
+        "write_refusal",
         "writes",
     )
 
@@ -108,7 +108,7 @@ class Outcome:
         # Whether a lock was waited for in vain, and longer than a connection would have been.
         self.waited_long = False
         # How a server has last refused to store anything, and what knows more of it.
-        self.refusal: WriteRefusal | None = None
+        self.write_refusal: WriteRefusal | None = None
         self.writes: WriteOutage | None = None
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
@@ -137,15 +137,15 @@ class Outcome:
             return CommitUnknown(error, driver_text(error))
         return DBAPIError("", None, error, connection_invalidated=meaning.lost)
 
-    def refusal_of(self, error: BaseException) -> WriteRefusal | None:
+    def write_refusal_of(self, error: BaseException) -> WriteRefusal | None:
         """Return how the server has refused to store anything, if that is what an error says."""
         if is_aftermath(error):
-            return self.refusal
+            return self.write_refusal
         said = driver_error(error)
         if self.heard is None or not hasattr(said, "__weakref__"):
             return None
         meaning = self.heard.get(said)
-        return None if meaning is None else meaning.refusal
+        return None if meaning is None else meaning.write_refusal
 
 
 class _Meaning(NamedTuple):
@@ -153,12 +153,12 @@ class _Meaning(NamedTuple):
 
     - `lost`: the connection is.
     - `unknown`: nobody knows what is stored.
-    - `refusal`: how the server stores nothing of anybody's.
+    - `write_refusal`: how the server stores nothing of anybody's.
     """
 
     lost: bool
     unknown: bool
-    refusal: WriteRefusal | None
+    write_refusal: WriteRefusal | None
 
 
 @contextmanager
@@ -382,7 +382,7 @@ def note_error(
     if outcome is None:
         return gives_up
     if refusal is not None:
-        outcome.refusal, outcome.writes = refusal, writes
+        outcome.write_refusal, outcome.writes = refusal, writes
     error, traffic, overstayed = heard.error, Traffic.on(heard.connection), False
     if heard.lost:
         overstayed = overstays.setting(heard) is not None

@@ -31,7 +31,7 @@ from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
 from ..pool.options import PLUGIN_DEFAULTS
-from ..pool.outage import LAST_PAUSE, LONGEST_PROBE, pause_before
+from ..pool.outage import FRESH, LONGEST_PAUSE, LONGEST_PROBE, pause_before
 from ..settings import PoolSettings
 from ..stopping import SLICE
 from .apart import opened_apart
@@ -41,8 +41,6 @@ __all__ = ["WriteOutage"]
 
 log = logging.getLogger(__name__)
 
-# What a look has found is taken for true for so long, in seconds.
-FRESH = 2 * LAST_PAUSE
 # What nobody has seen for so long (seconds) may be over: that a server is read-only, or full.
 QUIET = 60.0
 
@@ -66,7 +64,7 @@ class WriteOutage:
         self._was_primary = pool.name == "default"
         # What a role, a database or the settings have made read-only by default, never does.
         self._took_writes = False
-        self._engine: weakref.ref[Engine] | None = None
+        self._watched: weakref.ref[Engine] | None = None
         self._start()
 
     def _start(self) -> None:
@@ -86,7 +84,7 @@ class WriteOutage:
 
     def watch(self, engine: Engine) -> None:
         """Be the one for `engine`."""
-        self._engine = weakref.ref(engine)
+        self._watched = weakref.ref(engine)
         if not self._is_meant:
             event.listen(engine, "connect", self._note_server)
 
@@ -94,13 +92,19 @@ class WriteOutage:
         if not self._took_writes:
             self._took_writes = defaults_to_read_only(dbapi_connection) is False
         if not self._was_primary:
-            engine = self._made
+            engine = self._engine
             name = "" if engine is None else engine.dialect.name
             self._was_primary = is_read_only(dbapi_connection, name) is not True
 
     @property
-    def _made(self) -> Engine | None:
-        return None if self._engine is None else self._engine()
+    def _engine(self) -> Engine | None:
+        return None if self._watched is None else self._watched()
+
+    @property
+    def _pool(self) -> ManagedPool | None:
+        engine = self._engine
+        pool = None if engine is None else engine.pool
+        return pool if isinstance(pool, ManagedPool) else None
 
     # Refusals
 
@@ -166,13 +170,12 @@ class WriteOutage:
     @property
     def replaces(self) -> bool:
         """Whether the engine's pool replaces its connections when it is told to."""
-        engine = self._made
-        return engine is not None and isinstance(engine.pool, ManagedPool)
+        return self._pool is not None
 
     def _retire(self) -> None:
-        engine = self._made
-        if engine is not None and isinstance(engine.pool, ManagedPool):
-            engine.pool.retire_all()
+        pool, engine = self._pool, self._engine
+        if pool is not None:
+            pool.retire_all()
         elif engine is not None:
             # Those in use close when they come back, to a pool that is none any more.
             engine.dispose()
@@ -226,7 +229,7 @@ class WriteOutage:
 
     def unavailable(self) -> DatabaseUnavailable:
         """Make the error for one caller who has waited in vain."""
-        engine, lasted = self._made, self.lasted or 0.0
+        engine, lasted = self._engine, self.lasted or 0.0
         text = (
             f"pool {self.name!r}: the server has been read-only for {lasted:.1f} s ({self._said})"
         )
@@ -248,7 +251,7 @@ class WriteOutage:
             if now < self._look_at:
                 return
             self._looks += 1
-            next_at = now + pause_before(self._looks, LAST_PAUSE)
+            next_at = now + pause_before(self._looks, LONGEST_PAUSE)
             # Until this one is over, or has been swallowed by the network.
             self._look_at = now + LONGEST_PROBE
             over = self._over = threading.Event()
@@ -264,7 +267,7 @@ class WriteOutage:
 
     def _ask_server(self) -> None:
         """Ask the server that a new connection reaches."""
-        engine = self._made
+        engine = self._engine
         if engine is None:
             return
         try:

@@ -258,6 +258,7 @@ class Checkout:
         with self._door, self._lock:
             self._line.opened(entry, now)
             self._slot = False
+            self._parts.health.opened_locked(entry)
             self._parts.shared.stats.connected(now - began)
         self._parts.opener.caller_opened()
         return entry
@@ -281,6 +282,6 @@ class Checkout:
         if isinstance(granted, PooledEntry) and not passed_on:
             self._parts.health.close(granted, "interrupted")
         elif opened is not None and opened.state is NEW:
-            self._parts.shared.source.close(opened.record)
+            self._parts.health.close_foreign(opened)
         self._parts.health.settled()
         self._parts.opener.replan()

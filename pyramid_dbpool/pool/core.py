@@ -7,6 +7,7 @@ needs of SQLAlchemy's side it asks the `Source`.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 from collections.abc import Callable
 from os import getpid
@@ -22,7 +23,7 @@ from .estimates import seconds_to_wait
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
-from .leases import Lease, is_with_a_holder, leases, named
+from .leases import Lease, is_with_a_holder, leases, named, worker_kind
 from .line import GONE, LEASED, Line
 from .opener import BackgroundOpener, CallersOpen
 from .options import PoolOptions
@@ -176,7 +177,7 @@ class Core:
         if entry.pid != getpid():
             inheritance.inherit(entry)
         elif entry.state is not LEASED:
-            self.source.close(record)  # disowned: the pool was disposed of in the meantime
+            self.health.close_foreign(entry)  # the pool was disposed of in the meantime
         elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)
         elif self.source.connection(record) is not entry.connection:
@@ -314,7 +315,7 @@ def _share(
     lock: Any = threading.RLock()
     return Shared(
         lock=lock,
-        door=Door(lock._is_owned, let_in),
+        door=Door(_tells_who_cannot_wait(lock), let_in),
         line=line,
         stats=Stats(),
         options=options,
@@ -324,3 +325,25 @@ def _share(
         size=size,
         timeout=timeout,
     )
+
+
+def _tells_who_cannot_wait(lock: Any) -> Callable[[], bool]:
+    """Return what tells whether this thread has the lock, or could not wait for it.
+
+    That is gevent's hub while a greenlet has the lock, and has the timer's thread started: it
+    raises there, and what the collector returns in the hub just then would be lost.
+    """
+    has_it: Callable[[], bool] = lock._is_owned
+    gevent: Any = sys.modules.get("gevent")
+    if gevent is None or worker_kind() == "thread":
+        return has_it
+
+    def cannot_wait() -> bool:
+        if has_it() or gevent.getcurrent() is not gevent.get_hub():
+            return has_it()
+        free = lock.acquire(blocking=False)
+        if free:
+            lock.release()
+        return not free
+
+    return cannot_wait

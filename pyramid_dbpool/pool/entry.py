@@ -22,6 +22,7 @@ class PooledEntry(Entry):
 
     - `record`: what the pool's source knows it by.
     - `connection`: the driver's; None once nobody looks at it any more.
+    - `began_at`: when its opening began.
     - `condemned`: not to be handed out again, as its holder or SQLAlchemy has said.
     - `pid`: the process that opened it.
     - `check_at`: from when on a checkout needs more than a look at the socket.
@@ -30,6 +31,7 @@ class PooledEntry(Entry):
 
     __slots__ = (
         "awaited",
+        "began_at",
         "check_at",
         "checked_at",
         "closed",
@@ -44,9 +46,12 @@ class PooledEntry(Entry):
         "suspect",
     )
 
-    def __init__(self, record: Record, connection: object, now: float) -> None:
+    def __init__(
+        self, record: Record, connection: object, now: float, began_at: float | None = None
+    ) -> None:
         super().__init__()
         self.record = record
+        self.began_at = now if began_at is None else began_at
         # SQLAlchemy may reconnect a record behind our back, for a checkout listener
         # that raises DisconnectionError: then what is known here is out of date.
         self.connection: object = connection

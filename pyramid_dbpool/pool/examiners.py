@@ -56,24 +56,26 @@ class Examiners:
 
         :param at_once: how many there may be, those that are at work counted.
         """
-        while (me := self._admitted(at_once)) is not None:
+        while True:
+            # Here, before it counts: interrupted in between, nobody would come in its place.
+            me = object()
             try:
+                if not self._admits(me, at_once):
+                    return True
                 self._start("dbpool-upkeep", functools.partial(self._work, me))
             except BaseException as error:
                 self._leave(me)
                 if not isinstance(error, RuntimeError):
                     raise
                 return bool(self._at_work)
-        return True
 
-    def _admitted(self, at_once: int) -> object | None:
+    def _admits(self, me: object, at_once: int) -> bool:
         with self._door, self._lock:
             if len(self._at_work) >= at_once or len(self._coming) >= len(self._queue):
-                return None
-            me = object()
+                return False
             self._at_work.add(me)
             self._coming.add(me)
-            return me
+            return True
 
     def _leave(self, me: object) -> None:
         self._at_work.discard(me)

@@ -70,16 +70,20 @@ class Health:
         began = self._shared.clock()
         record = self._opened(empty)
         now = self._shared.clock()
-        entry = record.dbpool_entry = PooledEntry(record, self._source.connection(record), now)
+        connection = self._source.connection(record)
+        entry = record.dbpool_entry = PooledEntry(record, connection, now, began)
         try:
             self._prepare(entry, now)
-            if began <= self._retired_at:
-                entry.condemn()
             self._was_opened()
         except BaseException:
-            self._source.close(record)
+            self.close_foreign(entry)
             raise
         return entry
+
+    def opened_locked(self, entry: PooledEntry) -> None:
+        """Retire what becomes one of the line's, if `retire_all` came while it was opened."""
+        if entry.began_at <= self._retired_at:
+            self._retire_locked(entry)
 
     def _opened(self, empty: Record | None) -> Record:
         if empty is None and self._shared.empties:
@@ -233,11 +237,14 @@ class Health:
         with self._door, self._lock:
             self._retired_at = self._shared.clock()
             for each in self._line.members:
-                each.condemn()
-                if self._examines:
-                    each.expires_at = 0.0
+                self._retire_locked(each)
         if self._examines:
             run_beside("dbpool-upkeep", self._close_condemned)
+
+    def _retire_locked(self, entry: PooledEntry) -> None:
+        entry.condemn()
+        if self._examines:
+            entry.expires_at = 0.0
 
     def _close_condemned(self) -> None:
         for entry in list(self._line.idle):
@@ -299,6 +306,11 @@ class Health:
             self._source.drop(entry.record)
         else:
             self._source.close(entry.record)
+
+    def close_foreign(self, entry: PooledEntry) -> None:
+        """Close a connection that is not the line's: not yet, or not any more."""
+        entry.stop_looking()
+        self._source.close(entry.record)
 
     def close_held(self, doomed: Iterable[tuple[PooledEntry, str]]) -> None:
         """Close several that are held; one that raises keeps none of the others open."""

@@ -285,6 +285,13 @@ def _start_again(_nothing: object) -> int:
     return 0
 
 
+def _forget_parents() -> None:
+    # The child's own is there already, and has tasks: its pools have left the parent before. Were
+    # it forgotten, a fork of the child's would not find it, and come in the middle of its work.
+    for pid in _keepers.keys() - {getpid()}:
+        del _keepers[pid]
+
+
 # Python 3.13 looks for threads when all of its hooks have run, so that one which is started in a
 # hook would be warned of. What is pending is called as soon as the main thread runs Python again;
 # a function of C's, for the end of one of Python's would be soon enough.
@@ -292,6 +299,6 @@ _pending = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_start_again)
 _call_soon = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _pending, None)
 
 os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_keepers.clear
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forget_parents
 )
 os.register_at_fork(after_in_parent=_call_soon)

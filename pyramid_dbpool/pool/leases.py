@@ -7,9 +7,11 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
 
+from ..drivers.app_errors import DRIVERS, named_place
 from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
@@ -21,7 +23,8 @@ NAMED_HOLDERS = 5
 _NOT_THE_APPS = frozenset(
     {"billiard", "celery", "gevent", "greenlet", "gunicorn", "kombu", "paste", "waitress"}
     | {"pyramid", "pyramid_dbpool", "pyramid_retry", "pyramid_tm", "transaction", "webob"}
-    | {"MySQLdb", "mysql", "psycopg", "psycopg2", "pymysql", "sqlalchemy", "uwsgi", "zope"}
+    | {"sqlalchemy", "uwsgi", "zope"}
+    | DRIVERS
     | set(sys.stdlib_module_names)
 )
 
@@ -101,7 +104,8 @@ def places(idents: Collection[int]) -> dict[int, str]:
 
 def place(frame: FrameType) -> str:
     """Say where in the app's code a frame is, the innermost of its functions first."""
-    app_frames = [_described(each) for each in _app_frames(frame)][:NAMED_FRAMES]
+    found = islice(_app_frames(frame), NAMED_FRAMES)
+    app_frames = [named_place(each.f_code, each.f_lineno) for each in found]
     if not app_frames:
         return f"and its {worker_kind()} is not in the app's code any more"
     return "now in " + ", called by ".join(app_frames)
@@ -113,11 +117,6 @@ def _app_frames(frame: FrameType | None) -> Iterator[FrameType]:
         if module.partition(".")[0] not in _NOT_THE_APPS:
             yield frame
         frame = frame.f_back
-
-
-def _described(frame: FrameType) -> str:
-    code = frame.f_code
-    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
 def _places_of_greenlets(idents: Collection[int]) -> dict[int, str]:

@@ -106,7 +106,8 @@ class ManagedPool(QueuePool):
     :param keepalive: ping idle connections so often.
     :param background: open connections in threads, beside those who wait.
     :param max_waiting: refuse a caller when so many wait already.
-    :param outage_grace: with `background`, refuse callers once an outage has lasted so long.
+    :param outage_grace: with `background`, refuse callers once an outage has lasted so long and no
+        open connection has answered.
     :param ping_timeout: how long a ping may take.
     :param hold_warning: warn in the log when a connection is held for so long, and when a
         holder of one waits for another.
@@ -289,18 +290,20 @@ class ManagedPool(QueuePool):
             or now >= entry.expires_at
         ) and not core.take_changed(entry, now):
             return
-        if not entry.suspect:
-            check_at = now + entry.patience
-            entry.check_at = check_at if check_at < entry.expires_at else entry.expires_at
         stats = core.stats
         held, hold = now - entry.leased_at, stats.hold
         with core.door, core.lock:
+            # Under the lock, as whoever doubts or retires it: it would be passed on unseen.
+            expires_at = entry.expires_at
+            if not entry.suspect:
+                check_at = now + entry.patience
+                entry.check_at = check_at if check_at < expires_at else expires_at
             # `Histogram.observe`, without the call.
             hold.counts[bisect_left(BOUNDS_SECONDS, held)] += 1
             hold.sum_seconds += held
-            kept = core.line.put(entry, now)
+            kept = now < expires_at and core.line.put(entry, now)
         if not kept:
-            core.health.close(entry, "surplus")
+            core.health.close(entry, "retired" if entry.condemned else "surplus")
         elif core.upkeep.planned_for != stats.opened:
             core.look_after()
 
@@ -312,19 +315,21 @@ class ManagedPool(QueuePool):
     ) -> None:
         """Note that a connection was found dead: the others are suspects."""
         record = getattr(connection, "_connection_record", None)
+        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+        # Those that were opened since then are not to go for it.
+        is_old_news = entry is not None and entry.condemned
         if self._options.liveness and _checkin and record is not None:
             if self._driver_says_lost(connection, exception):
                 # To be looked at, not to be closed: whoever ended one session, as
                 # pg_terminate_backend does, has not ended all of them.
-                self._core.health.suspect_others(record.dbpool_entry)
-            else:
+                self._core.health.suspect_others(entry)
+            elif not is_old_news:
                 # A listener of the app's says so (`is_disconnect`), of what no ping may see.
                 self._core.health.retire_all()
             if getattr(connection, "is_valid", False):
                 connection.invalidate(exception)
             return
-        entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
-        if entry is None or not entry.condemned:
+        if not is_old_news:
             self._core.health.condemn_all()
         super()._invalidate(connection, exception, _checkin)
 
@@ -429,6 +434,11 @@ class ManagedPool(QueuePool):
     def contacts(self) -> int:
         """How often somebody has seen that the server is there."""
         return self._core.stats.contacts
+
+    @property
+    def turned_away(self) -> int:
+        """How often the server has refused a connection, as for a wrong password."""
+        return self._core.stats.turned_away
 
     def checkedout(self) -> int:
         """Count the connections that are checked out.

@@ -254,7 +254,7 @@ class Openings(Generic[E]):
         if outage is not None:
             if not self._probes:
                 return None
-            # Otherwise a look at once would find nothing to do, and come again at once.
+            # Where no probe may begin, it would find nothing to do, and come again at once.
             if self._may_probe(now):
                 return max(outage.retry_at, now)
         elif line.full or not line.waiting:
@@ -341,12 +341,15 @@ class Openings(Generic[E]):
             self._refuse_waiters("configuration", lambda: self._refuse(error, kind, 0.0))
             # What is missing from `min_idle` would be tried again, and again, at once.
             self.rest()
-        elif began >= self._opened_at:  # what it tells is out of date otherwise
+        else:
             self.away(kind, error, began, now)
         self.plan(now)
 
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
         """Note that the server is out of reach or full, or refuses new connections."""
+        if began < self._opened_at:
+            # Another one, begun later, has succeeded: what this one tells is out of date.
+            return
         if self.outage is None:
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
@@ -523,7 +526,7 @@ class BackgroundOpener:
             if not refused:
                 self.openings.away(kind, error, began, now)
         self.openings.log.write()
-        if refused:
+        if refused or self.outage is None:
             return self._refusals.unavailable(error, kind)
         return self.timed_out(now - began, cut=False, setting=None)
 
@@ -605,6 +608,7 @@ class BackgroundOpener:
                 self.openings.failed(opening, kind, error, self._clock())
         else:
             with self._door, self._lock:
+                self._health.opened_locked(entry)
                 if not self.openings.opened(opening, entry, self._clock()):
                     surplus = entry
         self.launch()

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 # The first pause before another look at a server that is away, in seconds, whoever looks.
 FIRST_PAUSE = 0.1
 # The prober's longest pause, in seconds.
-LAST_PAUSE = 1.0
+LONGEST_PAUSE = 1.0
+# For how long what a look at the server has found is taken for true, in seconds.
+FRESH = 2 * LONGEST_PAUSE
 # What a failed opening tells is held for true until the next one is over, but not for
 # longer than this (seconds): a probe that hangs, or never began, must not refuse for ever.
 LONGEST_PROBE = 30.0
@@ -36,8 +38,9 @@ class Outage:
     `known_until`: up to when nobody need ask the server to know that it is away.
     `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
     nobody wants anything must not knock at the server's door, nor fill it when it opens.
-    `answered_at`: when an open connection, or the server that refused a login, last answered. That
-    one was given back says nothing: in a dead network, what nobody has used comes back too.
+    `answered_at`: when an open connection, or the server that refused a login or was full, last
+    answered. That one was given back says nothing: in a dead network, what nobody has used comes
+    back too.
     `ask_at`: from when on the open ones are to be asked again.
     `chance`: gives a number from 0 to 1, at random.
     All times are on the pool's clock, in seconds.
@@ -57,8 +60,8 @@ class Outage:
     def failed(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
         """Note a failed opening."""
         self.kind, self.error = kind, error
-        self.known_until = now + 2 * LAST_PAUSE
-        if kind is ConnectFailure.CONFIGURATION:
+        self.known_until = now + FRESH
+        if kind is not ConnectFailure.UNREACHABLE:
             # Were it to vanish an hour later, nobody would have waited for it yet.
             self.answered_at = now
         if now < self.retry_at:
@@ -66,7 +69,7 @@ class Outage:
             # by one, a blip would cost everybody the longest pause.
             return
         self.attempts += 1
-        self.retry_at = now + pause_before(self.attempts, LAST_PAUSE, self.chance)
+        self.retry_at = now + pause_before(self.attempts, LONGEST_PAUSE, self.chance)
 
     def probing(self, now: float) -> None:
         """Note that a probe begins: until it is over, what is known is known."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
-from ..drivers.driver_errors import driver_text
+from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .leases import holders_text, leases, named
@@ -111,13 +111,12 @@ class Refusals:
                 cut=cut,
                 setting=setting,
             )
-        error = self._exhausted(PoolTimeout, text)
-        error.__cause__ = None if outage is None else outage.error
-        return error
+        return self._exhausted(PoolTimeout, text, outage)
 
-    def _exhausted(self, kind: type[T], text: str) -> T:
+    def _exhausted(self, kind: type[T], text: str, outage: Outage | None = None) -> T:
         error = kind(text, code=EXHAUSTED)
         error.pool_name = self._name
+        error.__cause__ = None if outage is None else outage.error
         return error
 
 
@@ -269,7 +268,10 @@ def unavailable_text(
     lasted: float,
     error: BaseException,
 ) -> str:
-    """Explain that no connection can be opened."""
+    """Explain that no connection can be opened.
+
+    :param lasted: for how many seconds; 0: nobody has looked before.
+    """
     said, url = driver_text(error), spelled("url")
     if place_in_app(error) is not None:
         since = f", and has not for {lasted:.1f} s" if lasted else ""
@@ -284,11 +286,11 @@ def unavailable_text(
                 f"what {url} or {spelled('connect_args')} say of TLS ({options}), the certificates"
                 " and their dates"
             )
+        elif "invalid connection option" in said or isinstance(driver_error(error), TypeError):
+            suspect = f"{url} and {spelled('connect_args')}"
         return (
             f"{pool_text(pool_name)}: no connection can be opened with this configuration; check"
             f" {suspect} ({said})"
         )
-    return (
-        f"{pool_text(pool_name)}: the database server of {url} has been"
-        f" unreachable for {lasted:.1f} s ({said})"
-    )
+    since = f"has been unreachable for {lasted:.1f} s" if lasted else "is unreachable"
+    return f"{pool_text(pool_name)}: the database server of {url} {since} ({said})"

@@ -96,7 +96,7 @@ class Door:
     Two, because the lock's own code must be C's: an interrupt that came into a Python method
     between the taking and the giving back would leave it taken for ever.
 
-    :param is_inside: tells whether this thread has the lock.
+    :param is_inside: tells whether this thread has the lock, or could not wait for it.
     :param let_in: makes a return.
     """
 

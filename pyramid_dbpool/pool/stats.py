@@ -155,6 +155,11 @@ class Stats:
         """How often a connection was opened, or came back unharmed: the server was there."""
         return self.opened + self.returns - self.closed["invalidated"]
 
+    @property
+    def turned_away(self) -> int:
+        """How often the server was there, and let nobody in."""
+        return self.open_failed["configuration"]
+
     def hold_time(self) -> float:
         """Say how long a usual hold is, in seconds: the mean of the last few."""
         count, seconds = self.returns, self.hold.sum_seconds

@@ -408,7 +408,8 @@ SETTINGS: tuple[Setting, ...] = (
     managed(
         "outage_grace",
         "duration",
-        "Refuse callers at once when the server has been away for so long.",
+        "Refuse callers at once when for so long no connection could be opened, and none that is"
+        " open has answered.",
         low=0,
         high=YEAR,
         off=None,

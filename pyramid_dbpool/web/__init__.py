@@ -9,7 +9,8 @@
 - `readiness`: the route that tells load balancers whether the app can serve.
 - `streaming`: `stream`, for rows in a response's body.
 - `pshell`: what ``[pshell] setup = pyramid_dbpool.pshell.setup`` calls.
-- `requests`: what a request says of itself: its name, a session that a test has supplied.
+- `requests`: what a request says of itself: its name, a session that a test has supplied, whether
+  it may be repeated.
 
 Importing this package imports no Pyramid, nor do `streaming`, `pshell` and `requests`: workers and
 scripts have them without it.

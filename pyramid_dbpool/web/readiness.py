@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -17,8 +18,11 @@ from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
 from ..pool.housekeeper import start_thread
 from ..pool.managed import ManagedPool
+from ..pool.refusals import unavailable_text
 
 __all__ = ["READINESS", "TWEEN", "PoolReadiness", "Readiness", "readiness_tween_factory"]
+
+log = logging.getLogger(__name__)
 
 TWEEN = f"{__name__}.readiness_tween_factory"
 
@@ -89,7 +93,8 @@ class PoolReadiness:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        # Guards `_probing_since` and what a probe finds; held for a moment, never during a probe.
+        # Guards `_probing_since`, what a probe finds and what was said; held for a moment, never
+        # during a probe.
         self._lock = threading.Lock()
         self._probing_since = float("-inf")
         # Set when the probe that was begun last is over.
@@ -98,8 +103,12 @@ class PoolReadiness:
         self._ready = False
         self._known_at = float("-inf")
         self._contacts = 0
+        # How often a login had been refused when the last probe began.
+        self._turned_away = 0
         # Whether only connections that are open work.
         self._degraded = False
+        # Since when the log has it that this is not ready; None: it has not.
+        self._said_at: float | None = None
 
     def words(self, is_ready: bool) -> str:
         """Say in the answer how it is."""
@@ -136,8 +145,16 @@ class PoolReadiness:
         says = self._pool_says(now)
         if says is not None:
             self._ready, self._known_at = says, now
-        elif now - self._known_at >= (FRESH_GOOD if self._ready else FRESH_BAD):
+            if says:
+                self._say_ready()
+        elif now - self._known_at >= (FRESH_GOOD if self._is_undoubted() else FRESH_BAD):
             self._probe(now)
+
+    def _is_undoubted(self) -> bool:
+        """Tell whether it was ready, and no caller was turned away since: by a password, say."""
+        pool = self._made.engine.pool
+        known = not isinstance(pool, ManagedPool) or pool.turned_away <= self._turned_away
+        return self._ready and known
 
     def _pool_says(self, now: float) -> bool | None:
         """Return what the pool knows by itself, None if it has seen nothing lately."""
@@ -160,6 +177,8 @@ class PoolReadiness:
             if now - self._probing_since < LONGEST_PROBE:
                 return
             self._probing_since, self._over = now, threading.Event()
+            if isinstance(self._made.engine.pool, ManagedPool):
+                self._turned_away = self._made.engine.pool.turned_away
         try:
             start_thread("dbpool-readiness", partial(self._look, now, self._over))
         except RuntimeError:
@@ -183,6 +202,34 @@ class PoolReadiness:
             self._probing_since = float("-inf")
             self._ready, self._degraded = ready, not opens
             self._known_at = self._clock()
+        if ready:
+            self._say_ready()
+        elif error is not None:
+            self._say_why_not(error)
+
+    def _say_why_not(self, error: Exception) -> None:
+        """Write it to the log, once: where nobody is sent to an app, nothing else says why."""
+        made = self._made
+        if isinstance(made.engine.pool, ManagedPool) and made.engine.pool.outage is not None:
+            return  # the pool has said so
+        with self._lock:
+            if self._said_at is not None:
+                return
+            self._said_at = self._clock()
+        kind = classify_connect_failure(made.engine.dialect, error)
+        why = unavailable_text(self.name, made.settings.source, kind, 0.0, error)
+        log.warning("dbpool.readiness_route: not ready: %s", why)
+
+    def _say_ready(self) -> None:
+        if self._said_at is None:
+            return
+        with self._lock:
+            since, self._said_at = self._said_at, None
+        if since is not None:
+            lasted = self._clock() - since
+            log.warning(
+                "dbpool.readiness_route: pool %r is ready after %.1f s.", self.name, lasted
+            )
 
     def _open_ones_work(self) -> bool:
         pool = self._made.engine.pool

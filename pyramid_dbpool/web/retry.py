@@ -90,7 +90,7 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     if tries_again(registry):
         _warn_of_tweens_above(registry.queryUtility(ITweens))
 
-    log = IncidentLog.of(registry)
+    incident_log = IncidentLog.of(registry)
 
     def tween(request: Request) -> Response:
         if current_outcome() is not None:
@@ -105,9 +105,9 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
             try:
                 response = _respond(handler, request, outcome, judge)
             except BaseException as error:
-                _tell(log, incidents, request, outcome, error=error)
+                _tell(incident_log, incidents, request, outcome, error=error)
                 raise
-            _tell(log, incidents, request, outcome, response=response)
+            _tell(incident_log, incidents, request, outcome, response=response)
             return response
 
     return tween
@@ -139,7 +139,7 @@ def _respond(handler: Handler, request: Request, outcome: Outcome, judge: Judge)
 
 
 def _tell(
-    log: IncidentLog,
+    incident_log: IncidentLog,
     incidents: Incidents,
     request: Request,
     outcome: Outcome,
@@ -152,7 +152,7 @@ def _tell(
     if incidents.any and not is_error_retryable(request, error):
         twice = may_be_stored_twice(request, outcome)
         why = " because a part of it may be stored" if twice else ""
-        log.write(incidents, request, response, why)
+        incident_log.write(incidents, request, response, why)
 
 
 def tries_again(registry: Any) -> bool:
@@ -187,7 +187,7 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     refused = isinstance(error, PoolError | sa_exc.TimeoutError) and not aftermath
     if refused or not _may_repeat(method, outcome):
         return False
-    refusal = outcome.refusal_of(error)
+    refusal = outcome.write_refusal_of(error)
     if refusal is not None:
         # Of a server that is full another attempt would meet the same.
         return refusal.is_read_only
@@ -244,7 +244,7 @@ def _judge(
     said = database_error(error, outcome)
     incidents.note(said)
     verdict = may_try_again(request.method, outcome, said)
-    refused = outcome.refusal_of(said) is not None
+    refused = outcome.write_refusal_of(said) is not None
     if verdict:
         outcome.transient = True
         if refused and outcome.writes is not None:
@@ -261,7 +261,7 @@ def _unavailable(
     request: Request, outcome: Outcome, error: Exception
 ) -> DatabaseUnavailable | None:
     """Say 503 in the place of an error 500, if it is the database's and nobody tries again."""
-    refusal = outcome.refusal_of(error)
+    refusal = outcome.write_refusal_of(error)
     lost = isinstance(error, sa_exc.DBAPIError) and is_lost(error)
     if isinstance(error, CommitUnknown) or not (lost or refusal):
         return None

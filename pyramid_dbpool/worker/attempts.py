@@ -105,7 +105,7 @@ class Attempts(Generic[M]):
         if outcome.overstayed and not isinstance(said, CommitUnknown):
             # Another try would take as long, and do again what was done beside the database.
             return None
-        if is_aftermath(said) and outcome.refusal is None:
+        if is_aftermath(said) and outcome.write_refusal is None:
             return self._others_are_past if outcome.transient else None
         return self._remedy_of(said, outcome)
 
@@ -120,15 +120,15 @@ class Attempts(Generic[M]):
             return self._pause_is_over
         if isinstance(said, StaleDataError):
             return self._others_are_past
-        if (refusal := self._refusal_of(said, outcome)) is not None:
+        if (refusal := self._write_refusal_of(said, outcome)) is not None:
             return self._remedy_of_refusal(refusal, outcome)
         if isinstance(said, sa_exc.DBAPIError) and is_known_rollback(said):
             return self._others_are_past
         return self._database_is_back if self._is_away(said) else None
 
     @staticmethod
-    def _refusal_of(said: Exception, outcome: Outcome) -> WriteRefusal | None:
-        if (refusal := outcome.refusal_of(said)) is not None:
+    def _write_refusal_of(said: Exception, outcome: Outcome) -> WriteRefusal | None:
+        if (refusal := outcome.write_refusal_of(said)) is not None:
             return refusal
         # On an engine of others nobody has heard of it before.
         opened = isinstance(said, sa_exc.DBAPIError) and not isinstance(said, PoolError)
@@ -162,7 +162,7 @@ class Attempts(Generic[M]):
         return True
 
     def _there_is_room(self, tries: int) -> bool:
-        return not self.stop.wait(_pause(tries))
+        return self._pause_is_over(tries)
 
     def _others_are_past(self, tries: int) -> bool:
         # The others' transactions are short; the message in hand is finished even at a stop.
@@ -174,7 +174,7 @@ class Attempts(Generic[M]):
 
     def _database_is_back(self, tries: int) -> bool:
         """Wait until the database can be used again; return False if the stop comes first."""
-        said = monotonic()
+        said = _Said(monotonic())
         # From `tries` on: a message that itself brings the server down finds it back at once.
         number = tries
         while not self.stop.wait(_pause(number)):
@@ -183,8 +183,7 @@ class Attempts(Generic[M]):
             if error is None:
                 log.info("the database is back")
                 return True
-            if monotonic() - said >= LOG_EVERY:
-                said = monotonic()
+            if said.is_due(monotonic()):
                 log.warning("waiting: the database is still away: %s", _reason(error))
         return False
 
@@ -236,10 +235,11 @@ class Attempts(Generic[M]):
 class _Said:
     """When something was last said, so that it is not said too often."""
 
-    def __init__(self) -> None:
-        self._at = float("-inf")
+    def __init__(self, at: float = float("-inf")) -> None:
+        self._at = at
 
     def is_due(self, now: float) -> bool:
+        """Tell whether it may be said again: from now on it has been."""
         due = now - self._at >= LOG_EVERY
         if due:
             self._at = now

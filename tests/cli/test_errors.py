@@ -76,6 +76,17 @@ def test_a_setting_on_the_command_line_is_checked(run: Run, ini: Callable[..., P
     assert "the nearest known key is sqlalchemy.pool_size" in one_line(said)
 
 
+def test_a_misspelt_prefix_on_the_command_line_is_refused(
+    run: Run, ini: Callable[..., Path]
+) -> None:
+    """It would be checked without what was typed; a variable of the file's own is none of it."""
+    file = ini("sqlalchemy.url = sqlite:///%(a.file)s")
+    said = run("check", file, "a.file=h.db", "sqlalchmy.pool_size=3")
+    assert (said.code, said.out) == (2, "")
+    assert "sqlalchmy.pool_size is not a setting: write sqlalchemy.pool_size" in one_line(said)
+    assert run("check", file, "a.file=h.db").code == 0
+
+
 def test_a_name_that_requests_have_is_refused(run: Run, ini: Callable[..., Path]) -> None:
     """Here too, not only where the app is made."""
     said = run("check", ini("sqlalchemy.url = sqlite:///h.db", "dbpool.request_attr = session"))

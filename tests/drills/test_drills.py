@@ -6,7 +6,7 @@ times worse here than what `make drill` asks for.
 
 import pytest
 
-from drills import flood, outage, restart
+from drills import disk, failover, flood, mariadb, openings, outage, restart
 from drills.report import Figure, as_text, missed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,3 +34,29 @@ def test_a_long_outage_is_refused_at_once() -> None:
     """With 503; one attempt to connect at a time; afterwards nothing fails."""
     # Whoever waits instead of being refused waits for five seconds.
     check("outage", outage.drill(7, grace=2, refusal=0.25))
+
+
+def test_a_failover_is_noticed_by_nobody() -> None:
+    """Though the old primary is back as a standby, or fenced with its connections alive."""
+    # A busy machine takes long to make a standby of the old one.
+    check("failover", failover.drill(10, patience=60, grace=60))
+
+
+@pytest.mark.programs
+@pytest.mark.usefixtures("installed_mariadb")
+def test_a_restart_and_a_failover_of_mariadb_are_noticed_by_nobody() -> None:
+    """No write or message is lost, or done twice."""
+    check("restart", mariadb.restart(6, patience=20))
+    check("failover", mariadb.failover(8, patience=20))
+
+
+def test_openings_that_fail_beside_open_connections_are_noticed_by_nobody() -> None:
+    """While a password is rotated, and while the server's name is unknown."""
+    check("password", openings.password(6, away=3, patience=20))
+    check("resolver", openings.resolver(6, away=3, patience=20))
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_loses_nothing() -> None:
+    """Reads go on, a client who writes is told when to come again, and messages wait."""
+    check("disk", disk.drill(6, away=3))

@@ -90,6 +90,20 @@ def test_what_was_opened_before_is_replaced(
 
 
 @pytest.mark.parametrize("backend", ["postgresql+psycopg", "mysql+pymysql"])
+def test_those_that_fail_later_leave_what_was_opened_since(
+    new_database: NewDatabase, make_engine: MakeEngine, backend: str
+) -> None:
+    """As with QueuePool: what they say is known, and said of those that were there before."""
+    engine = make_engine(new_database(backend))
+    call_lost(engine)
+    with engine.connect() as first, engine.connect() as second:
+        fail(first, PLAIN[engine.dialect.name])
+        since = numbers(engine, 2)
+        fail(second, PLAIN[engine.dialect.name])
+        assert numbers(engine, 2) == since
+
+
+@pytest.mark.parametrize("backend", ["postgresql+psycopg", "mysql+pymysql"])
 def test_the_others_stay_where_the_listener_says_so(
     new_database: NewDatabase, make_engine: MakeEngine, backend: str
 ) -> None:

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -80,8 +81,8 @@ class Scene:
         self.pool.dispose()
 
 
-def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
-    """Make a trace function that drops the forgotten lease after so many of our opcodes."""
+def striking(act: Callable[[], object], left: list[int]) -> Callable[..., Any]:
+    """Make a trace function that acts after so many of our opcodes."""
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(CODE):
@@ -90,12 +91,16 @@ def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
         if event == "opcode":
             if left[0] == 0:
                 sys.settrace(None)
-                # Nothing else holds it: this is what the collector would do.
-                scene.forgotten.clear()
+                act()
             left[0] -= 1
         return trace
 
     return trace
+
+
+def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
+    """Drop the forgotten lease so: nothing else holds it, as if the collector came."""
+    return striking(scene.forgotten.clear, left)
 
 
 @pytest.mark.slow
@@ -258,3 +263,35 @@ class Plain:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+HUB = """
+import gevent.monkey; gevent.monkey.patch_all()
+import gevent
+from pyramid_dbpool import ManagedPool
+from tests.support.makers import Connection
+
+pool = ManagedPool(Connection, 1, 0, timeout=1.0)
+core, forgotten = pool._core, [pool.connect()]
+
+def start_something():
+    with core.door, core.lock:
+        gevent.sleep(0.01)
+
+starting = gevent.spawn(start_something)
+gevent.sleep(0)
+gevent.get_hub().loop.run_callback(forgotten.clear)
+starting.join()
+pool.connect().close()
+print(pool.status())
+"""
+
+
+def test_a_return_in_gevents_hub_waits_for_the_end_too() -> None:
+    """The hub can wait for nobody, and a greenlet has the lock while the timer's starts."""
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", HUB], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Connections in pool: 1 " in done.stdout, done.stderr
+    assert not done.stderr

@@ -1,9 +1,13 @@
 """What may be dead is examined beside those who use the pool, by a few threads."""
 
+import dis
+import itertools
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from pyramid_dbpool.pool import housekeeper
 from pyramid_dbpool.pool.examiners import AT_ONCE, Examiners
 from pyramid_dbpool.pool.managed import ManagedPool
+from tests.pool.test_door import CODE
 from tests.support.makers import PATIENCE, Maker, wait_for
 
 MANY = 150
@@ -129,6 +134,52 @@ def test_who_is_killed_at_work_is_replaced(maker: Maker, monkeypatch: pytest.Mon
     core.health.suspect_others(None)
     assert not any(each.suspect for each in core.line.idle)
     assert not examiners._queue
+    pool.dispose()
+
+
+def interrupting(left: list[int]) -> Callable[..., Any]:
+    """Make a trace function that interrupts whoever suspects, after so many calls of our code."""
+    last = dict[FrameType, str]()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(CODE):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            # Where Python looks for signals: elsewhere none strikes.
+            after_call = last.get(frame, "").startswith("CALL")
+            last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            left[0] -= after_call
+            if left[0] < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.slow
+def test_who_is_interrupted_as_he_suspects_takes_no_place_with_him(maker: Maker) -> None:
+    """Wherever it strikes: the next one who comes has them examined."""
+    sys._getframe().f_trace_opcodes = True
+    pool = filled(maker, 1)
+    core = pool._core
+    examiners = core.health.examiners
+    for step in itertools.count():
+        left = [step]
+        trace = interrupting(left)
+        sys.settrace(trace)
+        try:
+            with suppress(KeyboardInterrupt):
+                core.health.suspect_others(None)
+        finally:
+            sys.settrace(None)
+        core.health.suspect_others(None)
+        wait_for(lambda: not examiners._at_work)
+        assert not examiners._coming and not examiners._queue
+        if left[0] >= 0:
+            assert step > 10, "nothing was interrupted"
+            break
     pool.dispose()
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from pyramid_dbpool.pool import housekeeper as module
 from pyramid_dbpool.pool.housekeeper import Housekeeper, WeakCall, housekeeper
-from tests.support.makers import PATIENCE, wait_for
+from pyramid_dbpool.pool.managed import ManagedPool
+from tests.support.makers import PATIENCE, Maker, wait_for
 
 SECONDS = float(os.environ.get("DBPOOL_STRESS_SECONDS", "2"))
 
@@ -158,6 +159,17 @@ def test_child_has_a_housekeeper_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
     wait_for(lambda: mine._thread is not None)
     mine.call_off(task)
+
+
+def test_a_childs_pools_have_the_housekeeper_that_its_forks_pause(maker: Maker) -> None:
+    """Those that were there before it, which begin anew as it does."""
+    pool = ManagedPool(maker, 1, 0, keepalive=60.0)
+    pool.connect().close()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if pool._core.shared.timer is housekeeper() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    pool.dispose()
 
 
 FORKS = """

@@ -166,6 +166,22 @@ def test_pool_dies_with_its_engine(maker: Maker) -> None:
     wait_until_gone(known)
 
 
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+def test_what_comes_back_after_a_dispose_leaves_no_descriptor(
+    maker: Maker, background: bool
+) -> None:
+    """At once: an app may have switched the collector off."""
+    pool = ManagedPool(maker, 2, 0, liveness=True, background=background)
+    leases = [pool.connect(), pool.connect()]
+    entries = list(pool._core.line.members)
+    pool.dispose()
+    pool.recreate()
+    for lease in leases:
+        lease.close()
+    assert [each.closed for each in maker.made] == [1, 1]
+    assert all(each.look is None for each in entries)
+
+
 def test_waiter_of_a_disposed_pool_gets_a_fresh_connection(maker: Maker) -> None:
     """After dispose and recreate it need not wait for what was checked out before."""
     pool = ManagedPool(maker, 1, 0, timeout=PATIENCE)

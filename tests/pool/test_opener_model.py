@@ -9,7 +9,7 @@ from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool.housekeeper import Task
 from pyramid_dbpool.pool.line import Entry, Line, Refusal, State, Waiter
 from pyramid_dbpool.pool.opener import Openings
-from pyramid_dbpool.pool.outage import ANSWER_STANDS, LAST_PAUSE
+from pyramid_dbpool.pool.outage import ANSWER_STANDS, LONGEST_PAUSE
 from pyramid_dbpool.pool.stats import Stats
 from tests.pool.test_opener import GRACE, TIMEOUT, Clock
 
@@ -198,7 +198,7 @@ def test_whatever_the_weather_callers_are_served_again_and_a_quiet_pool_is_quiet
         world.weather = rng.choice(list(WEATHER))
         world.pass_time(rng.choice([0.5, 3.0, 15.0, 40.0]), rng.choice([None, 0.02, 0.3, 2.0]))
     # Nobody asks: what is under way ends, and there is at most one more probe.
-    world.pass_time(TIMEOUT + 2 * LONGEST_OPENING + LAST_PAUSE, None)
+    world.pass_time(TIMEOUT + 2 * LONGEST_OPENING + LONGEST_PAUSE, None)
     if world.weather not in ("fine", "slow"):
         began = len(world.began)
         members = len(world.line.members)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pyramid_dbpool.errors import DatabaseUnavailable
 from pyramid_dbpool.pool.line import Slot, Waiter
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.opener import BackgroundOpener
@@ -67,6 +68,24 @@ def test_slot_of_a_thread_that_runs_after_all_is_given_back_once(maker: Maker) -
     late[0]()
     assert opening(opener) == 0
     assert not maker.made
+
+
+def test_who_opened_for_himself_and_fails_late_tells_old_news(maker: Maker) -> None:
+    """Another one, who began later, has been served: the server is there."""
+    pool = ManagedPool(maker, 2, 0, timeout=0.0, background=True)
+
+    def be_overtaken() -> None:
+        maker.before = lambda: None
+        pool.connect().close()
+        raise ConnectionRefusedError
+
+    maker.before = be_overtaken
+    with pytest.raises(DatabaseUnavailable) as caught:
+        pool.connect()
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert pool.outage is None and not pool.is_cut_off
+    assert pool.snapshot().leased == 0
+    pool.dispose()
 
 
 def test_waiter_opens_for_himself_where_no_thread_can_be_started(maker: Maker) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
-from pyramid_dbpool.pool.outage import LAST_PAUSE, LONGEST_PROBE, Outage
+from pyramid_dbpool.pool.outage import LONGEST_PAUSE, LONGEST_PROBE, Outage
 
 BEGAN = 1000.0
 
@@ -23,7 +23,7 @@ def fail(outage: Outage, now: float) -> float:
 def test_the_pauses_grow_up_to_a_longest_one(outage: Outage) -> None:
     """However long the outage lasts."""
     pauses = [fail(outage, BEGAN + 100.0 * number) for number in range(2000)]
-    assert pauses[0] <= 0.1 and LAST_PAUSE / 2 <= pauses[-1] <= LAST_PAUSE
+    assert pauses[0] <= 0.1 and LONGEST_PAUSE / 2 <= pauses[-1] <= LONGEST_PAUSE
 
 
 def test_many_processes_do_not_knock_as_one(outage: Outage) -> None:
@@ -76,9 +76,12 @@ def test_open_connections_are_asked_once_a_second(outage: Outage) -> None:
     assert not outage.asks(BEGAN + 60)
 
 
-def test_a_server_that_refused_a_login_until_now_is_waited_for(outage: Outage) -> None:
+@pytest.mark.parametrize("kind", [ConnectFailure.CONFIGURATION, ConnectFailure.SATURATED])
+def test_a_server_that_let_nobody_in_until_now_is_waited_for(
+    outage: Outage, kind: ConnectFailure
+) -> None:
     """The grace counts from when it last said anything."""
-    outage.failed(ConnectFailure.CONFIGURATION, OSError("wrong password"), BEGAN + 3600)
+    outage.failed(kind, OSError("wrong password, or too many connections"), BEGAN + 3600)
     fail(outage, BEGAN + 3605)
     assert not outage.refuses(BEGAN + 3605, 10.0)
     fail(outage, BEGAN + 3610)

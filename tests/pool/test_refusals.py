@@ -1,12 +1,14 @@
 """Why a caller gets no connection: counted, and told without the pool's lock."""
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import URL, NullPool, create_engine, make_url
 
 from pyramid_dbpool import (
     DatabaseUnavailable,
@@ -16,6 +18,7 @@ from pyramid_dbpool import (
     dispose_engine,
     get_engine,
 )
+from pyramid_dbpool.drivers.tls import tls_options
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
@@ -24,6 +27,7 @@ from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 from tests.conformance.stub_driver import StubConnection
 from tests.support.makers import PATIENCE, Maker, wait_for
+from tests.support.servers.ports import deaf_port
 
 
 def test_a_full_pool_and_a_full_line_are_counted(maker: Maker) -> None:
@@ -129,6 +133,71 @@ def test_a_refusal_that_psycopg2_cannot_decode_is_told_as_one(
     with pytest.raises(error, match="connection to server failed: \N{REPLACEMENT CHARACTER}"):
         get_engine(settings).connect()
     dispose_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "suspect"),
+    [
+        ({"database": "ssl_notes"}, "sqlalchemy.url"),
+        ({"username": "certificates", "password": "wrong"}, "sqlalchemy.url"),
+        ({"query": {"sslmod": "require"}}, "sqlalchemy.url and sqlalchemy.connect_args"),
+        ({"query": {"passwrd": "x"}}, "sqlalchemy.url and sqlalchemy.connect_args"),
+    ],
+)
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_name_that_sounds_like_tls_is_not_taken_for_it(
+    postgres: PrivatePostgres, driver: str, changes: dict[str, Any], suspect: str
+) -> None:
+    """Nobody has to look at certificates because a database, a role or an option is misspelt."""
+    settings = {"sqlalchemy.url": make_url(postgres.url(driver)).set(**changes)}
+    with pytest.raises(DatabaseUnavailable) as caught:
+        get_engine(settings).connect()
+    dispose_engine(settings)
+    assert f"no connection can be opened with this configuration; check {suspect} (" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_what_a_server_says_twice_is_told_once(driver: str) -> None:
+    """With TLS and without it libpq gets the same answer."""
+
+    def refuse() -> None:
+        refusal = 'connection to server at "db", port 5432 failed: FATAL:  password wrong'
+        raise sys.modules[driver].OperationalError(f"{refusal}\n{refusal}\n")
+
+    settings = {"sqlalchemy.url": f"postgresql+{driver}://", "sqlalchemy.creator": refuse}
+    settings |= {"sqlalchemy.pool_timeout": "0"}
+    with pytest.raises(DatabaseUnavailable) as caught:
+        get_engine(settings).connect()
+    dispose_engine(settings)
+    assert str(caught.value).count("password wrong") == 1
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_each_address_of_several_is_told_once(driver: str) -> None:
+    """The last one too, which psycopg tells first; an address stands in what libpq says of it."""
+    first, last = deaf_port(), deaf_port()
+    hosts = {"host": (f"127.0.0.1:{first}", f"127.0.0.1:{last}")}
+    url = URL.create(f"postgresql+{driver}", "web", database="notes", query=hosts)
+    settings = {"sqlalchemy.url": url, "sqlalchemy.pool_timeout": "0"}
+    with pytest.raises(DatabaseUnavailable) as caught:
+        get_engine(settings).connect()
+    dispose_engine(settings)
+    said = str(caught.value).partition(" (")[2]
+    refused = 'connection to server at "127.0.0.1", port {} failed: Connection refused'
+    assert [said.count(refused.format(port)) for port in (first, last)] == [1, 1]
+    for both in (refused.format(first), refused.format(last), "connection failed: ", "; ", ")"):
+        said = said.replace(both, "")
+    assert said == ""
+
+
+def test_a_client_that_the_server_knows_neither_way_is_not_told_to_look_at_tls() -> None:
+    """Its access file has no entry for it; where only TLS was not tried, that may help."""
+    entry = 'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "web", database "notes", '
+    without = psycopg.OperationalError(f"{entry}no encryption")
+    both = psycopg.OperationalError(f"{entry}SSL encryption\n{entry}no encryption")
+    assert (tls_options(without) is not None, tls_options(both)) == (True, None)
 
 
 def test_no_limit_is_reached_where_fewer_are_open(maker: Maker) -> None:

@@ -1,9 +1,104 @@
 """Connections that lead to where nobody wants to be any more are replaced."""
 
+import functools
+import itertools
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from pyramid_dbpool.pool.managed import ManagedPool, is_condemned
+from tests.pool.test_door import CODE
 from tests.support.makers import Maker, in_thread, wait_for
+
+
+def at_step(pool: ManagedPool, left: list[int], act: Callable[[], object]) -> Callable[..., Any]:
+    """Make a trace function that acts after so many of our opcodes, as another thread would."""
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(CODE):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not pool._core.door.is_inside():
+            if left[0] == 0:
+                sys.settrace(None)
+                act()
+            left[0] -= 1
+        return trace
+
+    return trace
+
+
+def retire_all(pool: ManagedPool, before: Callable[[], object]) -> None:
+    """Retire what there is, and wait until what is idle has been closed for it."""
+    before()
+    pool.retire_all()
+    wait_for(lambda: all(each.name != "dbpool-upkeep" for each in threading.enumerate()))
+
+
+def retired_everywhere(
+    make: Callable[[], ManagedPool],
+    run: Callable[[ManagedPool], None],
+    check: Callable[[], None],
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Retire what there is between any two steps of what `run` does, and check."""
+    sys._getframe().f_trace_opcodes = True
+    for step in itertools.count():
+        pool, left = make(), [step]
+        trace = at_step(pool, left, functools.partial(retire_all, pool, before))
+        sys.settrace(trace)
+        try:
+            run(pool)
+        finally:
+            sys.settrace(None)
+        if left[0] >= 0:
+            assert step > 20, "nothing was interrupted"
+            pool.dispose()
+            return
+        check()
+        pool.dispose()
+
+
+@pytest.mark.slow
+def test_what_is_being_returned_is_closed(maker: Maker) -> None:
+    """Wherever its holder is in giving it back: nobody has to ask for it first."""
+    leases = list[Any]()
+
+    def make() -> ManagedPool:
+        maker.forget()
+        pool = ManagedPool(maker, 1, 0, liveness=True, background=True)
+        # The first return of all has upkeep come.
+        pool.connect().close()
+        leases.append(pool.connect())
+        return pool
+
+    retired_everywhere(
+        make,
+        lambda _pool: leases.pop().close(),
+        lambda: wait_for(lambda: maker.made[0].closed),
+    )
+
+
+@pytest.mark.slow
+def test_what_was_just_opened_is_closed_when_it_comes_back(maker: Maker) -> None:
+    """Wherever its opener is on his way from the server to the caller."""
+    seen = list[int]()
+
+    def make() -> ManagedPool:
+        maker.forget()
+        return ManagedPool(maker, 1, 0, timeout=0.0, liveness=True, background=True)
+
+    retired_everywhere(
+        make,
+        lambda pool: pool.connect().close(),
+        lambda: wait_for(lambda: maker.made[0].closed or not seen[-1]),
+        before=lambda: seen.append(len(maker.made)),
+    )
+    assert set(seen) == {0, 1}
 
 
 def test_idle_is_closed_at_once(maker: Maker) -> None:

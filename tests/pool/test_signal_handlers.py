@@ -6,13 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from pyramid_dbpool import ManagedPool, PoolTimeout, deadline
-from tests.pool.test_door import CODE, OPERATIONS, Scene
+from tests.pool.test_door import OPERATIONS, Scene, striking
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 
 
@@ -46,26 +44,6 @@ def dispose(pool: ManagedPool) -> None:
     pool.dispose()
 
 
-def striking(
-    scene: Scene, act: Callable[[ManagedPool], None], left: list[int], seen: list[bool]
-) -> Callable[..., Any]:
-    """Make a trace function that acts after so many of our opcodes, as a handler would."""
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CODE):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if left[0] == 0:
-                sys.settrace(None)
-                seen.append(scene.pool._core.door.is_inside())
-                act(scene.pool)
-            left[0] -= 1
-        return trace
-
-    return trace
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "background"),
@@ -81,7 +59,12 @@ def test_a_handler_may_use_the_pool_anywhere(
     for step in itertools.count():
         scene = Scene(maker, operation, lifo=False, background=background)
         left = [step]
-        trace = striking(scene, act, left, seen)
+
+        def handle(pool: ManagedPool = scene.pool) -> None:
+            seen.append(pool._core.door.is_inside())
+            act(pool)
+
+        trace = striking(handle, left)
         sys.settrace(trace)
         try:
             scene.run()

@@ -181,6 +181,18 @@ def test_openings_wait_for_no_look_that_will_not_come() -> None:
     assert (len(asked), line.opening) == (3, 0)
 
 
+# With all that needs a thread, soon.
+RESTLESS: dict[str, Any] = {
+    "idle_timeout": 0.05,
+    "overflow_linger": 0.01,
+    "keepalive": 0.02,
+    "max_lifetime": 0.1,
+    "liveness": True,
+    "background": True,
+    "hold_warning": 0.05,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [0.3, 0.9, 1.0])
 def test_nobody_starves_while_threads_are_refused_at_random(
@@ -188,19 +200,7 @@ def test_nobody_starves_while_threads_are_refused_at_random(
 ) -> None:
     """All are served, and when all is over nothing is held, being opened or idle for ever."""
     caplog.set_level(logging.CRITICAL)
-    pool = ManagedPool(
-        maker,
-        2,
-        3,
-        timeout=PATIENCE,
-        idle_timeout=0.05,
-        overflow_linger=0.01,
-        keepalive=0.02,
-        max_lifetime=0.1,
-        liveness=True,
-        background=True,
-        hold_warning=0.05,
-    )
+    pool = ManagedPool(maker, 2, 3, timeout=PATIENCE, **RESTLESS)
     failures = list[BaseException]()
 
     def call(seed: int) -> None:

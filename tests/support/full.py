@@ -17,6 +17,7 @@ __all__ = [
     "INSERT",
     "LONG",
     "Full",
+    "add_tablespace",
     "full_mariadb",
     "full_postgres",
     "full_sqlite",
@@ -50,12 +51,18 @@ class Full:
 def full_postgres(server: PrivatePostgres, driver: str, disk: SmallDisk) -> Full:
     """Put the table on a disk that is full."""
     url = server.url(driver)
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE TABLESPACE small LOCATION '{disk.folder}'"))
+    add_tablespace(url, disk)
+    with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text(f"{TABLE} TABLESPACE small"))
     disk.fill()
     return Full(url, disk.free)
+
+
+def add_tablespace(url: str, disk: SmallDisk) -> None:
+    """Let a PostgreSQL use a disk, as the tablespace `small`."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE TABLESPACE small LOCATION '{disk.folder}'"))
 
 
 def full_mariadb(url: str) -> Full:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
-from sqlalchemy import event, make_url, select, text
+from sqlalchemy import Engine, event, make_url, select, text
 
+from pyramid_dbpool import DatabaseUnavailable, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines.registry import process_engine
@@ -200,6 +201,86 @@ def test_a_server_that_is_away_is_503(away: dict[str, Any]) -> None:
         assert answer.text == "default: not ready\n"
 
 
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Give the lines that the log has got of readiness."""
+    return lambda: [each.message for each in caplog.records if each.name == readiness.__name__]
+
+
+def test_the_log_says_once_why_nobody_is_sent_here(
+    settings: dict[str, Any], told: Callable[[], list[str]]
+) -> None:
+    """Where only a load balancer asks, no request is refused that could say so."""
+    wrong = make_url(settings["sqlalchemy.url"]).set(database="nowhere")
+    settings["sqlalchemy.url"] = wrong
+    pool = PoolReadiness(process_engine(settings), Clock())
+    for seconds in range(5):
+        assert not is_ready(at(pool, 2 * FRESH_BAD * seconds))
+    [line] = told()
+    assert line.startswith(
+        "dbpool.readiness_route: not ready: pool 'default': no connection can be opened with this"
+        " configuration; check sqlalchemy.url ("
+    )
+    assert line.endswith('database "nowhere" does not exist)')
+
+
+def test_the_log_says_that_this_is_over(
+    pool: PoolReadiness, probes: Probes, told: Callable[[], list[str]]
+) -> None:
+    """And says anew what comes later; a server that is ready is not mentioned."""
+    for seconds, away in enumerate((False, True, True, False, False, True)):
+        probes.error = OSError("no route") if away else None
+        is_ready(at(pool, seconds * 2 * FRESH_GOOD))
+    away_line = (
+        "dbpool.readiness_route: not ready: pool 'default': the database server of"
+        " sqlalchemy.url is unreachable (no route)"
+    )
+    ready = "dbpool.readiness_route: pool 'default' is ready after 40.0 s."
+    assert told() == [away_line, ready, away_line]
+
+
+def test_a_refused_login_puts_what_is_known_in_doubt(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """It is looked at within a second, and not ten; a probe that was let in is believed again."""
+    engine = get_engine(settings | {"dbpool.engine_hook": refuse_logins})
+    pool = PoolReadiness(process_engine(settings | {"dbpool.engine_hook": refuse_logins}), Clock())
+    assert is_ready(pool) and probes.count == 1
+    with pytest.raises(DatabaseUnavailable):
+        engine.connect()
+    is_ready(at(pool, FRESH_BAD / 2))
+    assert probes.count == 1
+    is_ready(at(pool, FRESH_BAD))
+    assert probes.count == 2
+    is_ready(at(pool, 3 * FRESH_BAD))
+    assert probes.count == 2
+
+
+def refuse_logins(engine: Engine) -> None:
+    """Let its server know no such role."""
+
+    @event.listens_for(engine, "do_connect")
+    def ask_for_nobody(_dialect: Any, _record: Any, _args: Any, parameters: Any) -> None:
+        parameters["user"] = "nobody"
+
+
+def test_what_the_pool_has_said_is_not_said_again(
+    away: dict[str, Any], told: Callable[[], list[str]]
+) -> None:
+    """An outage that requests meet is two lines, as without the route."""
+    with app(away | {"sqlalchemy.pool_timeout": "0"}, *PARTS, index=select_one) as web:
+        web.get(status=503)
+        assert web.pool.outage is not None
+        pool = PoolReadiness(process_engine(away | {"sqlalchemy.pool_timeout": "0"}), Clock())
+        pool._learn(pool._probing_since, OSError("no route"))
+        assert told() == []
+
+
+def select_one(request: Request) -> str:
+    """Need the database."""
+    return str(request.db.scalar(select(1)))
+
+
 def test_it_asks_nobody_and_runs_nothing_of_the_app(settings: dict[str, Any]) -> None:
     """Neither a security policy nor a transaction: both might need the database."""
 
@@ -337,10 +418,12 @@ def test_a_pool_whose_open_connections_work_is_ready_and_says_how(
     assert pool.is_ready()
     assert pool.words(True) == "ready, but no new connection can be opened"
     made.engine.dispose()
-    assert is_ready(at(pool, 2 * FRESH_GOOD)) and probes.count == 2
+    # The probe may be over before the answer, or after it.
+    is_ready(at(pool, 2 * FRESH_GOOD))
+    assert probes.count == 2
     assert not pool.is_ready()
     probes.error = None
-    assert not is_ready(at(pool, 2 * FRESH_GOOD + FRESH_BAD))
+    is_ready(at(pool, 2 * FRESH_GOOD + FRESH_BAD))
     assert pool.is_ready() and pool.words(True) == "ready"
 
 

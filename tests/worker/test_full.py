@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
-from tests.support.full import INSERT, Full, full_sqlite
+from tests.support.full import INSERT, Full, add_tablespace, full_sqlite
 from tests.support.makers import wait_for
 from tests.support.servers.disks import SmallDisk
 from tests.support.workers import Lost, log_watch
@@ -61,10 +61,7 @@ def test_a_statement_that_fills_the_disk_itself_is_given_up(
     """After some tries: it would fill it for ever, and the queue stand still."""
     server = new_postgres()
     worker = Lost(server.url())
-    with get_engine(worker.settings).connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(
-            text(f"CREATE TABLESPACE small LOCATION '{small_disk.folder}'")
-        )
+    add_tablespace(server.url(), small_disk)
 
     def sort(message: int, session: Session) -> None:
         session.execute(text("SET LOCAL temp_tablespaces = small; SET LOCAL work_mem = '64kB'"))

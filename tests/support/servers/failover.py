@@ -211,6 +211,8 @@ class MariaDBPair:
 
     def rejoin(self, server: MariaDB) -> None:
         """Have a server come back as the read-only replica of the primary."""
+        # From its first moment: it would take writes that its primary never has.
+        server.settings["read_only"] = 1
         server.start()
         server.execute("SET GLOBAL read_only = 1")
         self.standby = server

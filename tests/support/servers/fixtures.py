@@ -34,14 +34,8 @@ MARIADB = ("mysql+pymysql", "mysql+mysqlconnector", "mysql+mysqldb")
 BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
-PROGRAMS = {
-    "new_postgres",
-    "new_mariadb",
-    "mariadb_pair",
-    "postgres_pair",
-    "new_postgres_pair",
-}
-PROGRAMS |= {"mariadb", "rabbitmq", "pgbouncer", "pytester"}
+PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
+PROGRAMS |= {"postgres_pair", "new_postgres_pair", "mariadb_pair", "full_database", "small_disk"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",

@@ -13,7 +13,7 @@ from sqlalchemy import exc as sa_exc
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
 from pyramid_dbpool.web import incidents
 from tests.support.webapp import PARTS, Row, WebApp, app
-from tests.web.overload.views import asks, attempts, fill
+from tests.web.overload.views import asks, attempts, fill, told
 
 
 def test_a_full_pool_is_503_and_not_tried_again(
@@ -25,7 +25,7 @@ def test_a_full_pool_is_503_and_not_tried_again(
     assert answer.headers["Retry-After"] == "1"
     # The pool's own timeout is a minute: it was the request's that was over.
     assert attempts == [0]
-    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    (said,) = told(caplog)
     for part in (
         "GET route 'index'",
         "Retry-After 1 s",
@@ -45,7 +45,7 @@ def test_a_full_line_is_503_with_the_holders_in_the_log(
     """Refused at once."""
     settings |= {"dbpool.max_waiting": "0", "dbpool.min_idle": "2"}
     full().get(status=503)
-    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    (said,) = told(caplog)
     assert "its 2 connections cannot be had at once, and dbpool.max_waiting = 0 lets" in said
     assert "GET route 'slow' for" in said and "raise sqlalchemy.pool_size" in said
 
@@ -74,7 +74,7 @@ def test_a_flood_of_refusals_is_not_a_flood_of_lines(
         web.get(status=503)
     monkeypatch.setattr(incidents, "LOG_EVERY", 0.0)
     web.get(status=503)
-    said = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    said = told(caplog)
     assert len(said) == 2
     assert "(3 more since the last such line)" in said[1]
 
@@ -187,7 +187,7 @@ def test_a_refusal_by_a_pool_that_is_not_the_apps_is_503(
 
     with app(settings, *PARTS, index=refused) as web:
         assert web.get(status=503).headers["Retry-After"] == "1"
-    (line,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    (line,) = told(caplog)
     assert line.endswith(f"Retry-After 1 s{said}")
 
 

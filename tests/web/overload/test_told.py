@@ -24,16 +24,12 @@ from pyramid_dbpool.web import incidents
 from tests.support.servers.ports import deaf_port
 from tests.support.webapp import PARTS, Row, WebApp, app, database
 from tests.web.overload.test_own_views import with_policy, with_tween
-from tests.web.overload.views import asks
+from tests.web.overload.views import asks, told
 from tests.web.retry.views import ENDS_SESSION, TROUBLE_IN_COMMIT, in_commit
 
 REFUSALS = (PoolTimeout, DatabaseUnavailable)
 Part = Callable[[Configurator], None]
 Handler = Callable[[Request], Response]
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
 
 
 def answer_busy(error: Any, request: Request) -> Response:
@@ -111,7 +107,7 @@ def test_an_outage_is_one_line_whoever_answers(
     with app(away, *PARTS, *parts, index=view, asks=asks) as web:
         answer = web.get(status=503)
     assert (answer.text, answer.headers["Retry-After"]) == ("own", "1")
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     # Over the router nobody knows a route's name.
     assert said.replace("'/'", "route 'index'").startswith(
         "503 for GET route 'index', Retry-After 1 s: pool 'default'"
@@ -136,7 +132,7 @@ def test_a_full_pool_is_one_line_whoever_answers(
 
     answer = full(*parts, with_routes).get("/another", status=503)
     assert (answer.text, answer.headers["Retry-After"]) == ("own", "1")
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     assert said.replace("'/another'", "route 'another'").startswith(
         "503 for GET route 'another', Retry-After 1 s: pool 'default'"
     )
@@ -158,7 +154,7 @@ def test_with_sqlalchemys_pools_too(
     away["sqlalchemy.poolclass"] = poolclass
     with app(away, *PARTS, index=catching_view) as web:
         assert web.get(status=503).headers["Retry-After"] == "1"
-    assert len(lines(caplog)) == 1
+    assert len(told(caplog)) == 1
 
 
 @pytest.mark.parametrize("use_tweens", [False, True])
@@ -180,7 +176,7 @@ def test_an_engine_that_the_app_has_made_is_one_line_too(
     with app(settings, *PARTS, *parts, index=view, asks=other) as web:
         web.get(status=503)
     engine.dispose()
-    assert len(lines(caplog)) == 1
+    assert len(told(caplog)) == 1
 
 
 def test_where_the_tween_is_not_listed_our_view_writes_it(
@@ -190,7 +186,7 @@ def test_where_the_tween_is_not_listed_our_view_writes_it(
     away["pyramid.tweens"] = "pyramid_tm.tm_tween_factory pyramid.tweens.excview_tween_factory"
     with app(away, *PARTS, index=asks) as web:
         assert web.get(status=503).headers["Retry-After"] == "1"
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     assert said.startswith("503 for GET route 'index', Retry-After 1 s: pool 'default'")
 
 
@@ -206,7 +202,7 @@ def test_a_page_that_does_without_says_what_it_was_answered(
 
     with app(away, *PARTS, index=view) as web:
         web.get(status=200)
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     assert said.startswith("200 for GET route 'index', no Retry-After: pool 'default'")
 
 
@@ -223,7 +219,7 @@ def test_an_error_that_no_view_answers_is_one_line_too(
 
     with app(away, *PARTS, index=view) as web, pytest.raises(LookupError):
         web.get()
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     assert said.startswith("500 for GET route 'index', no Retry-After: pool 'default'")
 
 
@@ -252,7 +248,7 @@ def test_nobody_is_told_to_repeat_what_may_be_stored(
     with database(settings["sqlalchemy.url"]), app(other, *PARTS, *parts, index=view) as web:
         answer = web.client.request("/", method=method, status=503)
     assert answer.headers.get("Retry-After") == seconds
-    (said,) = lines(caplog)
+    (said,) = told(caplog)
     why = "no Retry-After because a part of it may be stored" if seconds is None else "1 s"
     assert f"{why}: pool 'other'" in said
 
@@ -320,7 +316,7 @@ def test_a_write_in_doubt_is_told_whoever_answers(
     with app(doubtful, *PARTS, *parts, index=view) as web:
         for _ in range(2):
             assert web.client.post("/", status=202).text == "own"
-    said = lines(caplog)
+    said = told(caplog)
     assert len(said) == 2
     assert all(each.startswith("202 for POST route 'index': The connection was") for each in said)
     assert all("may or may not be stored" in each for each in said)
@@ -334,7 +330,7 @@ def test_a_write_in_doubt_that_nobody_answers_is_told_too(
     """The server's traceback does not say which request it was."""
     with app(doubtful, *PARTS, index=in_commit(ENDS_SESSION)) as web, pytest.raises(CommitUnknown):
         web.client.post("/")
-    assert [each.partition(":")[0] for each in lines(caplog)] == ["500 for POST route 'index'"]
+    assert [each.partition(":")[0] for each in told(caplog)] == ["500 for POST route 'index'"]
 
 
 def test_a_write_that_was_repeated_is_in_no_doubt(
@@ -343,7 +339,7 @@ def test_a_write_that_was_repeated_is_in_no_doubt(
     """It is stored now, once or twice over."""
     with app(doubtful, *PARTS, unknown_view, index=in_commit(ENDS_SESSION)) as web:
         assert web.client.put("/", status=200).text == "1"
-    assert lines(caplog) == []
+    assert told(caplog) == []
 
 
 def test_a_write_is_in_doubt_whose_repetition_fails(
@@ -358,4 +354,4 @@ def test_a_write_is_in_doubt_whose_repetition_fails(
 
     with app(doubtful, *PARTS, index=view) as web, pytest.raises(LookupError):
         web.client.put("/")
-    assert [each.partition(":")[0] for each in lines(caplog)] == ["500 for PUT route 'index'"]
+    assert [each.partition(":")[0] for each in told(caplog)] == ["500 for PUT route 'index'"]

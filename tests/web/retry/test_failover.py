@@ -18,7 +18,7 @@ from tests.support.makers import in_thread, wait_for
 from tests.support.servers.failover import PostgresPair
 from tests.support.servers.proxy import Newcomers
 from tests.support.webapp import PARTS, TM, Base, Row, TwoPhaseSession, View, app
-from tests.web.retry.views import number, settings_for
+from tests.web.retry.views import number, open_several, settings_for
 
 NewPair = Callable[..., PostgresPair]
 READ_ONLY = "the server is read-only"
@@ -112,13 +112,6 @@ def failover(postgres_pair: PostgresPair) -> Failover:
     return Failover(postgres_pair)
 
 
-def fill(web: Any) -> None:
-    """Open several connections where the address leads now."""
-    held = [web.engine.connect() for _ in range(3)]
-    for connection in held:
-        connection.close()
-
-
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("view", WRITES)
 def test_a_write_that_a_standby_refuses_is_tried_again_at_the_primary(
@@ -127,7 +120,7 @@ def test_a_write_that_a_standby_refuses_is_tried_again_at_the_primary(
     """All connections that were opened before are replaced, and each method is tried again."""
     settings = settings_for(failover.pair.url(driver))
     with app(settings, *PARTS, index=view) as web:
-        fill(web)
+        open_several(web)
         failover.move()
         web.client.post("/")
         assert failover.count() == 1
@@ -140,7 +133,7 @@ def test_a_request_waits_for_the_primary(
     """The address moves while it waits, as it would for a server that is away; said once."""
     with app(failover.settings, *PARTS, index=write) as web:
         writes = process_engine(failover.settings).writes
-        fill(web)
+        open_several(web)
         answers: list[Any] = []
         thread = in_thread(lambda: answers.append(web.client.post("/").text))
         wait_for(lambda: writes.since is not None and writes._looks > 1)
@@ -152,6 +145,7 @@ def test_a_request_waits_for_the_primary(
     assert [TAKES_WRITES in each for each in said].count(True) == 1, said
 
 
+@pytest.mark.slow
 def test_a_wait_for_the_primary_is_bounded(failover: Failover) -> None:
     """As long as for a connection; then 503 and Retry-After, and reads go on."""
     settings = failover.settings | {"sqlalchemy.pool_timeout": "2s", "dbpool.outage_grace": "1h"}
@@ -216,7 +210,7 @@ def test_a_server_that_stays_read_only_is_not_stormed(failover: Failover) -> Non
 def test_without_pyramid_retry_it_is_a_503(failover: Failover) -> None:
     """Nothing is stored, and another request may reach the primary."""
     with app(failover.settings, *TM, index=write) as web:
-        fill(web)
+        open_several(web)
         assert "Retry-After" in web.client.post("/", status=503).headers
         failover.move()
         wait_for(lambda: web.client.post("/", status="*").status_int == 200)
@@ -225,7 +219,7 @@ def test_without_pyramid_retry_it_is_a_503(failover: Failover) -> None:
 def test_in_use_is_replaced_when_it_comes_back(failover: Failover) -> None:
     """Also what was opened before and is in the hands of somebody who reads."""
     with app(failover.settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         with web.engine.connect() as reader:
             failover.move()
             web.client.post("/")
@@ -297,7 +291,7 @@ def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str)
     settings, answers = settings_for(failover.pair.url(driver)), list[Any]()
     with app(settings, *PARTS, index=write) as web:
         writes = process_engine(settings).writes
-        fill(web)
+        open_several(web)
         with fenced(failover.pair):
             wait_for(lambda: reads_only(web))
             thread = in_thread(lambda: answers.append(web.client.post("/").text))
@@ -390,7 +384,7 @@ def test_a_pool_of_sqlalchemys_fails_over_too(failover: Failover, pool: str) -> 
     """Its connections are replaced as ours are."""
     settings = failover.settings | {"sqlalchemy.poolclass": pool}
     with app(settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         failover.move()
         web.client.post("/")
         assert failover.count() == 1
@@ -412,7 +406,7 @@ def test_a_two_phase_session_fails_over(failover: Failover) -> None:
     """Nothing was prepared when the standby refused the write."""
     settings = failover.settings | {"dbpool.session_class": TwoPhaseSession}
     with app(settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         failover.move()
         assert web.client.post("/").text == "1"
     assert failover.count() == 1
@@ -429,7 +423,7 @@ def test_a_unit_of_work_in_a_request_fails_over(failover: Failover) -> None:
         return str(number(request))
 
     with app(failover.settings, *PARTS, index=view) as web:
-        fill(web)
+        open_several(web)
         failover.move()
         assert web.client.post("/").text == "1"
     assert failover.count() == 1
@@ -456,7 +450,7 @@ def test_a_real_failover(new_postgres_pair: NewPair) -> None:
     failover.move()
     settings = failover.settings | {"sqlalchemy.pool_timeout": "1m", "dbpool.outage_grace": "1m"}
     with app(settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         web.client.post("/")
         pair.primary.kill()
         old = pair.promote()

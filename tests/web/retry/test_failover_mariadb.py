@@ -14,7 +14,7 @@ from tests.support.makers import in_thread, wait_for
 from tests.support.servers.failover import MariaDBPair
 from tests.support.servers.fixtures import need_mysqlclient
 from tests.support.webapp import PARTS, TM, Base, Row, View, app
-from tests.web.retry.views import number, settings_for
+from tests.web.retry.views import number, open_several, settings_for
 
 DRIVERS = ["pymysql", "mysqlconnector", "mysqldb"]
 
@@ -71,17 +71,10 @@ def write(request: Request) -> str:
     return str(number(request))
 
 
-def fill(web: Any) -> None:
-    """Open several connections where the address leads now."""
-    held = [web.engine.connect() for _ in range(3)]
-    for connection in held:
-        connection.close()
-
-
 def test_a_write_that_a_server_refuses_is_tried_again_at_the_other(failover: Failover) -> None:
     """All connections that were opened before are replaced."""
     with app(failover.settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         failover.demote()
         failover.move()
         assert web.client.post("/").text == "1"
@@ -108,7 +101,7 @@ def test_a_commit_that_is_refused_is_tried_again(failover: Failover) -> None:
 def test_a_write_waits_until_the_server_takes_writes_again(by_pymysql: Failover) -> None:
     """It may be the same one, after a maintenance."""
     with app(by_pymysql.settings, *PARTS, index=write) as web:
-        fill(web)
+        open_several(web)
         by_pymysql.demote()
         writes, answers = process_engine(by_pymysql.settings).writes, list[str]()
         thread = in_thread(lambda: answers.append(web.client.post("/").text))
@@ -129,7 +122,7 @@ def test_a_pool_of_sqlalchemys_is_emptied_when_it_is_over(
     }
     with app(settings, *PARTS, index=write, read=lambda r: r.db.scalar(text("SELECT 1"))) as web:
         writes, answers = process_engine(settings).writes, list[Any]()
-        fill(web)
+        open_several(web)
         by_pymysql.demote()
         thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
         wait_for(lambda: writes._looks > 1)
@@ -146,7 +139,7 @@ def test_a_pool_of_sqlalchemys_is_emptied_when_it_is_over(
 def test_without_pyramid_retry_it_is_a_503(by_pymysql: Failover) -> None:
     """Nothing is stored, and another request may reach the other server."""
     with app(by_pymysql.settings, *TM, index=lambda r: r.db.execute(insert(Row)) and None) as web:
-        fill(web)
+        open_several(web)
         by_pymysql.demote()
         assert "Retry-After" in web.client.post("/", status=503).headers
         by_pymysql.move()

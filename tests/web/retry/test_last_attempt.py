@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from pyramid_dbpool import CommitUnknown, DatabaseUnavailable, deadline
 from pyramid_dbpool.drivers.sockets import has_ended
-from pyramid_dbpool.web import incidents
 from tests.support.makers import wait_for
 from tests.support.servers.fixtures import NewProxy
 from tests.support.webapp import PARTS, Row, app, database
+from tests.web.overload.views import told
 from tests.web.retry.views import (
     ENDS_SESSION,
     MARIADB_RACE,
@@ -48,7 +48,7 @@ def test_a_disconnect_at_the_last_attempt_is_503(
         answer = web.client.post("/", status=503)
         assert answer.headers["Retry-After"] == "1"
         assert (seen, count(), web.checked_out()) == ([0, 1, 2], 0, 0)
-    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    (said,) = told(caplog)
     # psycopg before 3.2.4 says first what it was doing.
     assert re.search(r"nothing of this attempt is stored \((\w+ input failed: )?terminating", said)
     assert "\n" not in said
@@ -166,7 +166,7 @@ def test_a_refusal_after_something_was_stored_invites_nobody_to_store_it_twice(
     with app(one, *PARTS, index=view) as web:
         answer = getattr(web.client, method)("/", status=503)
         assert count() == 1
-    (said,) = [r.getMessage() for r in caplog.records if r.name == incidents.__name__]
+    (said,) = told(caplog)
     stored = method == "post"
     assert ("Retry-After" in answer.headers) is not stored
     assert ("A part of this request may be stored" in answer.text) is stored

@@ -9,7 +9,7 @@ from pyramid.response import Response
 from sqlalchemy import Connection, Engine, text
 
 from pyramid_dbpool import unit_of_work
-from tests.support.webapp import Row
+from tests.support.webapp import Row, WebApp
 
 NewDatabase = Callable[[str], str]
 
@@ -38,6 +38,13 @@ def settings_for(url: str) -> dict[str, Any]:
 def number(request: Request) -> int:
     """Return the number of the attempt."""
     return int(request.environ["retry.attempt"])
+
+
+def open_several(web: WebApp) -> None:
+    """Have the app's pool open several connections, and give them back."""
+    held = [web.engine.connect() for _ in range(3)]
+    for connection in held:
+        connection.close()
 
 
 def lose_connection(request: Request) -> None:
