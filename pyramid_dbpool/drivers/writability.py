@@ -25,13 +25,20 @@ class WriteRefusal(enum.Enum):
 
     READ_ONLY = "read-only"
     """It is not the primary, or not any more: another server may be."""
+    FENCED = "fenced"
+    """So it is by default, which its holder may have said of the session as well."""
     FULL = "full"
     """It has no room or no memory, or its storage fails: wait for a person to help."""
     EXHAUSTED = "exhausted"
     """It has no room for temporary files, which the statement itself may have taken up."""
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another server, or the same one later, takes writes."""
+        return self in {READ_ONLY, FENCED}
 
-READ_ONLY, FULL, EXHAUSTED = WriteRefusal
+
+READ_ONLY, FENCED, FULL, EXHAUSTED = WriteRefusal
 
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from os import getpid
 from typing import Any
 
@@ -30,7 +30,8 @@ from ..errors import DatabaseUnavailable
 from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
-from ..pool.outage import FRESH, LONGEST_PAUSE, pause_before
+from ..pool.options import PLUGIN_DEFAULTS
+from ..pool.outage import FRESH, LONGEST_PAUSE, LONGEST_PROBE, pause_before
 from ..settings import PoolSettings
 from ..stopping import SLICE
 from .apart import opened_apart
@@ -47,12 +48,14 @@ QUIET = 60.0
 class WriteOutage:
     """What is known of one engine's server: whether it takes writes, and since when not.
 
-    Whoever waits for it looks himself, and one at a time: where nobody writes, nothing is asked.
+    Whoever waits for it has it looked at, one at a time: where nobody writes, nothing is asked.
     """
 
     def __init__(self, pool: PoolSettings) -> None:
         self.name = pool.name
-        self.patience = pool.pool_timeout or 0.0
+        timeout = pool.pool_timeout
+        # A pool without a line has none, and its callers wait for the server as well.
+        self.patience: float = PLUGIN_DEFAULTS["timeout"] if timeout is None else timeout
         self._grace = None if pool.managed is None else pool.managed.outage_grace
         self._key = pool.source("read_only")
         self._is_meant = pool.options.read_only
@@ -65,15 +68,19 @@ class WriteOutage:
         self._start()
 
     def _start(self) -> None:
-        self._pid = getpid()
-        # Held by whoever looks; the other guards what follows, and is never held during a look.
-        self._looking, self._lock = threading.Lock(), threading.Lock()
+        # Guards what follows; held for a moment, never during a look.
+        self._lock = threading.Lock()
+        # Set when the look that was begun last is over.
+        self._over = threading.Event()
+        self._over.set()
         self._since: float | None = None
         # What was said, and not the error, whose traceback would keep a session alive.
         self._said = ""
         self._looks = 0
         self._look_at = self._known_at = self._seen_at = float("-inf")
         self._full_since = self._full_at = float("-inf")
+        # At the end: another thread of a child's must not take a lock of the parent's.
+        self._pid = getpid()
 
     def watch(self, engine: Engine) -> None:
         """Be the one for `engine`."""
@@ -115,7 +122,11 @@ class WriteOutage:
             heard.error, heard.connection.dbapi_connection, took_writes=self._took_writes
         ):
             self._note_read_only(heard)
-            return WriteRefusal.READ_ONLY
+            dbapi_connection = heard.connection.dbapi_connection
+            if not defaults_to_read_only(dbapi_connection):
+                return WriteRefusal.READ_ONLY
+            standby = is_read_only(dbapi_connection, heard.dialect.name)
+            return WriteRefusal.READ_ONLY if standby else WriteRefusal.FENCED
         return refusal
 
     def _note_full(self, error: BaseException) -> None:
@@ -162,9 +173,12 @@ class WriteOutage:
         return self._pool is not None
 
     def _retire(self) -> None:
-        pool = self._pool
+        pool, engine = self._pool, self._engine
         if pool is not None:
             pool.retire_all()
+        elif engine is not None:
+            # Those in use close when they come back, to a pool that is none any more.
+            engine.dispose()
 
     # Waiting
 
@@ -195,27 +209,16 @@ class WriteOutage:
         """
         until = monotonic() + seconds
         while self.since is not None:
-            left = until - monotonic()
-            with self._turn(min(max(left, 0.0), SLICE)) as mine:
-                if mine and self._look_at <= monotonic():
-                    # What is sent here is none of the work in hand.
-                    Context().run(self._look)
-            if self.since is None:
-                break
+            self.look_beside()
             left = until - monotonic()
             if left <= 0 or stopped():
                 return False
-            sleep(min(left, SLICE, max(0.0, self._look_at - monotonic())))
+            over = self._over
+            if over.is_set():
+                sleep(min(left, SLICE, max(0.0, self._look_at - monotonic())))
+            else:
+                over.wait(min(left, SLICE))
         return True
-
-    @contextmanager
-    def _turn(self, seconds: float) -> Iterator[bool]:
-        mine = self._looking.acquire(timeout=seconds)
-        try:
-            yield mine
-        finally:
-            if mine:
-                self._looking.release()
 
     def refuses(self) -> bool:
         """Tell whether it has lasted so long that waiting is pointless, as in an outage."""
@@ -236,19 +239,34 @@ class WriteOutage:
         return error
 
     def look_beside(self) -> None:
-        """See whether the server takes writes again, in a thread, unless somebody just does."""
-        if self.since is not None and self._look_at <= monotonic() and not self._looking.locked():
-            run_beside("dbpool-upkeep", self._look_once)
+        """See whether the server takes writes again, unless somebody just does.
 
-    def _look_once(self) -> None:
-        with self._turn(0.0) as mine:
-            if mine and self._since is not None:
-                self._look()
+        In a thread: a connect that hangs, as to an address that moves, must not outlast the time
+        of whoever waits.
+        """
+        if self.since is None:
+            return
+        now = monotonic()
+        with self._lock:
+            if now < self._look_at:
+                return
+            self._looks += 1
+            next_at = now + pause_before(self._looks, LONGEST_PAUSE)
+            # Until this one is over, or has been swallowed by the network.
+            self._look_at = now + LONGEST_PROBE
+            over = self._over = threading.Event()
+        # What is sent there is none of the work in hand, also where no thread can be started.
+        run_beside("dbpool-upkeep", partial(Context().run, self._look, next_at, over))
 
-    def _look(self) -> None:
-        """Ask the server that a new connection reaches; by whoever has the turn."""
-        self._looks += 1
-        self._look_at = monotonic() + pause_before(self._looks, LONGEST_PAUSE)
+    def _look(self, next_at: float, over: threading.Event) -> None:
+        try:
+            self._ask_server()
+        finally:
+            self._look_at = next_at
+            over.set()
+
+    def _ask_server(self) -> None:
+        """Ask the server that a new connection reaches."""
         engine = self._engine
         if engine is None:
             return

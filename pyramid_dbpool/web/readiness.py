@@ -139,7 +139,8 @@ class PoolReadiness:
         if writes.since is not None:
             # It can be reached, and answers every write with an error.
             writes.look_beside()
-            self._ready, self._known_at = False, now
+            # Not known any more once it is over: whoever asks first then waits for a probe.
+            self._ready, self._known_at = False, float("-inf")
             return
         says = self._pool_says(now)
         if says is not None:

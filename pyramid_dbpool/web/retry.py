@@ -22,7 +22,6 @@ from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLonger
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
-from ..drivers.writability import WriteRefusal
 from ..engines.stored import (
     Judge,
     Outcome,
@@ -191,7 +190,7 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     refusal = outcome.write_refusal_of(error)
     if refusal is not None:
         # Of a server that is full another attempt would meet the same.
-        return refusal is WriteRefusal.READ_ONLY
+        return refusal.is_read_only
     if aftermath:
         return outcome.transient
     return True if _is_transient(error) else None
@@ -268,8 +267,8 @@ def _unavailable(
         return None
     happened = "the connection was lost"
     if refusal is not None:
-        read_only = refusal is WriteRefusal.READ_ONLY
-        happened = "the server is read-only" if read_only else "the server can store nothing"
+        read_only = "the server is read-only"
+        happened = read_only if refusal.is_read_only else "the server can store nothing"
     stored = "nothing" if outcome.nothing_stored else "only a part"
     text = f"{happened}, and {stored} of this attempt is stored ({driver_text(error)})"
     writes = None if refusal is None else outcome.writes

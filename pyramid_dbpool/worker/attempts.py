@@ -77,7 +77,7 @@ class Attempts(Generic[M]):
                     raise
                 # At a stop the last try is none: the next worker has all of them.
                 stopped = self.stop.is_set() and remedy != self._others_are_past
-                if tries >= self.max_tries and not stopped and remedy != self._there_is_room:
+                if tries >= self.max_tries and not stopped and self._counts(remedy):
                     raise
                 self._tell(said, named, tries, remedy, database_error(error, outcome))
                 if stopped or not remedy(tries):
@@ -90,11 +90,12 @@ class Attempts(Generic[M]):
         number = f"try {tries} of {self.max_tries}"
         if remedy in {self._others_are_past, self._pause_is_over}:
             log.warning("%s: %s: %s", named, number, _reason(error))
-        elif remedy != self._there_is_room:
+        elif self._counts(remedy) or (tries == 1 and remedy != self._there_is_room):
             log.warning("%s: %s (waiting for the database): %s", named, number, _reason(error))
         elif said.is_due(monotonic()):
             # However many tries that takes.
-            log.warning("%s: waiting until the database has room: %s", named, _reason(error))
+            what = "has room" if remedy == self._there_is_room else "takes writes"
+            log.warning("%s: waiting until the database %s: %s", named, what, _reason(error))
 
     def _remedy(self, error: Exception, outcome: Outcome) -> Remedy | None:
         """Return what has to be waited for before another try; None if none is allowed."""
@@ -134,14 +135,26 @@ class Attempts(Generic[M]):
         return storage_refusal(said) if opened else None
 
     def _remedy_of_refusal(self, refusal: WriteRefusal, outcome: Outcome) -> Remedy:
-        if refusal is WriteRefusal.READ_ONLY and outcome.writes is not None:
-            return partial(self._server_takes_writes, outcome.writes)
+        if refusal.is_read_only and outcome.writes is not None:
+            lifted = refusal is WriteRefusal.FENCED
+            wait = self._fence_is_lifted if lifted else self._server_takes_writes
+            return partial(wait, outcome.writes)
         # A statement that takes up the room itself would go on doing so.
         counts = refusal is WriteRefusal.EXHAUSTED
         return self._pause_is_over if counts else self._there_is_room
 
-    def _server_takes_writes(self, writes: WriteOutage, _tries: int) -> bool:
-        """Wait until the server is the primary again; return False if the stop comes first."""
+    def _counts(self, remedy: Remedy) -> bool:
+        """Tell whether a try that needs this was one: what a server's state stops never was."""
+        what = remedy.func if isinstance(remedy, partial) else remedy
+        return what not in {self._there_is_room, self._server_takes_writes}
+
+    def _server_takes_writes(self, writes: WriteOutage, tries: int) -> bool:
+        # Where half of the new connections lead to a standby it takes several.
+        paused = tries == 1 or self._pause_is_over(tries)
+        return paused and self._fence_is_lifted(writes, tries)
+
+    def _fence_is_lifted(self, writes: WriteOutage, _tries: int) -> bool:
+        """Wait until the server takes writes; return False if the stop comes first."""
         while not writes.wait(LOG_EVERY, self.stop.is_set):
             if self.stop.is_set():
                 return False

@@ -78,7 +78,7 @@ def test_a_child_finds_out_for_itself(at_standby: dict[str, str]) -> None:
     """The parent may have been looking when it forked."""
     writes = process_engine(at_standby).writes
     child = multiprocessing.get_context("fork").Process(target=known_in_child, args=(at_standby,))
-    with writes._looking:
+    with writes._lock:
         child.start()
         child.join()
     assert child.exitcode == 0

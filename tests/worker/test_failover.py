@@ -75,6 +75,16 @@ def test_messages_wait_for_the_primary(
     assert (worker.acked, worker.failed, worker.stored()) == (["a", "b"], [], ["a", "b"])
 
 
+def test_a_message_that_is_tried_once_waits_too(postgres_pair: PostgresPair) -> None:
+    """What the server is to blame for was no try; the queue would be handed to `on_error`."""
+    worker = AtStandby(postgres_pair)
+    thread = worker.start(["a", "b"], max_tries=1)
+    wait_for(worker.waits)
+    worker.move()
+    thread.join()
+    assert (worker.acked, worker.failed, worker.stored()) == (["a", "b"], [], ["a", "b"])
+
+
 def test_serializable_messages_wait_for_the_primary(postgres_pair: PostgresPair) -> None:
     """A standby has no such transactions, and says so with another error."""
     worker = AtStandby(postgres_pair)

@@ -16,6 +16,7 @@ from pyramid_dbpool import unit_of_work
 from pyramid_dbpool.engines.registry import process_engine
 from tests.support.makers import in_thread, wait_for
 from tests.support.servers.failover import PostgresPair
+from tests.support.servers.proxy import Newcomers
 from tests.support.webapp import PARTS, TM, Base, Row, TwoPhaseSession, View, app
 from tests.web.retry.views import number, open_several, settings_for
 
@@ -163,6 +164,27 @@ def test_request_timeout_bounds_the_wait_too(failover: Failover) -> None:
     }
     with app(settings, *PARTS, index=write) as web:
         web.client.post("/", status=503)
+
+
+def test_request_timeout_bounds_a_connect_that_hangs(failover: Failover) -> None:
+    """As at an address that is moving: whoever looks at the server does not wait for it."""
+    settings = failover.settings | {
+        "dbpool.request_timeout": "300ms",
+        "dbpool.connect_timeout": "1h",
+        "sqlalchemy.pool_timeout": "1h",
+    }
+    address = failover.pair.address
+
+    def view(request: Request) -> None:
+        request.db.connection()
+        address.meet(Newcomers.SILENCE)
+        write(request)
+
+    with app(settings, *PARTS, index=view) as web:
+        web.client.post("/", status=503)
+        # Those who look, and who fill the pool, end with it.
+        address.meet(Newcomers.PASS)
+        address.cut()
 
 
 def test_nobody_waits_once_it_has_lasted(failover: Failover) -> None:
@@ -366,6 +388,18 @@ def test_a_pool_of_sqlalchemys_fails_over_too(failover: Failover, pool: str) -> 
         failover.move()
         web.client.post("/")
         assert failover.count() == 1
+
+
+def test_a_pool_without_a_line_waits_for_the_primary_too(failover: Failover) -> None:
+    """It has no `pool_timeout`; its requests wait as long as those of other pools."""
+    settings = failover.settings | {"sqlalchemy.poolclass": "sqlalchemy.pool.NullPool"}
+    with app(settings, *PARTS, index=write) as web:
+        writes, answers = process_engine(settings).writes, list[Any]()
+        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
+        wait_for(lambda: writes._looks > 1)
+        failover.move()
+        thread.join()
+    assert (answers, failover.count()) == (["1"], 1)
 
 
 def test_a_two_phase_session_fails_over(failover: Failover) -> None:

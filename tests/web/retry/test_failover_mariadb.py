@@ -111,6 +111,31 @@ def test_a_write_waits_until_the_server_takes_writes_again(by_pymysql: Failover)
     assert answers == ["1"]
 
 
+@pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
+def test_a_pool_of_sqlalchemys_is_emptied_when_it_is_over(
+    by_pymysql: Failover, caplog: pytest.LogCaptureFixture, pool: str
+) -> None:
+    """What was opened meanwhile leads to the old one; and the app is ready at once."""
+    settings = by_pymysql.settings | {
+        "sqlalchemy.poolclass": f"sqlalchemy.pool.{pool}",
+        "dbpool.readiness_route": "/ready",
+    }
+    with app(settings, *PARTS, index=write, read=lambda r: r.db.scalar(text("SELECT 1"))) as web:
+        writes, answers = process_engine(settings).writes, list[Any]()
+        open_several(web)
+        by_pymysql.demote()
+        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
+        wait_for(lambda: writes._looks > 1)
+        web.get("/ready", status=503)
+        web.get("/read")
+        by_pymysql.move()
+        thread.join()
+        web.get("/ready", status=200)
+    assert (answers, by_pymysql.count()) == (["1"], 1)
+    said = [record.getMessage() for record in caplog.records]
+    assert ["is read-only" in each for each in said].count(True) == 1, said
+
+
 def test_without_pyramid_retry_it_is_a_503(by_pymysql: Failover) -> None:
     """Nothing is stored, and another request may reach the other server."""
     with app(by_pymysql.settings, *TM, index=lambda r: r.db.execute(insert(Row)) and None) as web:
