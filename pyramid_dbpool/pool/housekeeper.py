@@ -79,7 +79,7 @@ class Housekeeper:
 
     @property
     def runs(self) -> bool:
-        """Whether anything is ever called: in uWSGI's master nothing is."""
+        """Whether anything is ever called: nothing is where uWSGI may fork."""
         return not uwsgi_may_fork()
 
     def call_at(self, due: float, run: Callable[[], object]) -> Task | None:

@@ -92,7 +92,7 @@ def test_so_has_one_on_an_engine_of_others(new_database: NewDatabase) -> None:
 
     def handle(message: str, session: Session) -> None:
         tries.append(message)
-        # Were it shorter than a pause of this process, the words come with the result and be lost.
+        # Did this process stand still for so long, the words would come with the result, unheard.
         session.execute(text("SET idle_in_transaction_session_timeout = 500"))
         connection = session.connection().connection
         wait_for(lambda: has_ended(connection.dbapi_connection))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import mysql.connector
 import pytest
 from pyramid.request import Request
 from sqlalchemy import delete, insert, select, text, update
@@ -14,6 +15,9 @@ from pyramid_dbpool import ChangesDiscarded
 from tests.support.servers.fixtures import NewDatabase
 from tests.support.webapp import TM, Row, TwoPhaseSession, app, database
 from tests.web.request.views import Broken, add, flushes, rows
+
+# Its execute() takes no CALL of a procedure that returns rows.
+OLD_CONNECTOR = mysql.connector.__version_info__ < (9, 2)
 
 
 def core(request: Request) -> None:
@@ -198,11 +202,13 @@ def test_what_mariadb_may_have_committed_is_looked_for(
 
 
 @pytest.mark.parametrize("backend", ["mysql+pymysql", "mysql+mysqlconnector"])
-@pytest.mark.parametrize("does", ["DO 1", f"BEGIN {PUT}; COMMIT; END"])
+@pytest.mark.parametrize("does", ["DO 1", "SELECT 1", f"BEGIN {PUT}; COMMIT; END"])
 def test_a_procedure_that_leaves_nothing_open_is_no_loss(
     new_database: NewDatabase, caplog: pytest.LogCaptureFixture, backend: str, does: str
 ) -> None:
     """The driver shows whether there is a transaction."""
+    if does == "SELECT 1" and backend.endswith("connector") and OLD_CONNECTOR:
+        pytest.skip(f"mysql-connector {mysql.connector.__version__}")
     url = new_database(backend)
 
     def made(request: Request) -> None:
@@ -219,7 +225,7 @@ def test_a_procedure_that_leaves_nothing_open_is_no_loss(
         web.get("/made")
         caplog.clear()
         web.get()
-        assert (count(), caplog.records) == (int(does != "DO 1"), [])
+        assert (count(), caplog.records) == (int("COMMIT" in does), [])
 
 
 def test_what_a_procedure_wrote_before_it_failed_is_warned_of(
