@@ -86,6 +86,7 @@ class Outcome:
         "on_refusal",
         "overstayed",
         "prepared",
+        "preparing",
         "stored",
         "transient",
         "unseen",
@@ -105,6 +106,8 @@ class Outcome:
         # refuses it; empty: none yet; None: there are others.
         self.alone: str | None = None
         self.prepared = False
+        # The connection that is sent the first PREPARE, until it is told what follows.
+        self.preparing: PoolProxiedConnection | None = None
         # Whether there was an error that another try may not meet, swallowed or not.
         self.transient = False
         # Whether the server has ended a connection because the work left it waiting.
@@ -253,6 +256,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
+    event.listen(engine, "rollback_twophase", lambda *_: _note_prepared())
     event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
         event.listen(engine, "rollback", _note_rollback)
@@ -336,12 +340,18 @@ def _note_statement(
         committed = not in_autocommit(
             connection.dialect, connection.connection.dbapi_connection, may_ask=True
         )
-    if committed or (not outcome.stored and commits(said, dialect)):
+    if committed or (not outcome.stored and _commits(outcome, connection, said)):
         outcome.note_stored()
     elif not outcome.stored and dialect == "sqlite" and _is_alone(connection, said):
         outcome.stored, outcome.alone = True, ""
     if outcome.alone is not None:
         _note_alone(outcome, said, several=several)
+
+
+def _commits(outcome: Outcome, connection: Connection, statement: str) -> bool:
+    # Its own PREPARE is noted as such.
+    is_own = outcome.preparing is not None and outcome.preparing is connection.connection
+    return not is_own and commits(statement, connection.dialect.name)
 
 
 def _note_alone(outcome: Outcome, statement: str, *, several: bool) -> None:
@@ -372,12 +382,20 @@ def _note_commit(connection: Connection) -> None:
     if outcome is not None:
         outcome.commits += 1
         outcome.committing = connection.connection
+        outcome.preparing = None
 
 
-def _note_prepare(_connection: Connection, _xid: Any) -> None:
+def _note_prepare(connection: Connection, _xid: Any) -> None:
     outcome = _current.get()
     if outcome is not None:
+        outcome.preparing = None if outcome.prepared else connection.connection
         outcome.prepared = True
+
+
+def _note_prepared() -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.preparing = None
 
 
 def _judge_error(context: ExceptionContext) -> BaseException | None:
@@ -419,6 +437,9 @@ def note_error(
         # It may have begun nothing, or the server have ended what there was: that the driver shows
         # no transaction would be taken for a commit.
         traffic.opened = False
+    if outcome.preparing is heard.connection and not heard.lost:
+        # The server has rolled back what it could not prepare.
+        outcome.prepared, outcome.preparing = False, None
     unknown = False
     if _is_of_commit(outcome, heard):
         outcome.committing = None

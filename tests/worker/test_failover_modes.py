@@ -1,4 +1,6 @@
-"""Messages that are handled with two phases, or in AUTOCOMMIT, at a server that takes no writes."""
+"""Messages handled with two phases or in AUTOCOMMIT, at a server that takes no writes."""
+
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -11,7 +13,7 @@ from tests.support.webapp import TwoPhaseSession
 from tests.support.workers import Base, Lost, log_watch, outside
 from tests.worker.test_failover import WAITS, AtStandby, store_at_once
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "two phases": {"dbpool.session_class": TwoPhaseSession},
     "autocommit": {"sqlalchemy.isolation_level": "AUTOCOMMIT"},
 }

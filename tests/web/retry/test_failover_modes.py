@@ -1,13 +1,16 @@
 """A failover under requests that have two phases, or none: AUTOCOMMIT."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 from pyramid.request import Request
 from sqlalchemy import Connection, create_engine, event, func, insert, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
+from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.full import INSERT, Full
 from tests.support.makers import wait_for
 from tests.support.servers.failover import MariaDBPair, PostgresPair
@@ -17,14 +20,18 @@ from tests.web.retry.test_failover import Failover, fenced, reads_only
 from tests.web.retry.test_failover_mariadb import DRIVERS
 from tests.web.retry.test_failover_mariadb import Failover as MariaDBFailover
 from tests.web.retry.views import (
+    LOSES_RACE,
+    TROUBLE_IN_COMMIT,
     NewDatabase,
     at_first,
     backend_ended,
+    in_commit,
     number,
     open_several,
     settings_for,
 )
 
+NewPostgres = Callable[..., PrivatePostgres]
 TWO_PHASES = {"dbpool.session_class": TwoPhaseSession}
 AUTOCOMMIT = {"sqlalchemy.isolation_level": "AUTOCOMMIT"}
 
@@ -194,3 +201,43 @@ def test_a_full_disk_has_stored_nothing_in_autocommit(
         full_database.free()
         web.client.post("/")
     assert full_database.rows() == [1]
+
+
+def test_what_could_not_be_prepared_is_tried_again(new_postgres: NewPostgres) -> None:
+    """The server has rolled it back."""
+    url = new_postgres({"max_prepared_transactions": 5}).url("psycopg")
+    outside = create_engine(url, poolclass=NullPool)
+    with (
+        database(url) as count,
+        app(settings_for(url) | TWO_PHASES, *PARTS, index=in_commit(-2)) as web,
+    ):
+        with outside.begin() as connection:
+            connection.exec_driver_sql(TROUBLE_IN_COMMIT)
+        assert web.client.post("/").text == "1"
+        assert count() == 1
+
+
+def test_what_another_database_has_prepared_is_not_prepared_twice(
+    new_postgres: NewPostgres, postgres_pair: PostgresPair
+) -> None:
+    """Only what the first one could not prepare has left nothing."""
+    url = new_postgres({"max_prepared_transactions": 5}).url("psycopg")
+    settings = settings_for(url) | TWO_PHASES | {"sqlalchemy.other.url": postgres_pair.url()}
+    settings["dbpool.other.session_class"] = TwoPhaseSession
+    Failover(postgres_pair).move()
+    attempts = list[int]()
+
+    def view(request: Request) -> None:
+        attempts.append(number(request))
+        request.db.add(Row(id=LOSES_RACE))
+        request.db_other.add(Row(id=LOSES_RACE))
+
+    with database(url), app(settings, *PARTS, index=view) as web:
+        prepared = list[object]()
+        for engine in (web.engine, get_engine(settings, "other")):
+            event.listen(engine, "prepare_twophase", lambda c, _xid: prepared.append(c))
+        with get_engine(settings, "other").begin() as connection:
+            connection.exec_driver_sql(TROUBLE_IN_COMMIT)
+        with pytest.raises(DBAPIError):
+            web.client.post("/")
+    assert attempts == [0] if len(prepared) == 2 else len(attempts) > 1
