@@ -204,8 +204,8 @@ def test_a_full_disk_has_stored_nothing_in_autocommit(
 
 
 def test_what_could_not_be_prepared_is_tried_again(new_postgres: NewPostgres) -> None:
-    """The server has rolled it back."""
-    url = new_postgres({"max_prepared_transactions": 5}).url("psycopg")
+    """The server has rolled it back; psycopg takes it for prepared."""
+    url = new_postgres({"max_prepared_transactions": 5}).url("psycopg2")
     outside = create_engine(url, poolclass=NullPool)
     with (
         database(url) as count,
