@@ -23,7 +23,7 @@ from contextlib import suppress
 from os import getpid
 
 from ..clock import monotonic
-from .inheritance import uwsgi_may_fork
+from .inheritance import run_passing, uwsgi_may_fork
 
 log = logging.getLogger(__name__)
 
@@ -208,11 +208,18 @@ def _run(task: Task) -> None:
             log.exception("A background task failed")
 
 
-def new_thread(name: str, target: Callable[[], object]) -> threading.Thread:
-    """Make a thread that never keeps a process alive."""
+def new_thread(
+    name: str, target: Callable[[], object], *, brief: bool = False
+) -> threading.Thread:
+    """Make a thread that never keeps a process alive.
+
+    :param brief: whether it ends when it has opened a connection.
+    """
     # What gevent puts there is to be used; what an app's test puts there starts nothing.
     found = threading.Thread
-    return (found if isinstance(found, type) else _Thread)(name=name, target=target, daemon=True)
+    made = found if isinstance(found, type) else _Thread
+    run = functools.partial(run_passing, target, brief=brief)
+    return made(name=name, target=run, daemon=True)
 
 
 def start_thread(name: str, run: Callable[[], object]) -> None:
@@ -223,7 +230,7 @@ def start_thread(name: str, run: Callable[[], object]) -> None:
     if uwsgi_may_fork():
         run()
     else:
-        new_thread(target=run, name=name).start()
+        new_thread(target=run, name=name, brief=True).start()
 
 
 def run_beside(name: str, run: Callable[[], object]) -> None:

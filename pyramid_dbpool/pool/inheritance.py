@@ -15,14 +15,19 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from os import getpid
 from typing import Any, Protocol
 
+from ..clock import monotonic, sleep
+
 MADV_WIPEONFORK = 18
 # How long a fork waits (seconds) for the openings that are under way, and they for the fork.
 OPENING_WAIT = 1.0
+# Between two looks (seconds) whether a thread is gone.
+GONE_PAUSE = 0.0005
 
 
 class Mark(Protocol):
@@ -107,6 +112,54 @@ def leave_parent() -> None:
             here[0] = 1
 
 
+class _Passing:
+    """The threads of ours that have ended, or do so as soon as they have opened a connection.
+
+    A thread is there for a moment after its last line of Python, without the interpreter's lock:
+    OpenSSL takes a lock of its own then. A child that is forked at that moment would wait for
+    that lock for ever, in each new thread that opens a connection.
+    """
+
+    def __init__(self) -> None:
+        # By the system's numbers: those that do one thing only, and those that have done it, or
+        # have ended, and when.
+        self._brief: set[int] = set()
+        self._ended: deque[tuple[int, float]] = deque()
+
+    def run(self, target: Callable[[], object], *, brief: bool) -> None:
+        """Do what this thread is for.
+
+        :param brief: whether it ends when it has opened a connection.
+        """
+        number = threading.get_native_id()
+        if brief:
+            self._brief.add(number)
+        try:
+            target()
+        finally:
+            self._brief.discard(number)
+            self._ended.append((number, monotonic()))
+
+    def note_end(self) -> None:
+        """Note that this thread has opened a connection, if it will do no more."""
+        number = threading.get_native_id()
+        if number in self._brief:
+            self._ended.append((number, monotonic()))
+
+    def wait(self) -> None:
+        """Wait until they are gone, if that is soon."""
+        # A greenlet has the number of the thread that runs all of them.
+        me = threading.get_native_id()
+        while self._ended:
+            number, at = self._ended.popleft()
+            while (
+                number != me
+                and monotonic() - at < OPENING_WAIT
+                and os.path.exists(f"/proc/self/task/{number}")
+            ):
+                sleep(GONE_PAUSE)
+
+
 class _Gate:
     """Keeps a fork from coming in the middle of an opening.
 
@@ -130,6 +183,7 @@ class _Gate:
 
     def end(self, thread: int) -> None:
         """End an opening."""
+        _passing.note_end()
         with self._changed, suppress(ValueError):  # interrupted before it had begun
             self._opening.remove(thread)
             self._changed.notify_all()
@@ -139,6 +193,7 @@ class _Gate:
         with self._changed:
             self._forking = True
             self._changed.wait_for(lambda: {thread}.issuperset(self._opening), OPENING_WAIT)
+        _passing.wait()
 
     def forked(self) -> None:
         """End a fork."""
@@ -147,6 +202,8 @@ class _Gate:
             self._changed.notify_all()
 
 
+_passing = _Passing()
+run_passing = _passing.run
 # By process id, as the locks above.
 _gates: dict[int, _Gate] = {}
 

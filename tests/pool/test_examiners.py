@@ -34,9 +34,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the threads that are started from now on."""
     names, new_thread = list[str](), housekeeper.new_thread
 
-    def noted(name: str, target: Callable[[], object]) -> threading.Thread:
+    def noted(name: str, target: Callable[[], object], *, brief: bool = False) -> threading.Thread:
         names.append(name)
-        return new_thread(name, target)
+        return new_thread(name, target, brief=brief)
 
     monkeypatch.setattr(housekeeper, "new_thread", noted)
     return names
