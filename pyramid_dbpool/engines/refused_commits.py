@@ -72,6 +72,7 @@ def _refuse_lost_connection(
     # first error was swallowed, SQLAlchemy's own error here would not say that it was a lost one.
     if connection.invalidated:
         lost = _lost(connection, None)
+        stored.note_given_up(lost)
     elif has_ended(connection.connection.dbapi_connection):
         said = last_words(connection.connection.dbapi_connection)
         lost = _lost(connection, said)

@@ -44,6 +44,7 @@ __all__ = [
     "is_aftermath",
     "judged",
     "note_error",
+    "note_given_up",
     "note_outcomes",
     "note_refusal",
     "observed",
@@ -80,6 +81,7 @@ class Outcome:
         "alone",
         "commits",
         "committing",
+        "gave_up",
         "heard",
         "last_heard",
         "on_error",
@@ -117,6 +119,8 @@ class Outcome:
         # How a server has last refused to store anything, and what knows more of it.
         self.write_refusal: WriteRefusal | None = None
         self.writes: WriteOutage | None = None
+        # Whether a connection was given up for that, which is not lost.
+        self.gave_up = False
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
         self.unseen: list[None] = []
@@ -207,6 +211,19 @@ def note_refusal(error: PoolTimeout | DatabaseUnavailable) -> None:
     outcome = _current.get()
     if outcome is not None and outcome.on_refusal is not None:
         outcome.on_refusal(outcome, error)
+
+
+def note_given_up(error: DBAPIError) -> None:
+    """Note that an error is about a connection that was given up before, maybe by ourselves.
+
+    Where its first error was swallowed, this one has to stand for it.
+    """
+    outcome, said = _current.get(), driver_error(error)
+    if outcome is None or not outcome.gave_up or not hasattr(said, "__weakref__"):
+        return
+    if outcome.heard is None:
+        outcome.heard = WeakKeyDictionary()
+    outcome.heard[said] = _Meaning(True, False, outcome.write_refusal)
 
 
 def is_aftermath(error: BaseException) -> bool:
@@ -424,6 +441,7 @@ def note_error(
         return gives_up
     if refusal is not None:
         outcome.write_refusal, outcome.writes = refusal, writes
+        outcome.gave_up |= gives_up
         if outcome.alone and heard.of_statement:
             # Nothing but what was refused could have stored anything.
             outcome.stored, outcome.alone = False, None

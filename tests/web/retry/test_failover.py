@@ -390,6 +390,23 @@ def test_a_pool_of_sqlalchemys_fails_over_too(failover: Failover, pool: str) -> 
         assert failover.count() == 1
 
 
+@pytest.mark.parametrize(
+    "pool", ["sqlalchemy.pool.QueuePool", "sqlalchemy.pool.NullPool"], ids=["queue", "null"]
+)
+def test_what_a_view_swallowed_waits_for_the_primary_on_a_pool_of_sqlalchemys(
+    failover: Failover, pool: str
+) -> None:
+    """The connection was given up, and so is the one of the next attempt: no attempt is left."""
+    settings = failover.settings | {"sqlalchemy.poolclass": pool, "retry.attempts": "2"}
+    with app(settings, *PARTS, index=swallow_to_the_end) as web:
+        writes, answers = process_engine(settings).writes, list[Any]()
+        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").status_int))
+        wait_for(lambda: writes._looks > 1)
+        failover.move()
+        thread.join()
+    assert (answers, failover.count()) == ([200], 1)
+
+
 def test_a_pool_without_a_line_waits_for_the_primary_too(failover: Failover) -> None:
     """It has no `pool_timeout`; its requests wait as long as those of other pools."""
     settings = failover.settings | {"sqlalchemy.poolclass": "sqlalchemy.pool.NullPool"}
