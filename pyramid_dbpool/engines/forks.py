@@ -10,6 +10,7 @@ where Python's hooks do not run (uWSGI's default), at its next checkout,
 statement or commit.
 """
 
+import os
 import weakref
 from contextlib import suppress
 from os import getpid
@@ -37,6 +38,8 @@ RELIED_ON = ("_creator", "_invoke_creator", "fairy_ref", "finalize_callback")
 
 # A key of ConnectionPoolEntry.record_info.
 _INHERITED = "pyramid_dbpool.inherited"
+# A key of ConnectionPoolEntry.info: the descriptor of its socket, and what is behind it.
+_SOCKET = "pyramid_dbpool.socket"
 
 
 def protect(engine: Engine) -> None:
@@ -99,7 +102,9 @@ class _Guard:
         if engine is not None and not isinstance(engine.pool, ManagedPool):
             engine.dispose(close=False)
 
-    def _opened(self, _dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+    def _opened(self, dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+        descriptor = socket_of(dbapi_connection)
+        record.info[_SOCKET] = descriptor, _inode(descriptor)
         self._records.add(record)
 
     def _after_checkout(
@@ -154,7 +159,7 @@ def _disown(record: Any, stand_in: _ParentsConnection) -> None:
     if record.dbapi_connection is None:
         return
     inheritance.inherit(record.dbapi_connection)
-    _cut(record.dbapi_connection)
+    _cut(record)
     record.dbapi_connection = stand_in
     with suppress(AttributeError):  # it has none before all of its connect listeners have run
         record.finalize_callback.clear()
@@ -163,12 +168,24 @@ def _disown(record: Any, stand_in: _ParentsConnection) -> None:
         proxy.dbapi_connection = stand_in
 
 
-def _cut(dbapi_connection: Any) -> None:
+def _inode(descriptor: int | None) -> int | None:
+    """Return the number by which the system knows what is behind a descriptor."""
+    with suppress(OSError, TypeError):
+        return os.fstat(descriptor).st_ino  # type: ignore[arg-type]
+    return None
+
+
+def _cut(record: Any) -> None:
     """Put a dead socket under the number of the inherited one, in this process.
 
     A cursor that is still open has the real connection; read, closed or only
     freed here, it would take the parent's answers, or wait for them for ever.
     """
-    inherited = socket_of(dbapi_connection)
+    inherited = socket_of(record.dbapi_connection)
+    if inherited is None:
+        # mysqlclient does not show it while another thread waits for an answer; a closed one's
+        # number is somebody else's by now.
+        descriptor, inode = record.info.get(_SOCKET, (None, None))
+        inherited = descriptor if _inode(descriptor) == inode else None
     if inherited is not None:
         replace_by_dead(inherited)

@@ -71,6 +71,37 @@ def test_whatever_the_child_does_first(psycopg_url: str, how: str, first: str, p
         assert seen["child"]["own backend"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["ManagedPool", "QueuePool"])
+def test_a_connection_on_which_another_thread_waits_is_cut_too(
+    mysqlclient_url: str, pool: str
+) -> None:
+    """The driver does not show its socket then."""
+    program = f"""
+import os, threading, time
+from sqlalchemy import text
+from pyramid_dbpool import get_engine
+engine = get_engine({{"sqlalchemy.url": {mysqlclient_url!r}, "dbpool.min_idle": "0"}})
+with engine.connect() as connection:
+    descriptor = f"/proc/self/fd/{{connection.connection.dbapi_connection.fileno()}}"
+    behind = os.readlink(descriptor)
+    waiting = threading.Thread(target=lambda: connection.execute(text("SELECT SLEEP(0.5)")))
+    waiting.start()
+    time.sleep(0.2)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(os.readlink(descriptor) == behind)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    waiting.join()
+    print(connection.scalar(text("SELECT 1")))
+"""
+    if pool == "QueuePool":
+        program = program.replace(
+            '"dbpool.min_idle": "0"', '"sqlalchemy.poolclass": "sqlalchemy.pool.QueuePool"'
+        )
+    assert in_subprocess(program) == "0\n1\n"
+
+
 def in_subprocess(program: str) -> str:
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
