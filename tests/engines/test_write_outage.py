@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from pyramid_dbpool import unit_of_work
+from pyramid_dbpool import get_engine, unit_of_work
 from pyramid_dbpool.engines.registry import process_engine
 from tests.support.makers import wait_for
 from tests.support.servers.failover import PostgresPair
+from tests.support.servers.proxy import Newcomers
 
 
 def write(settings: dict[str, str]) -> None:
@@ -72,6 +73,46 @@ def known_in_child(settings: dict[str, str]) -> None:
     writes = process_engine(settings).writes
     assert writes.since is None
     assert writes.wait(0.0)
+
+
+def goes_on_in_child(settings: dict[str, str]) -> None:
+    with get_engine(settings).connect() as connection:
+        assert connection.scalar(text("SELECT 1"))
+    known_in_child(settings)
+    assert refused(settings)
+    assert process_engine(settings).writes.since is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["ManagedPool", "QueuePool", "NullPool"])
+def test_parent_and_child_go_on_after_a_fork_in_the_middle_of_a_look(
+    postgres_pair: PostgresPair, pool: str
+) -> None:
+    """As at an address that hangs: the fork waits a while for it, and nobody for the other."""
+    postgres_pair.lead_to(postgres_pair.standby)
+    settings = {"sqlalchemy.url": postgres_pair.url()}
+    if pool != "ManagedPool":
+        settings["sqlalchemy.poolclass"] = f"sqlalchemy.pool.{pool}"
+    assert refused(settings)
+    writes, address = process_engine(settings).writes, postgres_pair.address
+    with get_engine(settings).connect() as held:
+        number = held.scalar(text("SELECT pg_backend_pid()"))
+        address.meet(Newcomers.SILENCE)
+        looks = writes._looks
+        wait_for(lambda: writes.look_beside() or writes._looks > looks)
+        address.meet(Newcomers.PASS)
+        fork = multiprocessing.get_context("fork")
+        children = [fork.Process(target=goes_on_in_child, args=(settings,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0, 0]
+        assert held.scalar(text("SELECT pg_backend_pid()")) == number
+    # The look ends with it.
+    address.cut()
+    postgres_pair.lead_to(postgres_pair.primary)
+    wait_for(lambda: not refused(settings))
 
 
 def test_a_child_finds_out_for_itself(at_standby: dict[str, str]) -> None:
