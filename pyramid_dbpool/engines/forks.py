@@ -26,6 +26,7 @@ from sqlalchemy.pool import (
 from ..drivers.sockets import replace_by_dead, socket_of
 from ..errors import ForkedConnectionError
 from ..pool import inheritance
+from ..pool.fork_gate import opening
 from ..pool.managed import ManagedPool
 
 __all__ = ["protect"]
@@ -138,7 +139,7 @@ def _hold_forks_up(pool: Any) -> None:
     # SQLAlchemy knows by this very signature what it may pass, in the pool that is made after a
     # dispose too.
     def creator(connection_record: ConnectionPoolEntry | None = None) -> Any:
-        with inheritance.opening():
+        with opening():
             return connect(connection_record)
 
     pool._creator = creator
