@@ -1,8 +1,8 @@
 """A failover: the old primary is back as a standby, and its connections answer every ping."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -257,6 +257,28 @@ def test_who_asked_for_it_is_refused_once(
     assert READ_ONLY not in caplog.text
 
 
+def test_who_has_made_his_session_read_only_is_refused_once(
+    failover: Failover, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says of itself what each session of a fenced primary says; a new one does not."""
+    attempts: list[int] = []
+
+    def view(request: Request) -> None:
+        attempts.append(number(request))
+        with request.registry["sqlalchemy.engine"].connect() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+            connection.commit()
+            connection.execute(insert(Row))
+
+    failover.move()
+    with app(failover.settings, *PARTS, index=view) as web:
+        with pytest.raises(DBAPIError):
+            web.get("/")
+        assert web.pool.snapshot().closed.get("retired", 0) == 0
+    assert attempts == [0]
+    assert READ_ONLY not in caplog.text
+
+
 def test_a_session_that_was_made_read_only_is_no_failover(failover: Failover) -> None:
     """Whoever has put it into the settings did not want writes."""
     arguments = {"options": "-c default_transaction_read_only=on"}
@@ -292,25 +314,12 @@ def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str)
     with app(settings, *PARTS, index=write) as web:
         writes = process_engine(settings).writes
         open_several(web)
-        with fenced(failover.pair):
+        with failover.pair.fenced():
             wait_for(lambda: reads_only(web))
             thread = in_thread(lambda: answers.append(web.client.post("/").text))
             wait_for(lambda: writes.since is not None and writes._looks > 1)
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
-
-
-@contextmanager
-def fenced(pair: PostgresPair) -> Iterator[None]:
-    """Have the primary refuse writes, for everybody."""
-    reload = "SELECT pg_reload_conf()"
-    pair.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    pair.execute(reload)
-    try:
-        yield
-    finally:
-        pair.execute("ALTER SYSTEM RESET default_transaction_read_only")
-        pair.execute(reload)
 
 
 def reads_only(web: Any) -> bool:
