@@ -87,7 +87,7 @@ class _Guard:
         event.listen(engine, "close", _notice_fork)
         if not isinstance(engine.pool, ManagedPool):
             event.listen(engine, "checkout", self._after_checkout)
-            _hold_forks_up(engine.pool)
+            _hold_forks_up(engine.pool, self._records)
 
     def abandon(self) -> None:
         """Take the engine away from the parent's connections."""
@@ -132,15 +132,20 @@ class _Guard:
             parents.refuse()
 
 
-def _hold_forks_up(pool: Any) -> None:
-    """Have forks wait for the openings of a pool that is not ours."""
+def _hold_forks_up(pool: Any, known: weakref.WeakSet[ConnectionPoolEntry]) -> None:
+    """Have forks wait for the openings of a pool that is not ours, until they are `known`."""
     connect = pool._invoke_creator
 
     # SQLAlchemy knows by this very signature what it may pass, in the pool that is made after a
     # dispose too.
-    def creator(connection_record: ConnectionPoolEntry | None = None) -> Any:
+    def creator(connection_record: Any = None) -> Any:
         with opening():
-            return connect(connection_record)
+            connection = connect(connection_record)
+            if connection_record is not None:
+                # As SQLAlchemy does too, but only when a fork may have come.
+                connection_record.dbapi_connection = connection
+                known.add(connection_record)
+            return connection
 
     pool._creator = creator
 

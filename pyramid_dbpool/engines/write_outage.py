@@ -78,7 +78,7 @@ class WriteOutage:
         self._since: float | None = None
         # What was said, and not the error, whose traceback would keep a session alive.
         self._said = ""
-        self._looks = 0
+        self.looks = 0
         self._look_at = self._known_at = self._seen_at = float("-inf")
         # When a new session was last seen to take writes.
         self._took_at = float("-inf")
@@ -173,7 +173,7 @@ class WriteOutage:
         with self._lock:
             begins = self.since is None
             if begins:
-                self._since, self._looks, self._look_at = now, 0, float("-inf")
+                self._since, self.looks, self._look_at = now, 0, float("-inf")
             self._seen_at, self._said = now, driver_text(heard.error)
         if not begins:
             self.look_beside()
@@ -273,10 +273,10 @@ class WriteOutage:
         with self._lock:
             if now < self._look_at:
                 return
-            self._looks += 1
+            self.looks += 1
             next_at = now
             if self._since is not None:
-                next_at += pause_before(self._looks, LONGEST_PAUSE)
+                next_at += pause_before(self.looks, LONGEST_PAUSE)
             # Until this one is over, or has been swallowed by the network.
             self._look_at = now + LONGEST_PROBE
             over = self._over = threading.Event()

@@ -169,6 +169,13 @@ FORK_WHILE_OPENING = """
 import os, socket, sys, threading, time
 from sqlalchemy import event
 from pyramid_dbpool import get_engine
+from pyramid_dbpool.pool import fork_gate
+
+# Who opens goes on only when a fork that waited for it has come.
+def end(gate, thread, end=fork_gate._Gate.end):
+    end(gate, thread)
+    time.sleep(0.2)
+fork_gate._Gate.end = end
 
 url, pool = sys.argv[1:]
 settings = {"sqlalchemy.url": url}

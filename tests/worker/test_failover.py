@@ -52,7 +52,7 @@ class AtStandby(Lost):
     def waits(self) -> bool:
         """Tell whether a message waits for the primary."""
         writes = process_engine(self.settings).writes
-        return writes.since is not None and writes._looks > 0
+        return writes.since is not None and writes.looks > 0
 
     def move(self) -> None:
         """Have the address lead to the primary."""

@@ -136,7 +136,7 @@ def test_a_request_waits_for_the_primary(
         open_several(web)
         answers: list[Any] = []
         thread = in_thread(lambda: answers.append(web.client.post("/").text))
-        wait_for(lambda: writes.since is not None and writes._looks > 1)
+        wait_for(lambda: writes.since is not None and writes.looks > 1)
         failover.move()
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
@@ -204,7 +204,7 @@ def test_a_server_that_stays_read_only_is_not_stormed(failover: Failover) -> Non
         # The first one has replaced its connection; the others are looks, up to a second apart.
         assert web.pool.snapshot().closed["retired"] == 1
         opened = failover.pair.address.arrived - before
-        assert opened <= 2 + process_engine(settings).writes._looks
+        assert opened <= 2 + process_engine(settings).writes.looks
 
 
 def test_without_pyramid_retry_it_is_a_503(failover: Failover) -> None:
@@ -317,7 +317,7 @@ def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str)
         with failover.pair.fenced():
             wait_for(lambda: reads_only(web))
             thread = in_thread(lambda: answers.append(web.client.post("/").text))
-            wait_for(lambda: writes.since is not None and writes._looks > 1)
+            wait_for(lambda: writes.since is not None and writes.looks > 1)
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
 
@@ -405,7 +405,7 @@ def test_a_pool_without_a_line_waits_for_the_primary_too(failover: Failover) -> 
     with app(settings, *PARTS, index=write) as web:
         writes, answers = process_engine(settings).writes, list[Any]()
         thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
-        wait_for(lambda: writes._looks > 1)
+        wait_for(lambda: writes.looks > 1)
         failover.move()
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
