@@ -11,6 +11,7 @@ __all__ = [
     "first_word",
     "leaves_open",
     "locks_rows",
+    "only_reads",
     "plain_word",
     "rolls_back",
     "savepoint",
@@ -45,6 +46,7 @@ _IMPLICIT_COMMITS = frozenset(
     | {"LOCK", "OPTIMIZE", "RENAME", "REPAIR", "REVOKE", "SET", "START", "TRUNCATE", "UNLOCK"}
     | {"XA"}
 )
+_XA_STORES_NOTHING = re.compile(r"xa\s+(?:begin|end|recover|rollback|start)\b", re.I)
 _TEMPORARY = re.compile(
     r"(?:create(?:\s+or\s+replace)?(?:\s+(?:local|global))?|drop)\s+temp(?:orary)?\b", re.I
 )
@@ -92,6 +94,9 @@ _WRITES = re.compile(
 _NO_WRITES = re.compile(
     rf"{_LOCKS.pattern}|\bon\s+(?:commit\s+delete|delete|update)\b|\bor\s+replace\b", re.I
 )
+# These only read, or tell of the session. PostgreSQL's SELECT INTO makes a table.
+_READS = frozenset({"SELECT", "SHOW", "SET", "PRAGMA"})
+_INTO = re.compile(r"\binto\b", re.I)
 # These run nothing of what they name; PostgreSQL's EXPLAIN does with ANALYZE.
 _DESCRIBES = frozenset({"SHOW", "DESCRIBE", "DESC", "EXPLAIN", "USE", "PRAGMA"})
 _ANALYZES = re.compile(r"explain\s+(?:\([^)]*)?\banalyze\b", re.I)
@@ -165,6 +170,17 @@ def undone_if_failed(statement: str) -> bool:
     return first_word(statement) in _UNDONE and ";" not in statement
 
 
+def only_reads(statement: str) -> bool:
+    """Tell whether a statement surely stores nothing: not by a function that it calls either.
+
+    >>> only_reads("SELECT * FROM t WHERE id = %(id)s"), only_reads("SELECT put(1)")
+    (True, False)
+    """
+    if "(" in statement.replace("%(", "") or ";" in statement or _INTO.search(statement):
+        return False
+    return first_word(statement) in _READS
+
+
 def savepoint(statement: str) -> tuple[str, str] | None:
     """Return what is done with a savepoint, and its name: "SAVEPOINT", "ROLLBACK", "RELEASE".
 
@@ -224,6 +240,9 @@ def commits(statement: str, dialect: str) -> bool:
         return "TRANSACTION" in statement.upper()
     if not _commits_unsaid(word, dialect):
         return False
+    if word == "XA":
+        # With these SQLAlchemy begins and gives up what has two phases.
+        return not _XA_STORES_NOTHING.match(_said(statement))
     return word != "SET" or "AUTOCOMMIT" in statement.upper()
 
 

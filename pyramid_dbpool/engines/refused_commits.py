@@ -51,6 +51,7 @@ def refuse_false_commits(
     event.listen(engine, "begin_twophase", _forget_failure)
     event.listen(engine, "rollback_savepoint", _forget_failure_in_savepoint)
     event.listen(engine, "commit", _refuse_failed_transaction)
+    event.listen(engine, "prepare_twophase", lambda connection, _xid: refuse_lost(connection))
     event.listen(engine, "prepare_twophase", _refuse_prepare)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
-from ..drivers.statements import commits, commits_alone
+from ..drivers.statements import commits, commits_alone, only_reads, undone_if_failed
 from ..drivers.transactions import (
     in_autocommit,
     in_transaction,
@@ -77,6 +77,7 @@ class Outcome:
     """
 
     __slots__ = (
+        "alone",
         "commits",
         "committing",
         "heard",
@@ -85,6 +86,7 @@ class Outcome:
         "on_refusal",
         "overstayed",
         "prepared",
+        "preparing",
         "stored",
         "transient",
         "unseen",
@@ -100,7 +102,12 @@ class Outcome:
         self.commits = 0
         # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
         self.stored = False
+        # The one statement in AUTOCOMMIT for which `stored` is true, which is not if the server
+        # refuses it; empty: none yet; None: there are others.
+        self.alone: str | None = None
         self.prepared = False
+        # The connection that is sent the first PREPARE, until it is told what follows.
+        self.preparing: PoolProxiedConnection | None = None
         # Whether there was an error that another try may not meet, swallowed or not.
         self.transient = False
         # Whether the server has ended a connection because the work left it waiting.
@@ -124,6 +131,10 @@ class Outcome:
     def nothing_stored(self) -> bool:
         """Whether it is certain that nothing is stored."""
         return not (self.commits or self.stored or self.prepared or self.unseen)
+
+    def note_stored(self) -> None:
+        """Note that something may be stored, whatever the server says from now on."""
+        self.stored, self.alone = True, None
 
     def meaning_of(self, error: BaseException) -> Exception | None:
         """Return SQLAlchemy's error for a driver's that was raised in its place."""
@@ -232,8 +243,8 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
-            if _is_autocommit(connection, autocommit):
-                outcome.stored = True
+            if _is_autocommit(connection, autocommit) and not outcome.stored:
+                outcome.stored, outcome.alone = True, ""
 
     note_checkout = _note_reader if read_only else _note_checkout
     if isinstance(engine.pool, ManagedPool):
@@ -245,6 +256,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
+    event.listen(engine, "rollback_twophase", lambda *_: _note_prepared())
     event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
         event.listen(engine, "rollback", _note_rollback)
@@ -272,7 +284,7 @@ class _Observed(WatchedConnection):
         if outcome is None or outcome.committing is self:
             return
         if in_transaction(self.dbapi_connection) is not False:
-            outcome.stored = True
+            outcome.note_stored()
 
     def before_rollback(self) -> None:
         """Note that the transaction ends here, and stores nothing."""
@@ -284,7 +296,7 @@ class _Observed(WatchedConnection):
         """Note that nobody sees what is done with the driver's connection from now on."""
         outcome = _current.get()
         if outcome is not None:
-            outcome.stored = True
+            outcome.note_stored()
 
 
 def _note_checkout(connection: PoolProxiedConnection) -> None:
@@ -314,19 +326,40 @@ def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: obj
         Traffic.note(connection.connection, str(statement), connection.dialect.name)
 
 
-def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+def _note_statement(
+    connection: Connection, _cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
+) -> None:
     outcome = _current.get()
     if outcome is None:
         return
     outcome.last_heard = None
     said, dialect = str(statement), connection.dialect.name
     committed = Traffic.note(connection.connection, said, dialect)
-    if not outcome.stored:
-        outcome.stored = (
-            committed
-            or commits(said, dialect)
-            or (dialect == "sqlite" and _is_alone(connection, said))
+    if committed and outcome.alone is not None:
+        # In AUTOCOMMIT the driver shows no transaction after a statement that only reads either.
+        committed = not in_autocommit(
+            connection.dialect, connection.connection.dbapi_connection, may_ask=True
         )
+    if committed or (not outcome.stored and _commits(outcome, connection, said)):
+        outcome.note_stored()
+    elif not outcome.stored and dialect == "sqlite" and _is_alone(connection, said):
+        outcome.stored, outcome.alone = True, ""
+    if outcome.alone is not None:
+        _note_alone(outcome, said, several=several)
+
+
+def _commits(outcome: Outcome, connection: Connection, statement: str) -> bool:
+    # Its own PREPARE is noted as such.
+    is_own = outcome.preparing is not None and outcome.preparing is connection.connection
+    return not is_own and commits(statement, connection.dialect.name)
+
+
+def _note_alone(outcome: Outcome, statement: str, *, several: bool) -> None:
+    """Note a statement that is stored at once, if it is not refused."""
+    if outcome.alone or several or not undone_if_failed(statement):
+        outcome.alone = "" if not outcome.alone and only_reads(statement) else None
+    else:
+        outcome.alone = statement
 
 
 def _is_alone(connection: Connection, statement: str) -> bool:
@@ -341,7 +374,7 @@ def _note_rollback(connection: Connection) -> None:
         return
     traffic = Traffic.on(connection.connection)
     if traffic is not None and traffic.is_committed(connection.connection):
-        outcome.stored = True
+        outcome.note_stored()
 
 
 def _note_commit(connection: Connection) -> None:
@@ -349,12 +382,20 @@ def _note_commit(connection: Connection) -> None:
     if outcome is not None:
         outcome.commits += 1
         outcome.committing = connection.connection
+        outcome.preparing = None
 
 
-def _note_prepare(_connection: Connection, _xid: Any) -> None:
+def _note_prepare(connection: Connection, _xid: Any) -> None:
     outcome = _current.get()
     if outcome is not None:
+        outcome.preparing = None if outcome.prepared else connection.connection
         outcome.prepared = True
+
+
+def _note_prepared() -> None:
+    outcome = _current.get()
+    if outcome is not None:
+        outcome.preparing = None
 
 
 def _judge_error(context: ExceptionContext) -> BaseException | None:
@@ -383,6 +424,9 @@ def note_error(
         return gives_up
     if refusal is not None:
         outcome.write_refusal, outcome.writes = refusal, writes
+        if outcome.alone and heard.of_statement:
+            # Nothing but what was refused could have stored anything.
+            outcome.stored, outcome.alone = False, None
     error, traffic, overstayed = heard.error, Traffic.on(heard.connection), False
     if heard.lost:
         overstayed = overstays.setting(heard) is not None
@@ -393,6 +437,9 @@ def note_error(
         # It may have begun nothing, or the server have ended what there was: that the driver shows
         # no transaction would be taken for a commit.
         traffic.opened = False
+    if outcome.preparing is heard.connection and not heard.lost:
+        # The server has rolled back what it could not prepare.
+        outcome.prepared, outcome.preparing = False, None
     unknown = False
     if _is_of_commit(outcome, heard):
         outcome.committing = None

@@ -14,10 +14,12 @@ from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.servers.disks import SmallDisk
 
 __all__ = [
+    "ASK",
     "INSERT",
     "LONG",
     "Full",
     "add_tablespace",
+    "full_at_commit",
     "full_mariadb",
     "full_postgres",
     "full_sqlite",
@@ -25,6 +27,14 @@ __all__ = [
 
 TABLE = "CREATE TABLE kept (id INTEGER PRIMARY KEY, content TEXT)"
 INSERT = text("INSERT INTO kept (id, content) VALUES (:id, :content)")
+WRITES_AT_COMMIT = """
+CREATE TABLE asked (id INTEGER, content TEXT);
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO kept (id, content) VALUES (NEW.id, NEW.content); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER keep AFTER INSERT ON asked DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION keep();
+"""
+ASK = text("INSERT INTO asked (id, content) VALUES (:id, :content)")
 # Longer than what is left in a page, and nothing that could be compressed.
 LONG = random.Random(1).randbytes(30_000).hex()
 
@@ -56,6 +66,14 @@ def full_postgres(server: PrivatePostgres, driver: str, disk: SmallDisk) -> Full
         connection.execute(text(f"{TABLE} TABLESPACE small"))
     disk.fill()
     return Full(url, disk.free)
+
+
+def full_at_commit(server: PrivatePostgres, driver: str, disk: SmallDisk) -> Full:
+    """Put the table on a full disk, and have `ASK` write to it at COMMIT."""
+    found = full_postgres(server, driver, disk)
+    with create_engine(found.url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql(WRITES_AT_COMMIT)
+    return found
 
 
 def add_tablespace(url: str, disk: SmallDisk) -> None:
