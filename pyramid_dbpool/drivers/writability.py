@@ -16,6 +16,7 @@ __all__ = [
     "defaults_to_read_only",
     "is_read_only",
     "refuses_as_standby",
+    "refuses_by_default",
     "storage_refusal",
 ]
 
@@ -25,20 +26,13 @@ class WriteRefusal(enum.Enum):
 
     READ_ONLY = "read-only"
     """It is not the primary, or not any more: another server may be."""
-    FENCED = "fenced"
-    """So it is by default, which its holder may have said of the session as well."""
     FULL = "full"
     """It has no room or no memory, or its storage fails: wait for a person to help."""
     EXHAUSTED = "exhausted"
     """It has no room for temporary files, which the statement itself may have taken up."""
 
-    @property
-    def is_read_only(self) -> bool:
-        """Whether another server, or the same one later, takes writes."""
-        return self in {READ_ONLY, FENCED}
 
-
-READ_ONLY, FENCED, FULL, EXHAUSTED = WriteRefusal
+READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE.
@@ -70,30 +64,34 @@ _MYSQL_TEMPORARY = re.compile(r"#sql|\(temporary\)|\bMY\w*=\d+|/MY\w{6}\b|tempor
 SQLITE_STORAGE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
-def refuses_as_standby(
-    error: BaseException, dbapi_connection: Any, *, took_writes: bool = False
-) -> bool:
+def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
     """Tell whether a server has refused a statement because it is read-only, and not its holder.
 
     A role, a session or a transaction that was made read-only is not meant, nor is what MariaDB's
     other options prevent.
-
-    :param took_writes: whether the pool's sessions were not read-only by default before.
     """
     orig = driver_error(error)
     number = error_number(orig)
     if number is None:
         if sqlstate(orig) not in STANDBY_STATES or is_known_rollback(orig):
             return False
-        if _is_hot_standby(dbapi_connection):
-            return True
-        is_fenced = took_writes and defaults_to_read_only(dbapi_connection)
-        return bool(is_fenced) and sqlstate(orig) == READ_ONLY_TRANSACTION
+        return _is_hot_standby(dbapi_connection) is True
     if number == OPTION_PREVENTS:
         return _READ_ONLY_OPTION.search(str(orig)) is not None
     if number in MAY_BE_READ_ONLY:
         return _is_read_only_mysql(dbapi_connection)
     return number == INNODB_READ_ONLY
+
+
+def refuses_by_default(error: BaseException, dbapi_connection: Any) -> bool:
+    """Tell whether PostgreSQL has refused a statement because its session is read-only by default.
+
+    So is each session of a primary that is fenced, and one whose holder has said so.
+    """
+    orig = driver_error(error)
+    if sqlstate(orig) != READ_ONLY_TRANSACTION or is_known_rollback(orig):
+        return False
+    return defaults_to_read_only(dbapi_connection) is True
 
 
 def storage_refusal(error: BaseException) -> WriteRefusal | None:

@@ -27,6 +27,7 @@ from sqlalchemy.pool import (
 from ..drivers.sockets import replace_by_dead, socket_of
 from ..errors import ForkedConnectionError
 from ..pool import inheritance
+from ..pool.fork_gate import opening
 from ..pool.managed import ManagedPool
 
 __all__ = ["protect"]
@@ -89,7 +90,7 @@ class _Guard:
         event.listen(engine, "close", _notice_fork)
         if not isinstance(engine.pool, ManagedPool):
             event.listen(engine, "checkout", self._after_checkout)
-            _hold_forks_up(engine.pool)
+            _hold_forks_up(engine.pool, self._records)
 
     def abandon(self) -> None:
         """Take the engine away from the parent's connections."""
@@ -136,15 +137,20 @@ class _Guard:
             parents.refuse()
 
 
-def _hold_forks_up(pool: Any) -> None:
-    """Have forks wait for the openings of a pool that is not ours."""
+def _hold_forks_up(pool: Any, known: weakref.WeakSet[ConnectionPoolEntry]) -> None:
+    """Have forks wait for the openings of a pool that is not ours, until they are `known`."""
     connect = pool._invoke_creator
 
     # SQLAlchemy knows by this very signature what it may pass, in the pool that is made after a
     # dispose too.
-    def creator(connection_record: ConnectionPoolEntry | None = None) -> Any:
-        with inheritance.opening():
-            return connect(connection_record)
+    def creator(connection_record: Any = None) -> Any:
+        with opening():
+            connection = connect(connection_record)
+            if connection_record is not None:
+                # As SQLAlchemy does too, but only when a fork may have come.
+                connection_record.dbapi_connection = connection
+                known.add(connection_record)
+            return connection
 
     pool._creator = creator
 

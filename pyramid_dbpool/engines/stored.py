@@ -436,7 +436,7 @@ def note_error(
     """
     refusal, outcome = writes.hear(heard), _current.get()
     # A pool of ours replaces its connections by itself.
-    gives_up = refusal is not None and refusal.is_read_only and not writes.replaces
+    gives_up = refusal is WriteRefusal.READ_ONLY and not writes.replaces
     if outcome is None:
         return gives_up
     if refusal is not None:

@@ -24,9 +24,11 @@ from ..drivers.writability import (
     defaults_to_read_only,
     is_read_only,
     refuses_as_standby,
+    refuses_by_default,
     storage_refusal,
 )
 from ..errors import DatabaseUnavailable
+from ..pool.deadlines import current_deadline
 from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
 from ..pool.managed import ManagedPool, is_condemned
@@ -76,8 +78,10 @@ class WriteOutage:
         self._since: float | None = None
         # What was said, and not the error, whose traceback would keep a session alive.
         self._said = ""
-        self._looks = 0
+        self.looks = 0
         self._look_at = self._known_at = self._seen_at = float("-inf")
+        # When a new session was last seen to take writes.
+        self._took_at = float("-inf")
         self._full_since = self._full_at = float("-inf")
         # At the end: another thread of a child's must not take a lock of the parent's.
         self._pid = getpid()
@@ -118,16 +122,33 @@ class WriteOutage:
             self._note_full(heard.error)
         elif self._is_meant or not self._was_primary:
             return None
-        elif refuses_as_standby(
-            heard.error, heard.connection.dbapi_connection, took_writes=self._took_writes
-        ):
+        elif self._is_not_primary(heard):
             self._note_read_only(heard)
-            dbapi_connection = heard.connection.dbapi_connection
-            if not defaults_to_read_only(dbapi_connection):
-                return WriteRefusal.READ_ONLY
-            standby = is_read_only(dbapi_connection, heard.dialect.name)
-            return WriteRefusal.READ_ONLY if standby else WriteRefusal.FENCED
+            return WriteRefusal.READ_ONLY
         return refusal
+
+    def _is_not_primary(self, heard: Heard) -> bool:
+        """Tell whether the server has refused a statement because it is read-only as a whole."""
+        dbapi_connection = heard.connection.dbapi_connection
+        if refuses_as_standby(heard.error, dbapi_connection):
+            return True
+        if not (self._took_writes and refuses_by_default(heard.error, dbapi_connection)):
+            return False
+        # Its holder may have said so of the session; a new one is as the server is. What was
+        # opened at a primary that was fenced then is about to go.
+        return is_condemned(heard.connection) or self._is_fenced()
+
+    def _is_fenced(self) -> bool:
+        """Tell whether new sessions are read-only too, or none can be had now."""
+        asked_at = monotonic()
+        if self.since is not None:
+            return True
+        if asked_at - self._took_at >= FRESH:
+            self._begin_look()
+            until = current_deadline()
+            longest = self.patience if until is None else until - asked_at
+            self._over.wait(max(0.0, min(self.patience, longest)))
+        return self._took_at < asked_at - FRESH
 
     def _note_full(self, error: BaseException) -> None:
         now = monotonic()
@@ -152,7 +173,7 @@ class WriteOutage:
         with self._lock:
             begins = self.since is None
             if begins:
-                self._since, self._looks, self._look_at = now, 0, float("-inf")
+                self._since, self.looks, self._look_at = now, 0, float("-inf")
             self._seen_at, self._said = now, driver_text(heard.error)
         if not begins:
             self.look_beside()
@@ -244,14 +265,18 @@ class WriteOutage:
         In a thread: a connect that hangs, as to an address that moves, must not outlast the time
         of whoever waits.
         """
-        if self.since is None:
-            return
+        if self.since is not None:
+            self._begin_look()
+
+    def _begin_look(self) -> None:
         now = monotonic()
         with self._lock:
             if now < self._look_at:
                 return
-            self._looks += 1
-            next_at = now + pause_before(self._looks, LONGEST_PAUSE)
+            self.looks += 1
+            next_at = now
+            if self._since is not None:
+                next_at += pause_before(self.looks, LONGEST_PAUSE)
             # Until this one is over, or has been swallowed by the network.
             self._look_at = now + LONGEST_PROBE
             over = self._over = threading.Event()
@@ -283,9 +308,12 @@ class WriteOutage:
         if read_only:
             self._seen_at = self._known_at
         else:
+            self._took_at = self._known_at
             self._end()
 
     def _end(self) -> None:
+        if self._since is None:
+            return
         # What was opened meanwhile may lead to the read-only one still.
         self._retire()
         with self._lock:

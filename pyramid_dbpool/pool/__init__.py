@@ -9,6 +9,7 @@ threads that do it beside, `refusals` makes the errors, `estimates` says when to
 `housekeeper` is the thread that calls what is due.
 
 For the floors above: `managed.ManagedPool`, `deadlines` (how long a caller waits), `labels`
-(what a holder is called), `inheritance` (what a forked child must not use), `options` (what
-can be set, with the plugin's defaults), `stats` (the numbers).
+(what a holder is called), `inheritance` (what a forked child must not use), `fork_gate` (no fork
+while a connection is opened), `options` (what can be set, with the plugin's defaults), `stats`
+(the numbers).
 """

@@ -108,7 +108,7 @@ class Core:
         entry = checkout.run()
         entry.label = current_label()
         if checkout.waited_seconds is not None:
-            if self.line.retired:
+            if self.line.replaced:
                 # Nobody would ever close it if it stayed: the engine has a new pool.
                 entry.expires_at = 0.0
             with self.door, self.lock:
@@ -153,7 +153,7 @@ class Core:
         self._refuse_inside()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
-            wanted = 0 if self.line.retired else self.options.min_idle
+            wanted = 0 if self.line.replaced else self.options.min_idle
             missing = self.line.total < wanted and self.line.reserve()
         if not missing:
             return None
@@ -187,7 +187,7 @@ class Core:
             with self.door, self.lock:
                 self.stats.hold.observe(now - entry.leased_at)
             aged = "retired" if entry.condemned else "lifetime"
-            self.health.close(entry, "disposed" if self.line.retired else aged)
+            self.health.close(entry, "disposed" if self.line.replaced else aged)
         return False
 
     def _lost_by_caller(self, entry: PooledEntry, now: float) -> None:
@@ -221,15 +221,15 @@ class Core:
         self.upkeep.cancel()
         self.watch.cancel()
 
-    def retire(self) -> None:
+    def make_way(self) -> None:
         """Serve those who still wait with fresh connections, and keep none."""
         if self.door.is_inside():
-            self.door.call_later(self.retire)
+            self.door.call_later(self.make_way)
             return
         with self.door, self.lock:
             self.stats.disowned += self.line.leased
             # As QueuePool, a pool without helpers works for whoever goes on with it.
-            self.line.retire(keeps=self.opener.callers_open)
+            self.line.make_way(keeps=self.opener.callers_open)
         self.opener.replan()
 
     def disown_all(self) -> None:

@@ -275,7 +275,7 @@ class Health:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._door, self._lock:
-            kept = alive and not self._line.retired
+            kept = alive and not self._line.replaced
             if kept:
                 self._line.unhold(entry, self._shared.clock())
         if kept:

@@ -23,7 +23,8 @@ from contextlib import suppress
 from os import getpid
 
 from ..clock import monotonic
-from .inheritance import run_passing, uwsgi_may_fork
+from .fork_gate import run_passing
+from .inheritance import uwsgi_may_fork
 
 log = logging.getLogger(__name__)
 

@@ -209,7 +209,7 @@ class Line(Generic[E]):
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
-        self.retired = False
+        self.replaced = False
 
     def __repr__(self) -> str:
         return (
@@ -432,9 +432,9 @@ class Line(Generic[E]):
             return
         self.idle.put_back(entry)
 
-    def retire(self, *, keeps: bool) -> None:
+    def make_way(self, *, keeps: bool) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
-        self.retired = True
+        self.replaced = True
         if not keeps:
             self.linger, self.keep = False, 0
         for entry in [each for each in self.members if each.state is LEASED]:

@@ -38,6 +38,7 @@ from . import inheritance
 from .core import Core
 from .deadlines import pool_limit
 from .entry import PooledEntry
+from .fork_gate import opening
 from .labels import current_label
 from .line import LEASED
 from .options import PoolOptions, Spelling, argument_name, plugin_defaults
@@ -381,7 +382,7 @@ class ManagedPool(QueuePool):
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
         if self._disposed_by == threading.get_ident():
-            self._core.retire()
+            self._core.make_way()
             self.dispose()
             self._disposed_by = None
         made = self.__class__(
@@ -572,7 +573,7 @@ class PooledRecord(_ConnectionRecord):
 
     def __init__(self, pool: ManagedPool, connect: bool = True) -> None:
         self._owner = pool
-        with inheritance.opening():
+        with opening():
             super().__init__(pool, connect)
 
     def get_connection(self) -> DBAPIConnection:
@@ -593,7 +594,7 @@ class PooledRecord(_ConnectionRecord):
         ):
             self._take_over(core.check_out_again(entry))
             return cast("DBAPIConnection", self.dbapi_connection)
-        with inheritance.opening():
+        with opening():
             connection = super().get_connection()
         if entry is not None:
             entry.condemned = False
@@ -601,7 +602,7 @@ class PooledRecord(_ConnectionRecord):
 
     def renew(self) -> None:
         """Open a connection, in the place of one that is outdated if need be."""
-        with inheritance.opening():
+        with opening():
             super().get_connection()
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:

@@ -205,7 +205,7 @@ class Openings(Generic[E]):
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self._line.retired or not self._in_use:
+        if self._line.replaced or not self._in_use:
             return 0
         return max(0, self._min_idle - self._line.total)
 
@@ -214,7 +214,7 @@ class Openings(Generic[E]):
         """Whether somebody wants to know, in an outage, when it is over."""
         line, outage = self._line, self.outage
         wanted = outage is not None and outage.wanted
-        return line.waiting > 0 or (wanted and not line.retired)
+        return line.waiting > 0 or (wanted and not line.replaced)
 
     def _may_probe(self, now: float) -> bool:
         # Beside one that hangs another one may try, but not a herd of them.

@@ -49,7 +49,7 @@ class LeaseWatch:
 
     def begin(self) -> None:
         """Have the timer call from time to time, for as long as connections are open."""
-        if self._limit is None or self._watching or self._line.retired:
+        if self._limit is None or self._watching or self._line.replaced:
             # Retired: the timer would come for a pool that is over.
             return
         with self._door, self._lock:

@@ -92,7 +92,6 @@ class PoolReadiness:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         # Guards `_probing_since`, what a probe finds and what was said; held for a moment, never
         # during a probe.
         self._lock = threading.Lock()
@@ -109,6 +108,8 @@ class PoolReadiness:
         self._degraded = False
         # Since when the log has it that this is not ready; None: it has not.
         self._said_at: float | None = None
+        # At the end: another thread of a child's must not take a lock of the parent's.
+        self._pid = os.getpid()
 
     def words(self, is_ready: bool) -> str:
         """Say in the answer how it is."""

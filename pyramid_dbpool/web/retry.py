@@ -22,6 +22,7 @@ from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLonger
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
+from ..drivers.writability import WriteRefusal
 from ..engines.stored import (
     Judge,
     Outcome,
@@ -190,7 +191,7 @@ def may_try_again(method: str, outcome: Outcome, error: Exception) -> bool | Non
     refusal = outcome.write_refusal_of(error)
     if refusal is not None:
         # Of a server that is full another attempt would meet the same.
-        return refusal.is_read_only
+        return refusal is WriteRefusal.READ_ONLY
     if aftermath:
         return outcome.transient
     return True if _is_transient(error) else None
@@ -229,9 +230,7 @@ def _note(
 ) -> None:
     """Note that the request is refused a connection, whatever becomes of the error."""
     incidents.note(refusal)
-    if may_be_stored_twice(request, outcome):
-        # Whoever did as Retry-After says would store it twice.
-        refusal.retry_after = None
+    _withhold_retry_after(request, outcome, refusal)
 
 
 def _judge(
@@ -265,10 +264,9 @@ def _unavailable(
     lost = isinstance(error, sa_exc.DBAPIError) and is_lost(error)
     if isinstance(error, CommitUnknown) or not (lost or refusal):
         return None
-    happened = "the connection was lost"
-    if refusal is not None:
-        read_only = "the server is read-only"
-        happened = read_only if refusal.is_read_only else "the server can store nothing"
+    happened = "the connection was lost" if refusal is None else "the server can store nothing"
+    if refusal is WriteRefusal.READ_ONLY:
+        happened = "the server is read-only"
     stored = "nothing" if outcome.nothing_stored else "only a part"
     text = f"{happened}, and {stored} of this attempt is stored ({driver_text(error)})"
     writes = None if refusal is None else outcome.writes
@@ -280,9 +278,16 @@ def _unavailable(
     )
     if writes is not None:
         made.retry_after = writes.retry_after
-    if may_be_stored_twice(request, outcome):
-        made.retry_after = None
+    _withhold_retry_after(request, outcome, made)
     return made
+
+
+def _withhold_retry_after(
+    request: Request, outcome: Outcome, refusal: PoolTimeout | DatabaseUnavailable
+) -> None:
+    if may_be_stored_twice(request, outcome):
+        # Whoever did as Retry-After says would store it twice.
+        refusal.retry_after = None
 
 
 def _await_writes(request: Request) -> None:

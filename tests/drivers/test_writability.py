@@ -17,6 +17,7 @@ from pyramid_dbpool.drivers.writability import (
     refuses_as_standby,
     storage_refusal,
 )
+from pyramid_dbpool.embedded import PrivatePostgres
 from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.fixtures import need_mysqlclient
 from tests.support.servers.mariadb import MariaDB
@@ -160,10 +161,11 @@ def raise_in_postgres(url: str, driver: str, sqlstate: str, said: str) -> Except
 
 
 def test_a_table_of_locks_that_is_too_small_is_no_want_of_memory(
-    psycopg_url: str,
+    new_postgres: Callable[..., PrivatePostgres],
 ) -> None:
     """PostgreSQL has the same code for it, and another statement finds room."""
-    engine = create_engine(psycopg_url, poolclass=NullPool)
+    # A server of its own: others would find no room for their locks meanwhile.
+    engine = create_engine(new_postgres().url(), poolclass=NullPool)
     lock = text("SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 100000) n")
     with engine.connect() as connection:
         error = raised(lambda: connection.execute(lock))

@@ -200,6 +200,15 @@ FORK_WHILE_OPENING = """
 import os, socket, sys, threading, time
 from sqlalchemy import event
 from pyramid_dbpool import get_engine
+from pyramid_dbpool.pool import fork_gate
+
+# Who opens goes on only when a fork that waited for it has come.
+def end(gate, thread, end=fork_gate._Gate.end):
+    end(gate, thread)
+    time.sleep(0.2)
+fork_gate._Gate.end = end
+# A busy machine takes its time.
+fork_gate.OPENING_WAIT = 30.0
 
 url, pool = sys.argv[1:]
 settings = {"sqlalchemy.url": url}
@@ -265,11 +274,11 @@ def test_a_fork_does_not_wait_for_ever_nor_for_itself() -> None:
     """An opening may hang, and it may fork."""
     program = """
 import os, threading
-from pyramid_dbpool.pool import inheritance
-inheritance.OPENING_WAIT = 0.01
+from pyramid_dbpool.pool import fork_gate
+fork_gate.OPENING_WAIT = 0.01
 begun, over = threading.Event(), threading.Event()
 def hang():
-    with inheritance.opening():
+    with fork_gate.opening():
         begun.set()
         over.wait()
 threading.Thread(target=hang, daemon=True).start()
@@ -277,13 +286,13 @@ begun.wait()
 def fork():
     pid = os.fork()
     if pid == 0:
-        with inheritance.opening():
+        with fork_gate.opening():
             os._exit(7)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 fork()
-inheritance.OPENING_WAIT = 1000.0
+fork_gate.OPENING_WAIT = 1000.0
 over.set()
-with inheritance.opening():
+with fork_gate.opening():
     fork()
 """
     if sys.version_info >= (3, 12):

@@ -98,8 +98,8 @@ def test_parent_and_child_go_on_after_a_fork_in_the_middle_of_a_look(
     with get_engine(settings).connect() as held:
         number = held.scalar(text("SELECT pg_backend_pid()"))
         address.meet(Newcomers.SILENCE)
-        looks = writes._looks
-        wait_for(lambda: writes.look_beside() or writes._looks > looks)
+        looks = writes.looks
+        wait_for(lambda: writes.look_beside() or writes.looks > looks)
         address.meet(Newcomers.PASS)
         fork = multiprocessing.get_context("fork")
         children = [fork.Process(target=goes_on_in_child, args=(settings,)) for _ in range(2)]

@@ -81,14 +81,16 @@ class Scene:
         self.pool.dispose()
 
 
-def striking(act: Callable[[], object], left: list[int]) -> Callable[..., Any]:
-    """Make a trace function that acts after so many of our opcodes."""
+def striking(
+    act: Callable[[], object], left: list[int], where: Callable[[], bool] = lambda: True
+) -> Callable[..., Any]:
+    """Make a trace function that acts after so many of our opcodes, of those that are `where`."""
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(CODE):
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
+        if event == "opcode" and where():
             if left[0] == 0:
                 sys.settrace(None)
                 act()

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pyramid_dbpool.pool.fork_gate import opening
 from pyramid_dbpool.pool.housekeeper import housekeeper, start_thread
-from pyramid_dbpool.pool.inheritance import opening
 from tests.support.makers import PATIENCE
 
 LIBC = ctypes.CDLL(None)

@@ -250,7 +250,7 @@ def test_what_is_pinged_while_its_pool_is_replaced_is_closed(
     (entry,) = core.line.idle
 
     def ping(_record: object) -> bool:
-        core.retire()
+        core.make_way()
         return True
 
     monkeypatch.setattr(core.source, "ping", ping)

@@ -225,10 +225,10 @@ class LineModel(RuleBasedStateMachine):
             self.line.lost(entry)
 
     @rule()
-    def retire(self):
+    def make_way(self):
         """After dispose and recreate, what is checked out no longer counts."""
         woken = {w.granted for w in self.woken if isinstance(w.granted, Entry)}
-        self.line.retire(keeps=True)
+        self.line.make_way(keeps=True)
         self.leases.clear()
         self.woken = [w for w in self.woken if w.granted not in woken]
 

@@ -5,31 +5,18 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 
 from pyramid_dbpool.pool.managed import ManagedPool, is_condemned
-from tests.pool.test_door import CODE
+from tests.pool.test_door import striking
 from tests.support.makers import Maker, in_thread, wait_for
 
 
-def at_step(pool: ManagedPool, left: list[int], act: Callable[[], object]) -> Callable[..., Any]:
-    """Make a trace function that acts after so many of our opcodes, as another thread would."""
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CODE):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and not pool._core.door.is_inside():
-            if left[0] == 0:
-                sys.settrace(None)
-                act()
-            left[0] -= 1
-        return trace
-
-    return trace
+def is_outside(pool: ManagedPool) -> bool:
+    """Tell whether another thread could be at it."""
+    return not pool._core.door.is_inside()
 
 
 def retire_all(pool: ManagedPool, before: Callable[[], object]) -> None:
@@ -49,7 +36,9 @@ def retired_everywhere(
     sys._getframe().f_trace_opcodes = True
     for step in itertools.count():
         pool, left = make(), [step]
-        trace = at_step(pool, left, functools.partial(retire_all, pool, before))
+        trace = striking(
+            functools.partial(retire_all, pool, before), left, functools.partial(is_outside, pool)
+        )
         sys.settrace(trace)
         try:
             run(pool)

@@ -518,12 +518,12 @@ def test_a_server_that_takes_no_writes_is_not_ready(postgres_pair: PostgresPair)
     with app(settings, *PARTS, index=write) as web:
         wait_for(lambda: web.get("/ready", status="*").status_int == 200)
         web.client.post("/", status=503)
-        looks = process_engine(settings).writes._looks
+        looks = process_engine(settings).writes.looks
         assert web.get("/ready", status=503).text == "default: not ready\n"
 
         def is_looked_again() -> bool:
             assert web.get("/ready", status=503).status_int == 503
-            return process_engine(settings).writes._looks > looks + 1
+            return process_engine(settings).writes.looks > looks + 1
 
         wait_for(is_looked_again)
         postgres_pair.lead_to(postgres_pair.primary)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_dbpool import PoolTimeout, get_engine, unit_of_work, warm
+from pyramid_dbpool.pool import checkout
 from tests.support.guests import CLOCKS
 from tests.support.workers import IMPATIENT, Broken, Done, Worker, outside, store
 
@@ -280,8 +281,12 @@ def test_an_error_that_is_its_own_cause_is_an_error(pg_worker: Worker) -> None:
     assert [message for message, _ in pg_worker.failed] == ["a"]
 
 
-def test_a_conflict_at_a_stop_is_tried_again(pg_worker: Worker) -> None:
+def test_a_conflict_at_a_stop_is_tried_again(
+    pg_worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others' transactions are short: the message in hand is finished."""
+    # A busy machine takes its time to hand the connection out again.
+    monkeypatch.setattr(checkout, "SLICE", 30.0)
     stop, numbers = threading.Event(), []
 
     def handle(message: str, session: Session) -> None:

@@ -15,7 +15,7 @@ from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.fixtures import need_mysqlclient
 from tests.support.workers import Base, Broken, Lost, log_watch, outside, store
 
-WAITS = "waiting for the database"
+WAITS = "waiting until the database takes writes"
 
 
 def store_at_once(message: str, session: Session) -> None:
@@ -52,7 +52,7 @@ class AtStandby(Lost):
     def waits(self) -> bool:
         """Tell whether a message waits for the primary."""
         writes = process_engine(self.settings).writes
-        return writes.since is not None and writes._looks > 0
+        return writes.since is not None and writes.looks > 0
 
     def move(self) -> None:
         """Have the address lead to the primary."""
@@ -83,6 +83,34 @@ def test_a_message_that_is_tried_once_waits_too(postgres_pair: PostgresPair) -> 
     worker.move()
     thread.join()
     assert (worker.acked, worker.failed, worker.stored()) == (["a", "b"], [], ["a", "b"])
+
+
+def test_messages_wait_for_a_primary_that_is_fenced(postgres_pair: PostgresPair) -> None:
+    """It is no standby, and refuses for longer than a few tries take."""
+    worker = AtStandby(postgres_pair)
+    worker.move()
+    worker.run(["a"])
+    with postgres_pair.fenced():
+        thread = worker.start(["b", "c"], max_tries=1)
+        wait_for(worker.waits)
+    thread.join()
+    assert (worker.failed, worker.stored()) == ([], ["a", "b", "c"])
+
+
+def test_a_message_that_makes_its_session_read_only_is_given_up(
+    postgres_pair: PostgresPair,
+) -> None:
+    """A new session takes writes: the handler is to blame, and would go on for ever."""
+
+    def handle(message: str, session: Session) -> None:
+        session.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        session.connection().connection.dbapi_connection.commit()  # type: ignore[union-attr]
+        store_at_once(message, session)
+
+    worker = AtStandby(postgres_pair)
+    worker.move()
+    worker.run(["a"], handle, idempotent=True)
+    assert [message for message, _ in worker.failed] == ["a"]
 
 
 def test_serializable_messages_wait_for_the_primary(postgres_pair: PostgresPair) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool import DatabaseUnavailable, get_engine, warm
 from pyramid_dbpool.embedded import PrivatePostgres
-from pyramid_dbpool.worker import attempts
+from pyramid_dbpool.worker import remedies
 from tests.support.workers import (
     IMPATIENT,
     NO_GRACE,
@@ -63,7 +63,7 @@ def test_an_outage_is_logged_now_and_then(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once at its start, then at most every 30 seconds; here, at every probe."""
-    monkeypatch.setattr(attempts, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(remedies, "LOG_EVERY", 0.0)
     stop = threading.Event()
     with log_watch("still away") as log:
         thread = without_server().start("a", ask, stop=stop)
@@ -86,7 +86,7 @@ def test_between_reminders_an_outage_is_silent(
             stop.set()
         return 0.01
 
-    monkeypatch.setattr(attempts, "_pause", pause)
+    monkeypatch.setattr(remedies, "_pause", pause)
     without_server().start("a", ask, stop=stop).join(30)
     assert numbers == [1, 2, 3, 4, 5, 6]
     assert "still away" not in caplog.text
@@ -94,10 +94,10 @@ def test_between_reminders_an_outage_is_silent(
 
 def test_pauses_grow_to_five_seconds_and_differ() -> None:
     """The workers of a fleet do not all come back in the same instant."""
-    assert 0.05 <= attempts._pause(1) <= 0.1
-    assert 2.5 <= attempts._pause(7) <= 5
-    assert 2.5 <= attempts._pause(100_000) <= 5
-    assert len({attempts._pause(3) for _ in range(10)}) > 1
+    assert 0.05 <= remedies._pause(1) <= 0.1
+    assert 2.5 <= remedies._pause(7) <= 5
+    assert 2.5 <= remedies._pause(100_000) <= 5
+    assert len({remedies._pause(3) for _ in range(10)}) > 1
 
 
 def test_pauses_begin_where_the_tries_are(
@@ -105,7 +105,7 @@ def test_pauses_begin_where_the_tries_are(
 ) -> None:
     """A message that itself brings the server down finds it back at once, each time."""
     numbers: list[int] = []
-    monkeypatch.setattr(attempts, "_pause", lambda number: numbers.append(number) or 0.0)
+    monkeypatch.setattr(remedies, "_pause", lambda number: numbers.append(number) or 0.0)
 
     def handle(message: str, session: Session) -> None:
         raise DatabaseUnavailable("SELECT 1", None, OSError("gone"))
@@ -118,7 +118,7 @@ def test_a_database_that_comes_back_and_refuses_us_ends_the_wait(
     new_postgres: Callable[..., PrivatePostgres], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for a password; the message is not to blame."""
-    monkeypatch.setattr(attempts, "_pause", lambda number: 0.01)
+    monkeypatch.setattr(remedies, "_pause", lambda number: 0.01)
     server = new_postgres()
     worker = Lost(server.url(database="nowhere"), **NO_GRACE)
     server.stop()
@@ -156,7 +156,7 @@ def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
             taken.close()
         return 0.0
 
-    monkeypatch.setattr(attempts, "_pause", pause)
+    monkeypatch.setattr(remedies, "_pause", pause)
     errors = [DatabaseUnavailable("SELECT 1", None, OSError("gone"))]
 
     def handle(message: str, session: Session) -> None:
@@ -173,7 +173,7 @@ def test_an_engine_of_the_callers_own_is_waited_for_too(
     """Its error is SQLAlchemy's own, and the message is no more to blame for it."""
     worker, stop = without_server(), threading.Event()
     engine = create_engine(worker.settings["sqlalchemy.url"])
-    monkeypatch.setattr(attempts, "_pause", lambda number: stop.set() or 0.0)
+    monkeypatch.setattr(remedies, "_pause", lambda number: stop.set() or 0.0)
     worker.run("a", ask, stop=stop, session_factory=lambda settings: Session(engine))
     assert (worker.acked, worker.failed) == ([], [])
     assert "waiting for the database" in caplog.text
@@ -183,7 +183,7 @@ def test_a_lost_connection_that_sqlalchemy_misses_is_tried_again(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it misses that of mysql-connector."""
-    monkeypatch.setattr(attempts, "_pause", lambda number: 0.0)
+    monkeypatch.setattr(remedies, "_pause", lambda number: 0.0)
     worker = Worker(sqlite_url)
     errors = [DBAPIError("SELECT 1", None, OSError("MySQL Connection not available"))]
 

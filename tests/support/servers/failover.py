@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -98,6 +100,18 @@ class PostgresPair:
         words = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf"]
         source = f"--dbname={_plain(primary, '')}"
         run(primary.programs / "pg_basebackup", f"--pgdata={data}", source, *words)
+
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Have the primary refuse writes, for everybody, once it has read its configuration."""
+        reload = "SELECT pg_reload_conf()"
+        self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        self.execute(reload)
+        try:
+            yield
+        finally:
+            self.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            self.execute(reload)
 
     def catch_up(self) -> None:
         """Return when the standby has all that the primary has."""

@@ -1,8 +1,8 @@
 """A failover: the old primary is back as a standby, and its connections answer every ping."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -136,7 +136,7 @@ def test_a_request_waits_for_the_primary(
         open_several(web)
         answers: list[Any] = []
         thread = in_thread(lambda: answers.append(web.client.post("/").text))
-        wait_for(lambda: writes.since is not None and writes._looks > 1)
+        wait_for(lambda: writes.since is not None and writes.looks > 1)
         failover.move()
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
@@ -204,7 +204,7 @@ def test_a_server_that_stays_read_only_is_not_stormed(failover: Failover) -> Non
         # The first one has replaced its connection; the others are looks, up to a second apart.
         assert web.pool.snapshot().closed["retired"] == 1
         opened = failover.pair.address.arrived - before
-        assert opened <= 2 + process_engine(settings).writes._looks
+        assert opened <= 2 + process_engine(settings).writes.looks
 
 
 def test_without_pyramid_retry_it_is_a_503(failover: Failover) -> None:
@@ -257,6 +257,28 @@ def test_who_asked_for_it_is_refused_once(
     assert READ_ONLY not in caplog.text
 
 
+def test_who_has_made_his_session_read_only_is_refused_once(
+    failover: Failover, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says of itself what each session of a fenced primary says; a new one does not."""
+    attempts: list[int] = []
+
+    def view(request: Request) -> None:
+        attempts.append(number(request))
+        with request.registry["sqlalchemy.engine"].connect() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+            connection.commit()
+            connection.execute(insert(Row))
+
+    failover.move()
+    with app(failover.settings, *PARTS, index=view) as web:
+        with pytest.raises(DBAPIError):
+            web.get("/")
+        assert web.pool.snapshot().closed.get("retired", 0) == 0
+    assert attempts == [0]
+    assert READ_ONLY not in caplog.text
+
+
 def test_a_session_that_was_made_read_only_is_no_failover(failover: Failover) -> None:
     """Whoever has put it into the settings did not want writes."""
     arguments = {"options": "-c default_transaction_read_only=on"}
@@ -292,25 +314,12 @@ def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str)
     with app(settings, *PARTS, index=write) as web:
         writes = process_engine(settings).writes
         open_several(web)
-        with fenced(failover.pair):
+        with failover.pair.fenced():
             wait_for(lambda: reads_only(web))
             thread = in_thread(lambda: answers.append(web.client.post("/").text))
-            wait_for(lambda: writes.since is not None and writes._looks > 1)
+            wait_for(lambda: writes.since is not None and writes.looks > 1)
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
-
-
-@contextmanager
-def fenced(pair: PostgresPair) -> Iterator[None]:
-    """Have the primary refuse writes, for everybody."""
-    reload = "SELECT pg_reload_conf()"
-    pair.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    pair.execute(reload)
-    try:
-        yield
-    finally:
-        pair.execute("ALTER SYSTEM RESET default_transaction_read_only")
-        pair.execute(reload)
 
 
 def reads_only(web: Any) -> bool:
@@ -401,7 +410,7 @@ def test_what_a_view_swallowed_waits_for_the_primary_on_a_pool_of_sqlalchemys(
     with app(settings, *PARTS, index=swallow_to_the_end) as web:
         writes, answers = process_engine(settings).writes, list[Any]()
         thread = in_thread(lambda: answers.append(web.client.post("/", status="*").status_int))
-        wait_for(lambda: writes._looks > 1)
+        wait_for(lambda: writes.looks > 1)
         failover.move()
         thread.join()
     assert (answers, failover.count()) == ([200], 1)
@@ -413,7 +422,7 @@ def test_a_pool_without_a_line_waits_for_the_primary_too(failover: Failover) -> 
     with app(settings, *PARTS, index=write) as web:
         writes, answers = process_engine(settings).writes, list[Any]()
         thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
-        wait_for(lambda: writes._looks > 1)
+        wait_for(lambda: writes.looks > 1)
         failover.move()
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)

@@ -16,7 +16,7 @@ from tests.support.makers import wait_for
 from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.fixtures import need_mysqlclient
 from tests.support.webapp import PARTS, TM, Row, TwoPhaseSession, View, app, database
-from tests.web.retry.test_failover import Failover, fenced, reads_only
+from tests.web.retry.test_failover import Failover, reads_only
 from tests.web.retry.test_failover_mariadb import DRIVERS
 from tests.web.retry.test_failover_mariadb import Failover as MariaDBFailover
 from tests.web.retry.views import (
@@ -140,7 +140,7 @@ def test_a_fence_between_the_phases_lets_them_end(postgres_pair: PostgresPair) -
 
         @event.listens_for(web.engine, "prepare_twophase")
         def close(connection: Connection, _xid: object) -> None:
-            fence.enter_context(fenced(postgres_pair))
+            fence.enter_context(postgres_pair.fenced())
 
         @event.listens_for(web.engine, "commit_twophase")
         def wait(*_: object) -> None:
