@@ -13,7 +13,7 @@ from tests.support.webapp import PARTS, Row, app
 from tests.web.retry.test_failover import READ_ONLY, TAKES_WRITES, Failover
 from tests.web.retry.views import number
 
-ANEW = pytest.mark.xfail(strict=True, reason="a connection of before begins the outage anew")
+ANEW = pytest.mark.xfail(strict=True, reason="nobody knows that it was opened before")
 POOLS: list[Any] = [
     pytest.param({}, id="ours"),
     *(
