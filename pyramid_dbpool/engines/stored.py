@@ -357,18 +357,17 @@ def _note_statement(
         committed = not in_autocommit(
             connection.dialect, connection.connection.dbapi_connection, may_ask=True
         )
-    if committed or (not outcome.stored and _commits(outcome, connection, said)):
+    if committed or (
+        not outcome.stored
+        and commits(said, dialect)
+        # Its own PREPARE is noted as such.
+        and outcome.preparing is not connection.connection
+    ):
         outcome.note_stored()
     elif not outcome.stored and dialect == "sqlite" and _is_alone(connection, said):
         outcome.stored, outcome.alone = True, ""
     if outcome.alone is not None:
         _note_alone(outcome, said, several=several)
-
-
-def _commits(outcome: Outcome, connection: Connection, statement: str) -> bool:
-    # Its own PREPARE is noted as such.
-    is_own = outcome.preparing is not None and outcome.preparing is connection.connection
-    return not is_own and commits(statement, connection.dialect.name)
 
 
 def _note_alone(outcome: Outcome, statement: str, *, several: bool) -> None:
