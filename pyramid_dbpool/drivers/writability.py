@@ -15,8 +15,9 @@ __all__ = [
     "WriteRefusal",
     "defaults_to_read_only",
     "is_read_only",
+    "refuses_all",
     "refuses_as_standby",
-    "refuses_by_default",
+    "says_read_only",
     "storage_refusal",
 ]
 
@@ -36,8 +37,7 @@ READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE.
-READ_ONLY_TRANSACTION = "25006"
-STANDBY_STATES = frozenset({READ_ONLY_TRANSACTION, "0A000"})
+STANDBY_STATES = frozenset({"25006", "0A000"})
 # MySQL's and MariaDB's: an option prevents the statement (the text says which), InnoDB is
 # read-only; a table is, or the transaction, of which the server may be the reason.
 OPTION_PREVENTS, INNODB_READ_ONLY = 1290, 1836
@@ -73,9 +73,7 @@ def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
     orig = driver_error(error)
     number = error_number(orig)
     if number is None:
-        if sqlstate(orig) not in STANDBY_STATES or is_known_rollback(orig):
-            return False
-        return _is_hot_standby(dbapi_connection) is True
+        return says_read_only(orig) and _is_hot_standby(dbapi_connection) is True
     if number == OPTION_PREVENTS:
         return _READ_ONLY_OPTION.search(str(orig)) is not None
     if number in MAY_BE_READ_ONLY:
@@ -83,15 +81,31 @@ def refuses_as_standby(error: BaseException, dbapi_connection: Any) -> bool:
     return number == INNODB_READ_ONLY
 
 
-def refuses_by_default(error: BaseException, dbapi_connection: Any) -> bool:
-    """Tell whether PostgreSQL has refused a statement because its session is read-only by default.
+def says_read_only(error: BaseException) -> bool:
+    """Tell whether PostgreSQL has refused a statement as read-only; why, it does not say.
 
-    So is each session of a primary that is fenced, and one whose holder has said so.
+    The server, the role, the session or the transaction may be.
     """
     orig = driver_error(error)
-    if sqlstate(orig) != READ_ONLY_TRANSACTION or is_known_rollback(orig):
-        return False
-    return defaults_to_read_only(dbapi_connection) is True
+    return sqlstate(orig) in STANDBY_STATES and not is_known_rollback(orig)
+
+
+def refuses_all(dbapi_connection: Any, dialect: str, *, by_default: bool) -> bool:
+    """Ask a server whether it takes no writes from anybody; costs a round trip.
+
+    What the drivers know would not do: a pooler such as PgBouncer passes on what a server said
+    when it was reached first.
+
+    :param by_default: whether a session of PostgreSQL's that is read-only by default tells of the
+        server, as of a primary that is fenced before it is switched off.
+    """
+    if dialect != "postgresql":
+        return is_read_only(dbapi_connection, dialect) is True
+    query = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')"
+    with closing(dbapi_connection.cursor()) as cursor:
+        cursor.execute(query)
+        standby, default = cursor.fetchone()
+    return bool(standby) or (by_default and default == "on")
 
 
 def storage_refusal(error: BaseException) -> WriteRefusal | None:
@@ -126,7 +140,7 @@ def is_read_only(dbapi_connection: Any, dialect: str) -> bool | None:
 def defaults_to_read_only(dbapi_connection: Any) -> bool | None:
     """Tell whether PostgreSQL begins this session's transactions read-only; None: it is silent.
 
-    So does a primary that is fenced before it is switched off. Costs no round trip.
+    Costs no round trip.
     """
     return _is_on(dbapi_connection, "default_transaction_read_only")
 

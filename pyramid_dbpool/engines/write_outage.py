@@ -23,8 +23,9 @@ from ..drivers.writability import (
     WriteRefusal,
     defaults_to_read_only,
     is_read_only,
+    refuses_all,
     refuses_as_standby,
-    refuses_by_default,
+    says_read_only,
     storage_refusal,
 )
 from ..errors import DatabaseUnavailable
@@ -132,23 +133,30 @@ class WriteOutage:
         dbapi_connection = heard.connection.dbapi_connection
         if refuses_as_standby(heard.error, dbapi_connection):
             return True
-        if not (self._took_writes and refuses_by_default(heard.error, dbapi_connection)):
+        # It may be another server than the driver knows of, behind a pooler, or fenced; or the
+        # transaction's or the session's holder has said so.
+        if not says_read_only(heard.error):
             return False
-        # Its holder may have said so of the session; a new one is as the server is. What was
-        # opened at a primary that was fenced then is about to go.
-        return is_condemned(heard.connection) or self._is_fenced()
+        if is_condemned(heard.connection):
+            return True
+        takes_writes = self._takes_writes()
+        if takes_writes is None:
+            return self._took_writes and defaults_to_read_only(dbapi_connection) is True
+        return not takes_writes
 
-    def _is_fenced(self) -> bool:
-        """Tell whether new sessions are read-only too, or none can be had now."""
+    def _takes_writes(self) -> bool | None:
+        """Ask a new connection whether its server takes writes; None: none can be had now."""
         asked_at = monotonic()
         if self.since is not None:
-            return True
+            return False
         if asked_at - self._took_at >= FRESH:
             self._begin_look()
             until = current_deadline()
             longest = self.patience if until is None else until - asked_at
             self._over.wait(max(0.0, min(self.patience, longest)))
-        return self._took_at < asked_at - FRESH
+        if self._took_at >= asked_at - FRESH:
+            return True
+        return False if self._known_at >= asked_at else None
 
     def _note_full(self, error: BaseException) -> None:
         now = monotonic()
@@ -297,8 +305,8 @@ class WriteOutage:
             return
         try:
             with opened_apart(engine) as dbapi_connection:
-                read_only = is_read_only(dbapi_connection, engine.dialect.name) or (
-                    self._took_writes and defaults_to_read_only(dbapi_connection)
+                read_only = refuses_all(
+                    dbapi_connection, engine.dialect.name, by_default=self._took_writes
                 )
         except Exception:
             # It is away: the pool, and whoever waits for it, see to that.

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
 PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
 PROGRAMS |= {"postgres_pair", "new_postgres_pair", "mariadb_pair", "full_database", "small_disk"}
+PROGRAMS |= {"pgbouncer_of_pair"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",
@@ -141,14 +142,29 @@ def rabbitmq(
 @pytest.fixture(scope="session")
 def pgbouncer(server_folder: Path, postgres: Postgres) -> Iterator[PgBouncer]:
     """Give a PgBouncer in transaction mode before the run's PostgreSQL."""
+    with _running_pgbouncer(server_folder / "pgbouncer", postgres.url()) as server:
+        yield server
+
+
+@pytest.fixture
+def pgbouncer_of_pair(tmp_path: Path, postgres_pair: PostgresPair) -> Iterator[PgBouncer]:
+    """Give a PgBouncer that finds the primary of a pair by its address."""
+    with _running_pgbouncer(tmp_path / "pgbouncer", postgres_pair.url()) as server:
+        yield server
+
+
+@contextmanager
+def _running_pgbouncer(folder: Path, url: str) -> Iterator[PgBouncer]:
     try:
-        server = PgBouncer(server_folder / "pgbouncer", postgres.url())
+        server = PgBouncer(folder, url)
     except ServerMissing as error:
         report.skip_without("PgBouncer", str(error))
     server.start()
     report.used("PgBouncer", server.version, f"{PRIVATE}, {server.program}")
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pyramid_dbpool import unit_of_work
 from pyramid_dbpool.engines.registry import process_engine
 from tests.support.makers import in_thread, wait_for
 from tests.support.servers.failover import PostgresPair
+from tests.support.servers.pgbouncer import PgBouncer
 from tests.support.servers.proxy import Newcomers
 from tests.support.webapp import PARTS, TM, Base, Row, TwoPhaseSession, View, app
 from tests.web.retry.views import number, open_several, settings_for
@@ -320,6 +321,47 @@ def test_a_primary_that_is_fenced_is_waited_for(failover: Failover, driver: str)
             wait_for(lambda: writes.since is not None and writes.looks > 1)
         thread.join()
     assert (answers, failover.count()) == (["1"], 1)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_write_behind_pgbouncer_waits_for_the_primary(
+    failover: Failover, pgbouncer_of_pair: PgBouncer, driver: str
+) -> None:
+    """Of the server's role it says what was so when it was reached first."""
+    pair, settings = failover.pair, settings_for(pgbouncer_of_pair.url(driver))
+    if driver == "psycopg":
+        settings["sqlalchemy.connect_args"] = json.dumps({"prepare_threshold": None})
+    failover.move()
+    answers = list[Any]()
+    with app(settings, *PARTS, index=write) as web:
+        writes = process_engine(settings).writes
+        web.client.post("/")
+        pair.catch_up()
+        pair.lead_to(pair.standby)
+        pair.address.cut()
+        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").status_int))
+        wait_for(lambda: writes.since is not None and writes.looks > 1)
+        failover.move()
+        pair.address.cut()
+        thread.join()
+    assert (answers, failover.count()) == ([200], 2)
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=list(ASKED))
+def test_who_asked_for_it_behind_pgbouncer_is_refused_once(
+    failover: Failover, pgbouncer_of_pair: PgBouncer, asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server takes writes."""
+    settings = settings_for(pgbouncer_of_pair.url("psycopg2"))
+
+    def view(request: Request) -> None:
+        request.db.execute(text(asked))
+        request.db.execute(insert(Row))
+
+    failover.move()
+    with app(settings, *PARTS, index=view) as web, pytest.raises(DBAPIError):
+        web.client.post("/")
+    assert READ_ONLY not in caplog.text
 
 
 def reads_only(web: Any) -> bool:
