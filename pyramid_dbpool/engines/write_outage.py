@@ -16,6 +16,7 @@ from os import getpid
 from typing import Any
 
 from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from ..clock import monotonic, sleep
 from ..drivers.driver_errors import driver_text
@@ -44,6 +45,9 @@ __all__ = ["WriteOutage"]
 
 log = logging.getLogger(__name__)
 
+# A key of a connection's `info`: when it was opened.
+_OPENED_AT = "pyramid_dbpool.opened_at"
+
 # What nobody has seen for so long (seconds) may be over: that a server is read-only, or full.
 QUIET = 60.0
 
@@ -67,6 +71,8 @@ class WriteOutage:
         self._was_primary = pool.name == "default"
         # What a role, a database or the settings have made read-only by default, never does.
         self._took_writes = False
+        # When what was open was retired last.
+        self._retired_at = float("-inf")
         self._watched: weakref.ref[Engine] | None = None
         self._start()
 
@@ -93,7 +99,8 @@ class WriteOutage:
         if not self._is_meant:
             event.listen(engine, "connect", self._note_server)
 
-    def _note_server(self, dbapi_connection: Any, _record: Any) -> None:
+    def _note_server(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_OPENED_AT] = monotonic()
         if not self._took_writes:
             self._took_writes = defaults_to_read_only(dbapi_connection) is False
         if not self._was_primary:
@@ -137,7 +144,7 @@ class WriteOutage:
         # transaction's or the session's holder has said so.
         if not says_read_only(heard.error):
             return False
-        if is_condemned(heard.connection):
+        if self._is_retired(heard.connection):
             return True
         takes_writes = self._takes_writes()
         if takes_writes is None:
@@ -174,7 +181,7 @@ class WriteOutage:
             )
 
     def _note_read_only(self, heard: Heard) -> None:
-        if is_condemned(heard.connection):
+        if self._is_retired(heard.connection):
             # It was opened before, and is about to go: nothing new.
             return
         now = monotonic()
@@ -203,11 +210,17 @@ class WriteOutage:
 
     def _retire(self) -> None:
         pool, engine = self._pool, self._engine
+        self._retired_at = monotonic()
         if pool is not None:
             pool.retire_all()
         elif engine is not None:
-            # Those in use close when they come back, to a pool that is none any more.
+            # Those in use come back to a pool that hands out nothing any more, and go with it.
             engine.dispose()
+
+    def _is_retired(self, connection: PoolProxiedConnection) -> bool:
+        opened_at: float = connection.info.get(_OPENED_AT, float("inf"))
+        # SQLAlchemy's pools do not know it.
+        return is_condemned(connection) or opened_at <= self._retired_at
 
     # Waiting
 
