@@ -11,7 +11,6 @@ __all__ = [
     "first_word",
     "leaves_open",
     "locks_rows",
-    "only_reads",
     "plain_word",
     "rolls_back",
     "savepoint",
@@ -94,9 +93,6 @@ _WRITES = re.compile(
 _NO_WRITES = re.compile(
     rf"{_LOCKS.pattern}|\bon\s+(?:commit\s+delete|delete|update)\b|\bor\s+replace\b", re.I
 )
-# These only read, or tell of the session. PostgreSQL's SELECT INTO makes a table.
-_READS = frozenset({"SELECT", "SHOW", "SET", "PRAGMA"})
-_INTO = re.compile(r"\binto\b", re.I)
 # These run nothing of what they name; PostgreSQL's EXPLAIN does with ANALYZE.
 _DESCRIBES = frozenset({"SHOW", "DESCRIBE", "DESC", "EXPLAIN", "USE", "PRAGMA"})
 _ANALYZES = re.compile(r"explain\s+(?:\([^)]*)?\banalyze\b", re.I)
@@ -168,17 +164,6 @@ def undone_if_failed(statement: str) -> bool:
     (True, False)
     """
     return first_word(statement) in _UNDONE and ";" not in statement
-
-
-def only_reads(statement: str) -> bool:
-    """Tell whether a statement surely stores nothing: not by a function that it calls either.
-
-    >>> only_reads("SELECT * FROM t WHERE id = %(id)s"), only_reads("SELECT put(1)")
-    (True, False)
-    """
-    if "(" in statement.replace("%(", "") or ";" in statement or _INTO.search(statement):
-        return False
-    return first_word(statement) in _READS
 
 
 def savepoint(statement: str) -> tuple[str, str] | None:

@@ -9,7 +9,6 @@ from contextlib import closing
 from typing import Any
 
 from .driver_errors import driver_error, error_number, sqlite_code, sqlstate
-from .transactions import is_known_rollback
 
 __all__ = [
     "WriteRefusal",
@@ -36,8 +35,9 @@ class WriteRefusal(enum.Enum):
 READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
-# SERIALIZABLE and of READ WRITE.
-STANDBY_STATES = frozenset({"25006", "0A000"})
+# SERIALIZABLE and of READ WRITE, in these of the server's sources, and any server of much else.
+READ_ONLY_TRANSACTION, NOT_SUPPORTED = "25006", "0A000"
+_MODE_FILES = frozenset({"variable.c", "predicate.c"})
 # MySQL's and MariaDB's: an option prevents the statement (the text says which), InnoDB is
 # read-only; a table is, or the transaction, of which the server may be the reason.
 OPTION_PREVENTS, INNODB_READ_ONLY = 1290, 1836
@@ -87,7 +87,10 @@ def says_read_only(error: BaseException) -> bool:
     The server, the role, the session or the transaction may be.
     """
     orig = driver_error(error)
-    return sqlstate(orig) in STANDBY_STATES and not is_known_rollback(orig)
+    state = sqlstate(orig)
+    return state == READ_ONLY_TRANSACTION or (
+        state == NOT_SUPPORTED and _source_file(orig) in _MODE_FILES
+    )
 
 
 def refuses_all(dbapi_connection: Any, dialect: str, *, by_default: bool) -> bool:
@@ -113,7 +116,7 @@ def storage_refusal(error: BaseException) -> WriteRefusal | None:
     orig = driver_error(error)
     said, temporary = str(orig), False
     if sqlstate(orig) in STORAGE_STATES:
-        if getattr(getattr(orig, "diag", None), "source_file", None) in _LOCK_FILES:
+        if _source_file(orig) in _LOCK_FILES:
             return None
         temporary = _PG_TEMPORARY in said
     elif (number := error_number(orig)) in STORAGE_NUMBERS:
@@ -123,6 +126,11 @@ def storage_refusal(error: BaseException) -> WriteRefusal | None:
     elif sqlite_code(orig) not in SQLITE_STORAGE:
         return None
     return EXHAUSTED if temporary else FULL
+
+
+def _source_file(error: BaseException) -> str | None:
+    file: str | None = getattr(getattr(error, "diag", None), "source_file", None)
+    return file
 
 
 def is_read_only(dbapi_connection: Any, dialect: str) -> bool | None:

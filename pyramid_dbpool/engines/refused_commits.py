@@ -51,7 +51,7 @@ def refuse_false_commits(
     event.listen(engine, "begin_twophase", _forget_failure)
     event.listen(engine, "rollback_savepoint", _forget_failure_in_savepoint)
     event.listen(engine, "commit", _refuse_failed_transaction)
-    event.listen(engine, "prepare_twophase", lambda connection, _xid: refuse_lost(connection))
+    event.listen(engine, "prepare_twophase", refuse_lost)
     event.listen(engine, "prepare_twophase", _refuse_prepare)
 
 
@@ -66,10 +66,10 @@ def _has_failed(connection: PoolProxiedConnection) -> bool:
 
 
 def _refuse_lost_connection(
-    connection: Connection, hear: Callable[[Heard], object], overstays: Overstays
+    connection: Connection, *_xid: object, hear: Callable[[Heard], object], overstays: Overstays
 ) -> None:
-    # COMMIT would be sent into the void, and nobody know that it never arrived; or, where the
-    # first error was swallowed, SQLAlchemy's own error here would not say that it was a lost one.
+    # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
+    # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost one.
     if connection.invalidated:
         lost = _lost(connection, None)
         stored.note_given_up(lost)

@@ -19,7 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
-from ..drivers.statements import commits, commits_alone, only_reads, undone_if_failed
+from ..drivers.statements import commits, commits_alone, first_word
 from ..drivers.transactions import (
     in_autocommit,
     in_transaction,
@@ -78,7 +78,6 @@ class Outcome:
     """
 
     __slots__ = (
-        "alone",
         "commits",
         "committing",
         "gave_up",
@@ -104,9 +103,6 @@ class Outcome:
         self.commits = 0
         # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
         self.stored = False
-        # The one statement in AUTOCOMMIT for which `stored` is true, which is not if the server
-        # refuses it; empty: none yet; None: there are others.
-        self.alone: str | None = None
         self.prepared = False
         # The connection that is sent the first PREPARE, until it is told what follows.
         self.preparing: PoolProxiedConnection | None = None
@@ -135,10 +131,6 @@ class Outcome:
     def nothing_stored(self) -> bool:
         """Whether it is certain that nothing is stored."""
         return not (self.commits or self.stored or self.prepared or self.unseen)
-
-    def note_stored(self) -> None:
-        """Note that something may be stored, whatever the server says from now on."""
-        self.stored, self.alone = True, None
 
     def meaning_of(self, error: BaseException) -> Exception | None:
         """Return SQLAlchemy's error for a driver's that was raised in its place."""
@@ -221,9 +213,7 @@ def note_given_up(error: DBAPIError) -> None:
     outcome, said = _current.get(), driver_error(error)
     if outcome is None or not outcome.gave_up or not hasattr(said, "__weakref__"):
         return
-    if outcome.heard is None:
-        outcome.heard = WeakKeyDictionary()
-    outcome.heard[said] = _Meaning(True, False, outcome.write_refusal)
+    _note_meaning(outcome, said, _Meaning(True, False, outcome.write_refusal))
 
 
 def is_aftermath(error: BaseException) -> bool:
@@ -260,8 +250,8 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
-            if _is_autocommit(connection, autocommit) and not outcome.stored:
-                outcome.stored, outcome.alone = True, ""
+            if _is_autocommit(connection, autocommit):
+                outcome.stored = True
 
     note_checkout = _note_reader if read_only else _note_checkout
     if isinstance(engine.pool, ManagedPool):
@@ -273,7 +263,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
-    event.listen(engine, "rollback_twophase", lambda *_: _note_prepared())
+    event.listen(engine, "rollback_twophase", lambda *_: _end_preparing())
     event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
         event.listen(engine, "rollback", _note_rollback)
@@ -301,7 +291,7 @@ class _Observed(WatchedConnection):
         if outcome is None or outcome.committing is self:
             return
         if in_transaction(self.dbapi_connection) is not False:
-            outcome.note_stored()
+            outcome.stored = True
 
     def before_rollback(self) -> None:
         """Note that the transaction ends here, and stores nothing."""
@@ -313,7 +303,7 @@ class _Observed(WatchedConnection):
         """Note that nobody sees what is done with the driver's connection from now on."""
         outcome = _current.get()
         if outcome is not None:
-            outcome.note_stored()
+            outcome.stored = True
 
 
 def _note_checkout(connection: PoolProxiedConnection) -> None:
@@ -343,39 +333,31 @@ def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: obj
         Traffic.note(connection.connection, str(statement), connection.dialect.name)
 
 
-def _note_statement(
-    connection: Connection, _cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
-) -> None:
+def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
     outcome = _current.get()
     if outcome is None:
         return
     outcome.last_heard = None
     said, dialect = str(statement), connection.dialect.name
     committed = Traffic.note(connection.connection, said, dialect)
-    if committed and outcome.alone is not None:
-        # In AUTOCOMMIT the driver shows no transaction after a statement that only reads either.
-        committed = not in_autocommit(
-            connection.dialect, connection.connection.dbapi_connection, may_ask=True
+    # SQLAlchemy's own PREPARE is noted as such.
+    prepares = outcome.preparing is not None and _is_preparing(outcome, connection, said)
+    if not outcome.stored:
+        outcome.stored = (
+            committed
+            or (not prepares and commits(said, dialect))
+            or (dialect == "sqlite" and _is_alone(connection, said))
         )
-    if committed or (
-        not outcome.stored
-        and commits(said, dialect)
-        # Its own PREPARE is noted as such.
-        and outcome.preparing is not connection.connection
-    ):
-        outcome.note_stored()
-    elif not outcome.stored and dialect == "sqlite" and _is_alone(connection, said):
-        outcome.stored, outcome.alone = True, ""
-    if outcome.alone is not None:
-        _note_alone(outcome, said, several=several)
 
 
-def _note_alone(outcome: Outcome, statement: str, *, several: bool) -> None:
-    """Note a statement that is stored at once, if it is not refused."""
-    if outcome.alone or several or not undone_if_failed(statement):
-        outcome.alone = "" if not outcome.alone and only_reads(statement) else None
-    else:
-        outcome.alone = statement
+def _is_preparing(outcome: Outcome, connection: Connection, statement: str) -> bool:
+    if outcome.preparing is not connection.connection:
+        return False
+    if first_word(statement) in {"PREPARE", "XA"}:
+        return True
+    # It is over: whatever fails from now on has nothing to do with it.
+    outcome.preparing = None
+    return False
 
 
 def _is_alone(connection: Connection, statement: str) -> bool:
@@ -390,7 +372,7 @@ def _note_rollback(connection: Connection) -> None:
         return
     traffic = Traffic.on(connection.connection)
     if traffic is not None and traffic.is_committed(connection.connection):
-        outcome.note_stored()
+        outcome.stored = True
 
 
 def _note_commit(connection: Connection) -> None:
@@ -408,7 +390,7 @@ def _note_prepare(connection: Connection, _xid: Any) -> None:
         outcome.prepared = True
 
 
-def _note_prepared() -> None:
+def _end_preparing() -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None
@@ -441,15 +423,28 @@ def note_error(
     if refusal is not None:
         outcome.write_refusal, outcome.writes = refusal, writes
         outcome.gave_up |= gives_up
-        if outcome.alone and heard.of_statement:
-            # Nothing but what was refused could have stored anything.
-            outcome.stored, outcome.alone = False, None
-    error, traffic, overstayed = heard.error, Traffic.on(heard.connection), False
-    if heard.lost:
-        overstayed = overstays.setting(heard) is not None
-        outcome.overstayed |= overstayed
-    elif is_lock_timeout(error):
-        outcome.waited_long |= _is_longer(traffic, patience)
+    overstayed = heard.lost and overstays.setting(heard) is not None
+    outcome.overstayed |= overstayed
+    if not heard.lost and is_lock_timeout(heard.error):
+        outcome.waited_long |= _is_longer(Traffic.on(heard.connection), patience)
+    _note_ended(outcome, heard)
+    unknown = False
+    if _is_of_commit(outcome, heard):
+        outcome.committing = None
+        unknown = (heard.lost and not overstayed) or is_unknown_outcome(heard.error)
+        if not unknown and (overstayed or refusal or is_known_rollback(heard.error)):
+            outcome.commits -= 1
+    _note_meaning(outcome, heard.error, _Meaning(heard.lost, unknown, refusal))
+    outcome.last_heard = heard.error
+    if (meaning := outcome.meaning_of(heard.error)) is not None:
+        # Here too, for nobody may hear of it afterwards.
+        judged(meaning)
+    return gives_up
+
+
+def _note_ended(outcome: Outcome, heard: Heard) -> None:
+    """Note that an error may have ended the transaction."""
+    traffic = Traffic.on(heard.connection)
     if traffic is not None:
         # It may have begun nothing, or the server have ended what there was: that the driver shows
         # no transaction would be taken for a commit.
@@ -457,20 +452,12 @@ def note_error(
     if outcome.preparing is heard.connection and not heard.lost:
         # The server has rolled back what it could not prepare.
         outcome.prepared, outcome.preparing = False, None
-    unknown = False
-    if _is_of_commit(outcome, heard):
-        outcome.committing = None
-        unknown = (heard.lost and not overstayed) or is_unknown_outcome(error)
-        if not unknown and (overstayed or refusal or is_known_rollback(error)):
-            outcome.commits -= 1
+
+
+def _note_meaning(outcome: Outcome, error: BaseException, meaning: _Meaning) -> None:
     if outcome.heard is None:
         outcome.heard = WeakKeyDictionary()
-    outcome.heard[error] = _Meaning(heard.lost, unknown, refusal)
-    outcome.last_heard = error
-    if (meaning := outcome.meaning_of(error)) is not None:
-        # Here too, for nobody may hear of it afterwards.
-        judged(meaning)
-    return gives_up
+    outcome.heard[error] = meaning
 
 
 def _is_longer(traffic: Traffic | None, patience: float | None) -> bool:

@@ -37,7 +37,7 @@ from ..pool.managed import ManagedPool, is_condemned
 from ..pool.options import PLUGIN_DEFAULTS
 from ..pool.outage import FRESH, LONGEST_PAUSE, LONGEST_PROBE, pause_before
 from ..settings import PoolSettings
-from ..stopping import SLICE
+from ..stopping import SLICE, current_stopped
 from .apart import opened_apart
 from .hearing import Heard
 
@@ -106,7 +106,8 @@ class WriteOutage:
         if not self._was_primary:
             engine = self._engine
             name = "" if engine is None else engine.dialect.name
-            self._was_primary = is_read_only(dbapi_connection, name) is not True
+            # A server that does not say may be a replica.
+            self._was_primary = is_read_only(dbapi_connection, name) is False
 
     @property
     def _engine(self) -> Engine | None:
@@ -146,24 +147,34 @@ class WriteOutage:
             return False
         if self._is_retired(heard.connection):
             return True
-        takes_writes = self._takes_writes()
-        if takes_writes is None:
-            return self._took_writes and defaults_to_read_only(dbapi_connection) is True
-        return not takes_writes
+        is_fenced = self._took_writes and defaults_to_read_only(dbapi_connection) is True
+        # What was found out before may be older than a fence.
+        takes_writes = self._takes_writes(asked_before=not is_fenced)
+        return is_fenced if takes_writes is None else not takes_writes
 
-    def _takes_writes(self) -> bool | None:
-        """Ask a new connection whether its server takes writes; None: none can be had now."""
-        asked_at = monotonic()
+    def _takes_writes(self, *, asked_before: bool) -> bool | None:
+        """Ask a new connection whether its server takes writes; None: none can be had now.
+
+        :param asked_before: whether what was found out a moment ago will do.
+        """
+        now = monotonic()
         if self.since is not None:
             return False
-        if asked_at - self._took_at >= FRESH:
+        enough = now - FRESH if asked_before else now
+        if self._took_at < enough:
             self._begin_look()
-            until = current_deadline()
-            longest = self.patience if until is None else until - asked_at
-            self._over.wait(max(0.0, min(self.patience, longest)))
-        if self._took_at >= asked_at - FRESH:
+            self._await_look(now + self.patience)
+        if self._took_at >= enough:
             return True
-        return False if self._known_at >= asked_at else None
+        return False if self._known_at >= now else None
+
+    def _await_look(self, until: float) -> None:
+        """Wait for the look that was begun last, up to a stop or the deadline at the longest."""
+        over, deadline, stopped = self._over, current_deadline(), current_stopped()
+        until = until if deadline is None else min(until, deadline)
+        while (left := until - monotonic()) > 0 and not over.wait(min(left, SLICE)):
+            if stopped is not None and stopped():
+                return
 
     def _note_full(self, error: BaseException) -> None:
         now = monotonic()
@@ -302,16 +313,23 @@ class WriteOutage:
             self._look_at = now + LONGEST_PROBE
             over = self._over = threading.Event()
         # What is sent there is none of the work in hand, also where no thread can be started.
-        run_beside("dbpool-upkeep", partial(Context().run, self._look, next_at, over))
-
-    def _look(self, next_at: float, over: threading.Event) -> None:
+        look = partial(Context().run, self._look, now, next_at, over)
         try:
-            self._ask_server()
+            run_beside("dbpool-upkeep", look)
+        except BaseException:
+            # It may never begin.
+            self._look_at = next_at
+            over.set()
+            raise
+
+    def _look(self, began: float, next_at: float, over: threading.Event) -> None:
+        try:
+            self._ask_server(began)
         finally:
             self._look_at = next_at
             over.set()
 
-    def _ask_server(self) -> None:
+    def _ask_server(self, began: float) -> None:
         """Ask the server that a new connection reaches."""
         engine = self._engine
         if engine is None:
@@ -330,10 +348,11 @@ class WriteOutage:
             self._seen_at = self._known_at
         else:
             self._took_at = self._known_at
-            self._end()
+            self._end(began)
 
-    def _end(self) -> None:
-        if self._since is None:
+    def _end(self, began: float) -> None:
+        """End what a look that was begun then has found over."""
+        if self._since is None or self._since > began:
             return
         # What was opened meanwhile may lead to the read-only one still.
         self._retire()

@@ -20,6 +20,8 @@ __all__ = ["opening", "run_passing"]
 OPENING_WAIT = 1.0
 # Between two looks (seconds) whether a thread is gone.
 GONE_PAUSE = 0.0005
+# How many of our threads may be about to go at a time.
+LIKELY_THREADS = 64
 
 
 class _Passing:
@@ -34,12 +36,13 @@ class _Passing:
         # By the system's numbers: those that do one thing only, and those that have done it, or
         # have ended, and when.
         self._brief: set[int] = set()
-        self._ended: deque[tuple[int, float]] = deque()
+        # No more than may matter: a process that never forks takes none out.
+        self._ended: deque[tuple[int, float]] = deque(maxlen=LIKELY_THREADS)
 
     def run(self, target: Callable[[], object], *, brief: bool) -> None:
         """Do what this thread is for.
 
-        :param brief: whether it ends when it has opened a connection.
+        :param brief: whether it ends soon after it has opened a connection, if it opens one.
         """
         number = threading.get_native_id()
         if brief:
@@ -60,14 +63,19 @@ class _Passing:
         """Wait until they are gone, if that is soon."""
         # A greenlet has the number of the thread that runs all of them.
         me = threading.get_native_id()
-        while self._ended:
-            number, at = self._ended.popleft()
+        for number, at in self._take_all():
             while (
                 number != me
                 and monotonic() - at < OPENING_WAIT
                 and os.path.exists(f"/proc/self/task/{number}")
             ):
                 sleep(GONE_PAUSE)
+
+    def _take_all(self) -> Iterator[tuple[int, float]]:
+        # Two threads may fork at a time.
+        with suppress(IndexError):
+            while True:
+                yield self._ended.popleft()
 
 
 _passing = _Passing()
@@ -97,10 +105,13 @@ class _Gate:
 
     def end(self, thread: int) -> None:
         """End an opening."""
-        _passing.note_opened()
-        with self._changed, suppress(ValueError):  # interrupted before it had begun
-            self._opening.remove(thread)
-            self._changed.notify_all()
+        try:
+            # Before a fork that waits for this one.
+            _passing.note_opened()
+        finally:
+            with self._changed, suppress(ValueError):  # interrupted before it had begun
+                self._opening.remove(thread)
+                self._changed.notify_all()
 
     def fork(self, thread: int) -> None:
         """Begin a fork, after the openings of others that are under way, if they end soon."""

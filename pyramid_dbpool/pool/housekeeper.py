@@ -214,7 +214,7 @@ def new_thread(
 ) -> threading.Thread:
     """Make a thread that never keeps a process alive.
 
-    :param brief: whether it ends when it has opened a connection.
+    :param brief: whether it ends soon after it has opened a connection, if it opens one.
     """
     # What gevent puts there is to be used; what an app's test puts there starts nothing.
     found = threading.Thread

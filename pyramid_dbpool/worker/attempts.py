@@ -22,10 +22,10 @@ from ..stopping import Stop, stoppable
 from .message_names import MessageName
 from .remedies import (
     DatabaseIsBack,
-    Interval,
     OthersArePast,
     PauseIsOver,
     Remedy,
+    Reminder,
     ServerTakesWrites,
     ThereIsRoom,
     reason,
@@ -61,7 +61,7 @@ class Attempts(Generic[M]):
             return self._run(message, named)
 
     def _run(self, message: M, named: MessageName[M]) -> bool:
-        tries, modes, waits_said = 0, asdict(self.modes), Interval()
+        tries, counted, modes, waits_said = 0, 0, asdict(self.modes), Reminder()
         while True:
             tries += 1
             try:
@@ -77,11 +77,12 @@ class Attempts(Generic[M]):
                     raise
                 # At a stop the last try is none.
                 stopped = self.stop.is_set() and remedy.heeds_stop
-                if tries >= self.max_tries and not stopped and remedy.counts:
+                counted += remedy.counts
+                if counted >= self.max_tries and not stopped and remedy.counts:
                     raise
                 if remedy.counts or waits_said.is_due(monotonic()):
                     said = database_error(error, outcome)
-                    log.warning("%s: %s: %s", named, self._plan(tries, remedy), reason(said))
+                    log.warning("%s: %s: %s", named, self._plan(counted, remedy), reason(said))
                 if stopped or not remedy.wait(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False

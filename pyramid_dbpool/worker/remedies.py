@@ -15,10 +15,10 @@ from ..stopping import Stop
 
 __all__ = [
     "DatabaseIsBack",
-    "Interval",
     "OthersArePast",
     "PauseIsOver",
     "Remedy",
+    "Reminder",
     "ServerTakesWrites",
     "ThereIsRoom",
     "reason",
@@ -76,7 +76,7 @@ class ThereIsRoom(PauseIsOver):
     counts = False
 
 
-class ServerTakesWrites(PauseIsOver):
+class ServerTakesWrites(Remedy):
     """The address leads to a server that takes writes."""
 
     awaited = "the database takes writes"
@@ -89,7 +89,7 @@ class ServerTakesWrites(PauseIsOver):
     def wait(self, tries: int) -> bool:
         """Wait for it, and from the second try on a while before."""
         # Where half of the new connections lead to a standby it takes several.
-        if tries > 1 and not super().wait(tries):
+        if tries > 1 and self.stop.wait(_pause(tries)):
             return False
         while not self.writes.wait(LOG_EVERY, self.stop.is_set):
             if self.stop.is_set():
@@ -113,7 +113,7 @@ class DatabaseIsBack(Remedy):
 
     def wait(self, tries: int) -> bool:
         """Wait for it, and look at it ever more seldom."""
-        said = Interval(monotonic())
+        said = Reminder(monotonic())
         # From `tries` on: a message that itself brings the server down finds it back at once.
         number = tries
         while not self.stop.wait(_pause(number)):
@@ -127,7 +127,7 @@ class DatabaseIsBack(Remedy):
         return False
 
 
-class Interval:
+class Reminder:
     """When something was last said, so that it is not said too often."""
 
     def __init__(self, at: float = float("-inf")) -> None:

@@ -9,7 +9,6 @@ from pyramid_dbpool.drivers.statements import (
     commits,
     commits_alone,
     first_word,
-    only_reads,
     savepoint,
     surely_commits,
     undone_if_failed,
@@ -258,20 +257,3 @@ def test_nor_does_one_full_of_marks(noise: str) -> None:
         ask("SAVEPOINT a " + text)
     surely_commits(text, "mysql")
     assert time.process_time() - began < 1
-
-
-@pytest.mark.parametrize(
-    ("statement", "does"),
-    [
-        ("SELECT a FROM t WHERE id = %(id)s::INTEGER", True),
-        ("set lock_timeout = 5", True),
-        ("SELECT a INTO b FROM t", False),
-        ("SELECT a FROM t; DELETE FROM t", False),
-        ("SELECT nextval ('s')", False),
-        ("CALL p", False),
-        ("WITH a AS (DELETE FROM t RETURNING *) SELECT * FROM a", False),
-    ],
-)
-def test_what_only_reads(statement: str, does: bool) -> None:
-    """A function may do anything."""
-    assert only_reads(statement) is does

@@ -78,21 +78,27 @@ def test_a_connection_on_which_another_thread_waits_is_cut_too(
 ) -> None:
     """The driver does not show its socket then."""
     program = f"""
-import os, threading, time
+import os, threading
 from sqlalchemy import text
 from pyramid_dbpool import get_engine
 engine = get_engine({{"sqlalchemy.url": {mysqlclient_url!r}, "dbpool.min_idle": "0"}})
 with engine.connect() as connection:
     descriptor = f"/proc/self/fd/{{connection.connection.dbapi_connection.fileno()}}"
     behind = os.readlink(descriptor)
-    waiting = threading.Thread(target=lambda: connection.execute(text("SELECT SLEEP(0.5)")))
-    waiting.start()
-    time.sleep(0.2)
-    pid = os.fork()
-    if pid == 0:
-        os._exit(os.readlink(descriptor) == behind)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    waiting.join()
+    lock = "SELECT GET_LOCK('gate', 60)"
+    with engine.connect() as other:
+        other.execute(text(lock))
+        waiting = threading.Thread(target=lambda: connection.execute(text(lock)))
+        waiting.start()
+        find = text("SELECT id FROM information_schema.processlist WHERE info = :info")
+        while not other.scalar(find, {{"info": lock}}):
+            pass
+        pid = os.fork()
+        if pid == 0:
+            os._exit(os.readlink(descriptor) == behind)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        other.execute(text("SELECT RELEASE_LOCK('gate')"))
+        waiting.join()
     print(connection.scalar(text("SELECT 1")))
 """
     if pool == "QueuePool":

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_dbpool.engines.registry import process_engine
 from tests.support.makers import wait_for
@@ -83,6 +84,23 @@ def test_a_message_that_is_tried_once_waits_too(postgres_pair: PostgresPair) -> 
     worker.move()
     thread.join()
     assert (worker.acked, worker.failed, worker.stored()) == (["a", "b"], [], ["a", "b"])
+
+
+def test_what_a_standby_refuses_uses_up_no_try(postgres_pair: PostgresPair) -> None:
+    """What stands in the way afterwards has all of them."""
+    worker, conflicts = AtStandby(postgres_pair), list[str]()
+
+    def handle(message: str, session: Session) -> None:
+        store_at_once(message, session)
+        if not conflicts:
+            conflicts.append(message)
+            raise StaleDataError
+
+    thread = worker.start(["a"], handle, max_tries=2)
+    wait_for(worker.waits)
+    worker.move()
+    thread.join()
+    assert (conflicts, worker.failed, worker.stored()) == (["a"], [], ["a"])
 
 
 def test_messages_wait_for_a_primary_that_is_fenced(postgres_pair: PostgresPair) -> None:

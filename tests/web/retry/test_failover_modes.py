@@ -11,11 +11,10 @@ from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import get_engine
 from pyramid_dbpool.embedded import PrivatePostgres
-from tests.support.full import INSERT, Full
 from tests.support.makers import wait_for
 from tests.support.servers.failover import MariaDBPair, PostgresPair
 from tests.support.servers.fixtures import need_mysqlclient
-from tests.support.webapp import PARTS, TM, Row, TwoPhaseSession, View, app, database
+from tests.support.webapp import PARTS, Row, TwoPhaseSession, app, database
 from tests.web.retry.test_failover import Failover, reads_only
 from tests.web.retry.test_failover_mariadb import DRIVERS
 from tests.web.retry.test_failover_mariadb import Failover as MariaDBFailover
@@ -81,54 +80,20 @@ def test_two_phases_fail_over(demoted: Demoted) -> None:
     assert demoted.failover.count() == 1
 
 
-def write_alone(request: Request) -> str:
-    request.db.execute(insert(Row))
-    return str(number(request))
+def test_autocommit_fails_over_without_another_try(mariadb_pair: MariaDBPair) -> None:
+    """What came before the write that was refused may be stored."""
+    failover, attempts = MariaDBFailover(mariadb_pair, "pymysql"), list[int]()
 
-
-def read_and_write(request: Request) -> str:
-    request.db.scalar(select(Row.id).where(Row.id == 1))
-    return write(request)
-
-
-@pytest.mark.parametrize("view", [write, write_alone, read_and_write])
-def test_autocommit_fails_over(demoted: Demoted, view: View) -> None:
-    """What was refused is not stored, and nothing else was written."""
-    with app(demoted.failover.settings | AUTOCOMMIT, *PARTS, index=view) as web:
-        open_several(web)
-        demoted.move()
-        assert web.client.post("/").text == "1"
-    assert demoted.failover.count() == 1
-
-
-def write_two(request: Request) -> None:
-    request.db.execute(insert(Row))
-    if number(request) == 0:
-        request.registry["demote"]()
-    request.db.execute(insert(Row))
-
-
-def call_and_write(request: Request) -> None:
-    request.db.scalar(select(func.count()).select_from(Row))
-    if number(request) == 0:
-        request.registry["demote"]()
-    request.db.execute(insert(Row))
-
-
-@pytest.mark.parametrize("view", [write_two, call_and_write])
-def test_autocommit_writes_nothing_twice(mariadb_pair: MariaDBPair, view: View) -> None:
-    """What came before may have stored something, a function included."""
-    failover = MariaDBFailover(mariadb_pair, "pymysql")
-
-    def demote() -> None:
+    def view(request: Request) -> None:
+        attempts.append(number(request))
+        request.db.scalar(select(func.count()).select_from(Row))
         failover.demote()
         failover.move()
+        request.db.execute(insert(Row))
 
     with app(failover.settings | AUTOCOMMIT, *PARTS, index=view) as web:
-        web.registry["demote"] = demote
-        answer = web.client.post("/", status=503)
-        assert "Retry-After" not in answer.headers
-    assert failover.count() == 0
+        assert "Retry-After" not in web.client.post("/", status=503).headers
+    assert attempts == [0]
 
 
 def test_a_fence_between_the_phases_lets_them_end(postgres_pair: PostgresPair) -> None:
@@ -183,24 +148,6 @@ def test_a_lost_connection_of_two_phases_is_tried_again(
     with database(url) as count, app(settings_for(url) | TWO_PHASES, *PARTS, index=view) as web:
         assert web.client.post("/").text == "1"
         assert count() == 1
-
-
-@pytest.mark.parametrize("parts", [PARTS, TM], ids=["retry", "no retry"])
-def test_a_full_disk_has_stored_nothing_in_autocommit(
-    full_database: Full, parts: tuple[str, ...]
-) -> None:
-    """The client may come again."""
-    settings = settings_for(full_database.url) | AUTOCOMMIT
-    full_database.prepare(get_engine(settings))
-
-    def view(request: Request) -> None:
-        request.db.execute(INSERT, full_database.row(1))
-
-    with app(settings, *parts, index=view) as web:
-        assert "Retry-After" in web.client.post("/", status=503).headers
-        full_database.free()
-        web.client.post("/")
-    assert full_database.rows() == [1]
 
 
 def test_what_could_not_be_prepared_is_tried_again(new_postgres: NewPostgres) -> None:
