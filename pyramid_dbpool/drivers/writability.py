@@ -37,7 +37,7 @@ READ_ONLY, FULL, EXHAUSTED = WriteRefusal
 # PostgreSQL's read_only_sql_transaction; feature_not_supported, which a standby says of
 # SERIALIZABLE and of READ WRITE, in these of the server's sources, and any server of much else.
 READ_ONLY_TRANSACTION, NOT_SUPPORTED = "25006", "0A000"
-_MODE_FILES = frozenset({"variable.c", "predicate.c"})
+_MODE_FILES = frozenset({"guc.c", "predicate.c"})
 # MySQL's and MariaDB's: an option prevents the statement (the text says which), InnoDB is
 # read-only; a table is, or the transaction, of which the server may be the reason.
 OPTION_PREVENTS, INNODB_READ_ONLY = 1290, 1836
