@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pyramid_dbpool.embedded import lifeline
@@ -50,6 +50,11 @@ class Process:
     def printed(self) -> str:
         """Give what it has printed so far."""
         return self.log.read_text(errors="replace")
+
+    def explain(self, statuses: Iterable[int]) -> None:
+        """Show the end of what it has printed, if it has answered with an error of its own."""
+        if 500 in statuses:
+            print(self.printed()[-20_000:], file=sys.stderr)
 
     def wait_for(self, words: str) -> None:
         """Wait until it has printed them."""

@@ -33,10 +33,12 @@ def under(made: Programs, faults: Sequence[Fault], seconds: float) -> list[Figur
     _, live = made.start_streamer(STREAMERS[made.app])
     sockets = Sockets(live, SOCKETS)
     made.ends.callback(sockets.close)
-    _, port = made.start_web(workers=WORKERS, threads=THREADS, path="/api/notes")
+    web, port = made.start_web(workers=WORKERS, threads=THREADS, path="/api/notes")
     clients = Clients(port, CLIENTS, readers_and_writers, THINK)
     outages = strike_in_turn(faults, seconds)
     answers = clients.stop()
+    if made.app == "main":
+        web.explain(answer.status for answer in answers)
     stored = {str(note) for (note,) in made.execute("SELECT id FROM notes")}
     unseen = sockets.unseen(stored, PATIENCE)
     return [*figures(answers, outages), *losses(answers, stored, unseen)]

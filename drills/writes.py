@@ -30,10 +30,11 @@ def under(
         again.
     """
     worker = made.start_worker("drills.ledger")
-    _, port = made.start_web(workers=WORKERS, threads=THREADS, path="/entries")
+    web, port = made.start_web(workers=WORKERS, threads=THREADS, path="/entries")
     clients = Clients(port, CLIENTS, counting_and_posting, THINK)
     outages = strike_in_turn(faults, seconds)
     answers = clients.stop()
+    web.explain(answer.status for answer in answers if not answer.in_doubt)
     entries = Counter(stored(url(), Entry))
     promised = {str(a.request.note) for a in answers if a.ok and a.request.note}
     handled = handled_in_the_end(url(), promised, worker)

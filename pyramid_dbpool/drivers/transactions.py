@@ -40,6 +40,10 @@ IDLE_IN_TRANSACTION, WAIT = "idle_in_transaction_session_timeout", "wait_timeout
 STRIKING_TIMEOUTS = {"25P03": IDLE_IN_TRANSACTION, "25P04": "transaction_timeout"}
 STRIKING_TIMEOUT_NUMBERS = {4031: WAIT}  # MySQL
 
+# MariaDB's last words to a statement, if there is time for some: ER_SERVER_SHUTDOWN and
+# ER_CONNECTION_KILLED (`killed_errno` in its sources).
+ENDED_NUMBERS = frozenset({1053, 1927})
+
 # libpq's PQTRANS_IDLE, PQTRANS_INERROR, PQTRANS_UNKNOWN.
 PG_IDLE, PG_IN_ERROR, PG_UNKNOWN = 0, 3, 4
 SERVER_STATUS_IN_TRANS = 1  # MySQL's
@@ -60,7 +64,8 @@ def is_missed_disconnect(error: BaseException) -> bool:
 
     SQLAlchemy knows mysql-connector's sentence with a full stop only, newer versions have none.
     """
-    return "MySQL Connection not available" in str(driver_error(error))
+    said = driver_error(error)
+    return error_number(said) in ENDED_NUMBERS or "MySQL Connection not available" in str(said)
 
 
 def transaction_failed(dbapi_connection: Any) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from ..drivers.driver_errors import sqlstate
 from ..drivers.last_words import farewell_state, keep_farewell
 from ..drivers.transactions import IDLE_IN_TRANSACTION, WAIT, striking_timeout
+from ..pool.managed import is_handed_out
 from ..settings import PoolSettings
 from .hearing import Heard
 from .traffic import Traffic
@@ -57,9 +58,12 @@ class Overstays:
             error, connection = context.sqlalchemy_exception, context.connection
             if error is None or not context.is_disconnect:
                 return
-            if connection is not None and not connection.invalidated:
+            if connection is None or connection.invalidated:
+                return
+            said, fairy = context.original_exception, connection.connection
+            # What SQLAlchemy asks of the first connection of all is nobody's work.
+            if is_handed_out(fairy):
                 of_statement = context.statement is not None
-                said, fairy = context.original_exception, connection.connection
                 self.explain(error, Heard(said, fairy, context.dialect, True, of_statement))
 
         event.listen(engine, "connect", keep)

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.exc import OperationalError, ResourceClosedError
+from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool import DatabaseUnavailable, deadline, dispose_engine, get_engine
 from pyramid_dbpool.drivers.sockets import has_ended
@@ -23,6 +25,7 @@ from tests.support.pool_load import (
     until,
 )
 from tests.support.servers.ports import deaf_port
+from tests.web.retry.views import session_ended
 
 NewPostgres = Callable[..., PrivatePostgres]
 NewDatabase = Callable[[str], str]
@@ -359,6 +362,36 @@ def test_full_server_is_waited_for_until_the_deadline(
     assert calls.wait().errors == []
     for lease in leases:
         lease.close()
+
+
+@pytest.mark.parametrize("question", [1, 2, 3])
+@pytest.mark.parametrize("poolclass", ["ManagedPool", "QueuePool"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_session_of_all_may_be_ended(
+    backend: str,
+    new_database: NewDatabase,
+    some_engine: SomeEngine,
+    poolclass: str,
+    question: int,
+) -> None:
+    """While SQLAlchemy asks it what kind of server it is at: an outage like others."""
+    url, asked = new_database(backend), list[object]()
+    outside = create_engine(url, poolclass=NullPool)
+    others = {} if poolclass == "ManagedPool" else {"sqlalchemy.poolclass": poolclass}
+    engine = some_engine(url, **others)
+
+    def end_first(cursor: Any, *_args: object) -> None:
+        asked.append(cursor)
+        if len(asked) == question:
+            session_ended(cursor.connection, outside)
+
+    event.listen(engine, "do_execute", end_first)
+    if others:
+        with pytest.raises((OperationalError, ResourceClosedError)):
+            engine.connect()
+    with engine.connect() as connection:
+        assert connection.scalar(select(1)) == 1
+    assert len(asked) > question
 
 
 def test_a_server_that_goes_away_under_the_first_questions_is_waited_for(sqlite_url: str) -> None:

@@ -36,7 +36,7 @@ BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
 PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
 PROGRAMS |= {"postgres_pair", "new_postgres_pair", "mariadb_pair", "full_database", "small_disk"}
-PROGRAMS |= {"pgbouncer_of_pair"}
+PROGRAMS |= {"pgbouncer_of_pair", "installed_mariadb"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",

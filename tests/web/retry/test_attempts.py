@@ -20,10 +20,12 @@ from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines.stored import Outcome
 from pyramid_dbpool.web.retry import may_try_again
+from tests.support.servers.fixtures import MARIADB
 from tests.support.webapp import PARTS, app, database
 from tests.web.retry.views import (
     ENDS_SESSION,
     LOSES_RACE,
+    NewDatabase,
     answer_500,
     at_first,
     exception_view,
@@ -147,6 +149,20 @@ NewPostgres = Callable[..., PrivatePostgres]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", [1053, 1927])
+@pytest.mark.parametrize("driver", MARIADB)
+def test_mariadbs_last_words_are_a_lost_connection(
+    new_database: NewDatabase, driver: str, code: int
+) -> None:
+    """To a statement that is under way when the server ends, or the connection is killed."""
+    url = new_database(driver)
+    said = f"SIGNAL SQLSTATE '08S01' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = 'farewell'"
+    view = at_first(lambda request: request.db.execute(text(said)))
+    with database(url), app(settings_for(url), *PARTS, index=view) as web:
+        assert web.client.post("/").text == "1"
+        assert web.pool.snapshot().closed["invalidated"] == 1
+
+
 def test_an_attempt_is_not_burnt_while_the_database_is_away(new_postgres: NewPostgres) -> None:
     """The second of two attempts waits for the server, which is gone for a second."""
     server = new_postgres()

@@ -30,6 +30,8 @@ from tests.web.retry.views import (
     settings_for,
 )
 
+pytestmark = pytest.mark.programs
+
 NewPostgres = Callable[..., PrivatePostgres]
 TWO_PHASES = {"dbpool.session_class": TwoPhaseSession}
 AUTOCOMMIT = {"sqlalchemy.isolation_level": "AUTOCOMMIT"}

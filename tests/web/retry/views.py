@@ -84,9 +84,13 @@ def ours_committed(request: Request) -> None:
 
 def backend_ended(connection: Connection, outside: Engine) -> None:
     """End a connection's session on the server, and wait until it is over."""
-    dbapi: Any = connection.connection.dbapi_connection
+    session_ended(connection.connection.dbapi_connection, outside)
+
+
+def session_ended(dbapi: Any, outside: Engine) -> None:
+    """End the session of a driver's connection, and wait until it is over."""
     with outside.connect() as other:
-        if connection.dialect.name == "postgresql":
+        if outside.dialect.name == "postgresql":
             pid = dbapi.info.backend_pid
             other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
         else:
