@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, make_url
+from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import (
     DatabaseUnavailable,
@@ -184,9 +185,14 @@ def test_each_address_of_several_is_told_once(driver: str) -> None:
     with pytest.raises(DatabaseUnavailable) as caught:
         get_engine(settings).connect()
     dispose_engine(settings)
+    with pytest.raises(OperationalError) as plain:
+        create_engine(url, poolclass=NullPool).connect()
     said = str(caught.value).partition(" (")[2]
     refused = 'connection to server at "127.0.0.1", port {} failed: Connection refused'
-    assert [said.count(refused.format(port)) for port in (first, last)] == [1, 1]
+    # Older releases of psycopg tell of the last one only.
+    told = [refused.format(port) in str(plain.value) for port in (first, last)]
+    assert [said.count(refused.format(port)) for port in (first, last)] == told
+    assert told == [True, True] or psycopg.__version__.startswith("3.2.")
     for both in (refused.format(first), refused.format(last), "connection failed: ", "; ", ")"):
         said = said.replace(both, "")
     assert said == ""
