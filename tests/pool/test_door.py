@@ -105,6 +105,8 @@ def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:
     return striking(scene.forgotten.clear, left)
 
 
+# Half a minute on a quiet machine: each of its thousand steps begins and ends threads.
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
 @pytest.mark.parametrize("lifo", [False, True], ids=["fifo", "lifo"])
