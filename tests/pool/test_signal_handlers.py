@@ -44,6 +44,8 @@ def dispose(pool: ManagedPool) -> None:
     pool.dispose()
 
 
+# Each of its steps begins and ends threads.
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "background"),
