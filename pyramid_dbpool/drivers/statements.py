@@ -51,7 +51,7 @@ _TEMPORARY = re.compile(
 )
 # What of those that may commit need not: a procedure may do anything, or nothing.
 _PERHAPS_COMMITS = re.compile(
-    r"(?:call|execute|load|begin\s+not|xa\s+(?:begin|end|start)|prepare\s+(?!transaction\b)\w+"
+    r"(?:call|execute|load|begin\s+not|prepare\s+(?!transaction\b)\w+"
     r"|analyze\s+(?!(?:local|no_write_to_binlog|table)\b)\w+"
     r"|set\b(?!.*\bautocommit\s*:?=\s*(?:1|on|true)\b)|set\s+statement)\b",
     re.I | re.S,
@@ -158,7 +158,9 @@ def writes(statement: str) -> bool:
 
 
 def undone_if_failed(statement: str) -> bool:
-    """Tell whether a single statement leaves nothing of itself if it fails, on any database.
+    """Tell whether a single statement leaves nothing of itself if it fails, in a transaction.
+
+    MariaDB's tables that know none, as MyISAM's, keep what it had done.
 
     >>> undone_if_failed("INSERT INTO t VALUES (1), (2)"), undone_if_failed("CALL p()")
     (True, False)

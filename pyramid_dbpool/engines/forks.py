@@ -176,8 +176,9 @@ def _disown(record: Any, stand_in: _ParentsConnection) -> None:
 
 def _inode(descriptor: int | None) -> int | None:
     """Return the number by which the system knows what is behind a descriptor."""
-    with suppress(OSError, TypeError):
-        return os.fstat(descriptor).st_ino  # type: ignore[arg-type]
+    if descriptor is not None:
+        with suppress(OSError):
+            return os.fstat(descriptor).st_ino
     return None
 
 

@@ -263,7 +263,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     event.listen(engine, "begin", begin)
     event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
-    event.listen(engine, "rollback_twophase", lambda *_: _end_preparing())
+    event.listen(engine, "rollback_twophase", _end_preparing)
     event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
     if not read_only:
         event.listen(engine, "rollback", _note_rollback)
@@ -341,7 +341,7 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args
     said, dialect = str(statement), connection.dialect.name
     committed = Traffic.note(connection.connection, said, dialect)
     # SQLAlchemy's own PREPARE is noted as such.
-    prepares = outcome.preparing is not None and _is_preparing(outcome, connection, said)
+    prepares = outcome.preparing is not None and _note_preparing(outcome, connection, said)
     if not outcome.stored:
         outcome.stored = (
             committed
@@ -350,7 +350,8 @@ def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args
         )
 
 
-def _is_preparing(outcome: Outcome, connection: Connection, statement: str) -> bool:
+def _note_preparing(outcome: Outcome, connection: Connection, statement: str) -> bool:
+    """Note whether PREPARE is still under way on a connection; tell whether a statement is it."""
     if outcome.preparing is not connection.connection:
         return False
     if first_word(statement) in {"PREPARE", "XA"}:
@@ -390,7 +391,7 @@ def _note_prepare(connection: Connection, _xid: Any) -> None:
         outcome.prepared = True
 
 
-def _end_preparing() -> None:
+def _end_preparing(*_: object) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None

@@ -441,6 +441,16 @@ def test_a_pool_of_sqlalchemys_fails_over_too(failover: Failover, pool: str) -> 
         assert failover.count() == 1
 
 
+def answer_of_who_waits(failover: Failover, settings: dict[str, Any], web: Any) -> Any:
+    """Have a request wait for the primary; return its answer."""
+    writes, answers = process_engine(settings).writes, list[Any]()
+    thread = in_thread(lambda: answers.append(web.client.post("/", status="*")))
+    wait_for(lambda: writes.looks > 1)
+    failover.move()
+    thread.join()
+    return answers[0]
+
+
 @pytest.mark.parametrize(
     "pool", ["sqlalchemy.pool.QueuePool", "sqlalchemy.pool.NullPool"], ids=["queue", "null"]
 )
@@ -450,24 +460,16 @@ def test_what_a_view_swallowed_waits_for_the_primary_on_a_pool_of_sqlalchemys(
     """The connection was given up, and so is the one of the next attempt: no attempt is left."""
     settings = failover.settings | {"sqlalchemy.poolclass": pool, "retry.attempts": "2"}
     with app(settings, *PARTS, index=swallow_to_the_end) as web:
-        writes, answers = process_engine(settings).writes, list[Any]()
-        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").status_int))
-        wait_for(lambda: writes.looks > 1)
-        failover.move()
-        thread.join()
-    assert (answers, failover.count()) == ([200], 1)
+        answer = answer_of_who_waits(failover, settings, web)
+    assert (answer.status_int, failover.count()) == (200, 1)
 
 
 def test_a_pool_without_a_line_waits_for_the_primary_too(failover: Failover) -> None:
     """It has no `pool_timeout`; its requests wait as long as those of other pools."""
     settings = failover.settings | {"sqlalchemy.poolclass": "sqlalchemy.pool.NullPool"}
     with app(settings, *PARTS, index=write) as web:
-        writes, answers = process_engine(settings).writes, list[Any]()
-        thread = in_thread(lambda: answers.append(web.client.post("/", status="*").text))
-        wait_for(lambda: writes.looks > 1)
-        failover.move()
-        thread.join()
-    assert (answers, failover.count()) == (["1"], 1)
+        answer = answer_of_who_waits(failover, settings, web)
+    assert (answer.text, failover.count()) == ("1", 1)
 
 
 def test_a_two_phase_session_fails_over(failover: Failover) -> None:
