@@ -27,7 +27,11 @@ class Authority:
         folder.mkdir()
         self._own = Pair(folder / "authority.crt", folder / "authority.key")
         subject = ("-x509", "-subj", "/CN=a test's authority")
-        self._run("req", *subject, *KIND, "-keyout", self._own.key, "-out", self.certificate)
+        # Without these Python 3.13 does not take it for an authority.
+        uses = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        self._run(
+            "req", *subject, *uses, *KIND, "-keyout", self._own.key, "-out", self.certificate
+        )
 
     @property
     def certificate(self) -> Path:
