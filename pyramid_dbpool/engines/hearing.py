@@ -55,4 +55,5 @@ def hear_errors(engine: Engine, *hearers: Callable[[Heard], bool | None]) -> Non
                 lost = hear(heard) or lost
         return lost
 
+    # Not by `handle_error`: see above.
     dialect.is_disconnect = is_disconnect  # type: ignore[method-assign, assignment]

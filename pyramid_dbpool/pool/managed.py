@@ -458,7 +458,7 @@ class ManagedPool(QueuePool):
         )
 
     @property
-    def _overflow(self) -> int:  # type: ignore[override]
+    def _overflow(self) -> int:  # type: ignore[override]  # an attribute of QueuePool's
         return self._core.shared.overflow
 
     def snapshot(self) -> PoolSnapshot:
