@@ -30,7 +30,7 @@ from ..drivers.transactions import (
 from ..drivers.writability import WriteRefusal
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolTimeout, TransactionFailed
 from ..pool.deadlines import current_deadline
-from ..pool.managed import ManagedPool, WatchedConnection
+from ..pool.managed import ManagedPool, PooledConnection, WatchedConnection
 from .hearing import Heard
 from .overstays import Overstays
 from .traffic import Traffic
@@ -306,11 +306,18 @@ class _Observed(WatchedConnection):
             outcome.stored = True
 
 
+class _ObservedPooled(_Observed, PooledConnection):
+    """The same of a pool of ours."""
+
+    __slots__ = ()
+
+
 def _note_checkout(connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.unseen.append(None)
-        _Observed.watch(connection)
+        observed = _ObservedPooled if isinstance(connection, PooledConnection) else _Observed
+        observed.watch(connection)
 
 
 def _note_reader(_connection: PoolProxiedConnection) -> None:

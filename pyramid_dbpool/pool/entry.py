@@ -30,6 +30,7 @@ class PooledEntry(Entry):
     """
 
     __slots__ = (
+        "at_rest",
         "awaited",
         "began_at",
         "check_at",
@@ -65,6 +66,8 @@ class PooledEntry(Entry):
         # Whether the driver has closed it on its side: then its socket tells nothing,
         # and may be another file's by now.
         self.closed: Callable[[], object] | None = None
+        # Whether a rollback would do nothing, where the driver shows it.
+        self.at_rest: Callable[[], bool] | None = None
         self.suspect = self.awaited = False
         self.expires_at = math.inf
         self.check_at = math.inf
@@ -104,7 +107,7 @@ class PooledEntry(Entry):
 
         All of it: a connection that its holder has detached is closed when he drops it.
         """
-        self.connection = self.glance = self.closed = None
+        self.connection = self.glance = self.closed = self.at_rest = None
         if self.look is not None:
             self.look.close()
             self.look = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
+from ..drivers.transactions import at_rest_by
 from .entry import PooledEntry, Record
 from .examiners import Examiners
 from .housekeeper import run_beside
@@ -114,6 +115,7 @@ class Health:
     def _prepare(self, entry: PooledEntry, now: float) -> None:
         """Prepare what the checks of a new connection will need."""
         options = self._options
+        entry.at_rest = at_rest_by(entry.connection)
         entry.expires_at = options.expiry(now, by_chance())
         recycle = self._source.recycle_seconds
         if recycle is not None and options.recycle_is_expiry:

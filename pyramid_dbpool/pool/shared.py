@@ -100,12 +100,12 @@ class Door:
     :param let_in: makes a return.
     """
 
-    __slots__ = ("_late", "_let_in", "is_inside")
+    __slots__ = ("_let_in", "is_inside", "late")
 
     def __init__(self, is_inside: Callable[[], bool], let_in: Callable[[Record], object]) -> None:
         self.is_inside = is_inside
         self._let_in = let_in
-        self._late: deque[Callable[[], object]] = deque()
+        self.late: deque[Callable[[], object]] = deque()
 
     def put_off(self, record: Record) -> None:
         """Have a record returned when this thread has left the lock."""
@@ -113,7 +113,7 @@ class Door:
 
     def call_later(self, call: Callable[[], object]) -> None:
         """Have something called when this thread has left the lock."""
-        self._late.append(call)
+        self.late.append(call)
 
     def _return(self, record: Record) -> None:
         self._let_in(record)
@@ -123,7 +123,7 @@ class Door:
 
     def __exit__(self, *_error: object) -> None:
         """Let in who waits."""
-        if self._late:
+        if self.late:
             self.let_in()
 
     def let_in(self) -> None:
@@ -136,13 +136,13 @@ class Door:
             # All of them first: each return comes to the door as it leaves the lock, and would
             # make the next one from within, deeper and deeper.
             with suppress(IndexError):  # another thread took the last one
-                while self._late:
-                    mine.append(self._late.popleft())
+                while self.late:
+                    mine.append(self.late.popleft())
             while mine:
                 _make(mine.popleft())
         finally:
             # Interrupted, it leaves them to whoever comes next.
-            self._late += mine
+            self.late += mine
 
 
 def _make(call: Callable[[], object]) -> None:

@@ -161,17 +161,25 @@ def test_a_return_waits_until_all_of_the_lock_is_left(maker: Maker) -> None:
 
 def test_the_lock_is_always_taken_through_the_door() -> None:
     """What is put off in there would wait for the next one who does otherwise."""
-    blocks = [
-        (path.name, node.lineno, [ast.unparse(each.context_expr) for each in node.items])
-        for path in Path(CODE).glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.With)
-    ]
+    blocks, written_out = [], set()
+    for path in Path(CODE).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.With):
+                taken = [ast.unparse(each.context_expr) for each in node.items]
+                blocks.append((path.name, node.lineno, taken))
+            elif isinstance(node, ast.Try) and isinstance(node.body[0], ast.With):
+                door = ast.unparse(node.body[0].items[0].context_expr).replace("lock", "door")
+                at_the_end = [ast.unparse(each) for each in node.finalbody]
+                # What `Door.__exit__` does.
+                if len(node.body) == 1 and at_the_end == [f"if {door}.late:\n    {door}.let_in()"]:
+                    written_out.add((path.name, node.body[0].lineno))
     # A name without a dot is a lock of a function's own.
     taking = [each for each in blocks if each[2][-1].endswith((".lock", "._lock"))]
     assert len(taking) > 30
     for name, line, taken in taking:
-        assert taken == [taken[-1].replace("lock", "door"), taken[-1]], f"{name}:{line}"
+        doors = [] if (name, line) in written_out else [taken[-1].replace("lock", "door")]
+        assert taken == [*doors, taken[-1]], f"{name}:{line}"
+    assert len(written_out) < 5, "where it was measured only"
 
 
 def test_what_is_put_off_is_no_lease_that_nobody_received(maker: Maker) -> None:
