@@ -1,5 +1,7 @@
 """One caller's way to a connection, where there is none to take that passes at once.
 
+`in_full_line` is the usual way of a busy pool, in short; `Checkout` is all of it.
+
 Whatever the caller has in hand at any moment (a connection, a slot, a place in
 the line) is an attribute, so that it is given back wherever he is killed.
 """
@@ -47,12 +49,50 @@ class CheckoutParts:
     reclaim: Callable[[], object]
 
 
+def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
+    """Serve a caller from the line of a full pool, with what somebody gives back.
+
+    A `Checkout` does that in twice the time, and 64 threads on ten connections all wait for it.
+
+    :return: a checkout that is to go on from here, where there is more to be done.
+    """
+    shared = parts.shared
+    timeout = shared.timeout
+    if not timeout or current_deadline() is not None or current_stopped() is not None:
+        return Checkout(parts, None, began)
+    gate = threading.Lock()
+    gate.acquire()
+    waiter = Waiter(gate.release, began, parts.opener.context())
+    try:
+        try:
+            with shared.lock:
+                stands = parts.opener.join_full_locked(waiter)
+        finally:
+            # `with shared.door`, without its two calls.
+            if shared.door.late:
+                shared.door.let_in()
+        if not stands:
+            return Checkout(parts, None, began)
+        if not parts.seems_to_hold() and gate.acquire(timeout=timeout):
+            entry = waiter.granted
+            if isinstance(entry, PooledEntry):
+                entry.holder = threading.get_ident()
+                if entry.passes(entry.leased_at):
+                    return entry
+    except BaseException:
+        Checkout(parts, None, began, waiter=waiter).give_back()
+        raise
+    return Checkout(parts, None, began, waiter=waiter, gate=gate)
+
+
 class Checkout:
     """Check, wait or open for one caller; `run` once.
 
     :param entry: what he has taken and must still be checked; None: nothing yet.
     :param slot: whether he has a slot to open in.
     :param again: whether he has had his turn, so that he waits at the head.
+    :param waiter: his place in the line, if he has one already, and
+    :param gate: what its `wake` opens.
     """
 
     __slots__ = (
@@ -83,6 +123,8 @@ class Checkout:
         *,
         slot: bool = False,
         again: bool = False,
+        waiter: Waiter | None = None,
+        gate: threading.Lock | None = None,
     ) -> None:
         shared = parts.shared
         self._parts = parts
@@ -92,7 +134,7 @@ class Checkout:
         self._entry = entry
         self._slot = slot
         self._record: Record | None = None
-        self._waiter: Waiter | None = None
+        self._waiter, self._gate = waiter, gate
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
@@ -126,7 +168,7 @@ class Checkout:
                     return entry
                 self._discard(entry, reason)
         except BaseException:
-            self._give_back()
+            self.give_back()
             raise
 
     def _seconds_left(self) -> float:
@@ -136,8 +178,12 @@ class Checkout:
         """Take a place in the line, and wait for what comes."""
         if self._parts.shared.timeout == 0 and self._reserve():
             return
-        began = self._clock()
-        waiter = self._join(began)
+        waiter, began = self._waiter, self._began
+        if waiter is None:
+            began = self._clock()
+            waiter = self._join(began)
+        elif waiter.granted is not None:
+            self.waited_seconds = self._clock() - began
         granted = waiter.granted
         if granted is None:
             granted = self._wait(waiter, began)
@@ -157,8 +203,8 @@ class Checkout:
 
     def _join(self, now: float) -> Waiter:
         opener = self._parts.opener
-        # Held until something is handed over.
         self._gate = gate = threading.Lock()
+        # Held until something is handed over.
         gate.acquire()
         since = self._began if self._served else now
         self._waiter = waiter = Waiter(gate.release, since, opener.context())
@@ -213,10 +259,10 @@ class Checkout:
             self._count_holder()
 
     def _gate_opens(self, until: float) -> bool:
-        stopped = current_stopped()
+        gate, stopped = cast("threading.Lock", self._gate), current_stopped()
         longest = _FOREVER if stopped is None else SLICE
         while (left := until - self._clock()) > 0:
-            if self._gate.acquire(timeout=min(left, longest)):
+            if gate.acquire(timeout=min(left, longest)):
                 return True
             if stopped is not None and stopped():
                 break
@@ -238,7 +284,7 @@ class Checkout:
         """Part with a connection that must not be handed out, but keep our turn."""
         opener = self._parts.opener
         self._served = True
-        # Before it is so: by the entry's state `_give_back` sees whether it is.
+        # Before it is so: by the entry's state `give_back` sees whether it is.
         self._record, self._slot = (entry.record, True) if opener.callers_open else (None, False)
         opener.replace(entry, reason)
         self._entry, self._touched = None, False
@@ -263,7 +309,7 @@ class Checkout:
         self._parts.opener.caller_opened()
         return entry
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""
         opened, passed_on = self._entry, False
         granted: Grant | None = opened

@@ -11,13 +11,13 @@ import sys
 import threading
 from collections.abc import Callable
 from os import getpid
-from typing import Any
+from typing import Any, NoReturn
 
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure
 from ..errors import DatabaseUnavailable, PoolError
 from . import inheritance
-from .checkout import Checkout, CheckoutParts
+from .checkout import Checkout, CheckoutParts, in_full_line
 from .entry import PooledEntry, Record
 from .estimates import seconds_to_wait
 from .health import Health
@@ -103,26 +103,34 @@ class Core:
 
     def check_out(self, taken: PooledEntry | None, began: float) -> PooledEntry:
         """Serve a caller who could not be handed `taken` at once, or raise."""
-        self._refuse_inside(taken)
-        checkout = Checkout(self._checkout_parts, taken, began)
-        entry = checkout.run()
+        if self.door.is_inside():
+            self._refuse_inside(taken)
+        parts = self._checkout_parts
+        found: PooledEntry | Checkout
+        found = in_full_line(parts, began) if taken is None else Checkout(parts, taken, began)
+        if isinstance(found, Checkout):
+            entry, waited = found.run(), found.waited_seconds
+        else:
+            entry, waited = found, self.shared.clock() - began
         entry.label = current_label()
-        if checkout.waited_seconds is not None:
+        if waited is not None:
             if self.line.replaced:
                 # Nobody would ever close it if it stayed: the engine has a new pool.
                 entry.expires_at = 0.0
-            with self.door, self.lock:
-                self.stats.waited_for(checkout.waited_seconds)
+            try:
+                with self.lock:
+                    self.stats.waited_for(waited)
+            finally:
+                if self.door.late:
+                    self.door.let_in()
         return entry
 
-    def _refuse_inside(self, taken: PooledEntry | None = None) -> None:
+    def _refuse_inside(self, taken: PooledEntry | None = None) -> NoReturn:
         """Refuse whoever would have to wait or to open something while he has the lock.
 
         A signal's handler or a finalizer, which came in the middle of what its own thread does
         there: all others would wait for it, and it for what they might give back.
         """
-        if not self.door.is_inside():
-            return
         if taken is not None:
             # It was to be examined, and still is.
             taken.doubt()
@@ -137,7 +145,8 @@ class Core:
 
     def check_out_again(self, gone: PooledEntry) -> PooledEntry:
         """Serve a caller whose connection was found to be gone, at the head of the line."""
-        self._refuse_inside()
+        if self.door.is_inside():
+            self._refuse_inside()
         gone.stop_looking()
         with self.door, self.lock:
             self.stats.closed["invalidated"] += 1
@@ -150,7 +159,8 @@ class Core:
 
     def open_missing(self) -> PooledEntry | None:
         """Open a connection, for the caller, if fewer than `min_idle` are open."""
-        self._refuse_inside()
+        if self.door.is_inside():
+            self._refuse_inside()
         with self.door, self.lock:
             # A line that keeps none would be missing it for ever.
             wanted = 0 if self.line.replaced else self.options.min_idle

@@ -251,9 +251,12 @@ class Line(Generic[E]):
 
         The one method that may be called without the owner's lock.
         """
+        # In a crowd hardly anything is idle, and an exception costs as much as the rest of this.
+        if not self.idle:
+            return None
         try:
             entry = self.idle.take()
-        except IndexError:
+        except IndexError:  # another caller was quicker
             return None
         entry.state = LEASED
         entry.leased_at = now
@@ -264,18 +267,36 @@ class Line(Generic[E]):
 
         If something has become free since he asked, it is granted at once.
         """
-        if self.max_waiting is not None and len(self.waiters) >= self._places:
+        longest, standing = self.max_waiting, len(self.waiters)
+        # The second question costs more than the rest, and hardly ever comes up.
+        if longest is not None and standing >= longest and standing >= self._places:
             return False
         self.waiters[waiter] = None
         self.crowded_until = waiter.since + CROWDED_FOR
-        if self._at_hand:
+        if self.idle or (self.slots_to_waiters and not self.full):
             self._serve(waiter.since)
+        return True
+
+    def join_full(self, waiter: Waiter) -> bool:
+        """Put a newcomer at the end of the line of a full pool: `join` in short.
+
+        False, and he stands nowhere, if there may be something for him, or the line is full.
+        """
+        if self.idle or self.capacity is None:
+            return False
+        if len(self.members) + self.opening < self.capacity:
+            return False
+        if self.max_waiting is not None and len(self.waiters) >= self.max_waiting:
+            return False
+        self.waiters[waiter] = None
+        self.crowded_until = waiter.since + CROWDED_FOR
         return True
 
     @property
     def _places(self) -> float:
         """How many may stand in the line: those who only wait for an opening do not count."""
-        if self._at_hand or self.capacity is None or self.max_waiting is None:
+        at_hand = self.idle or (self.slots_to_waiters and not self.full)
+        if at_hand or self.capacity is None or self.max_waiting is None:
             return inf
         opened_for_line = 0 if self.slots_to_waiters else self.capacity - len(self.members)
         return self.max_waiting + opened_for_line
@@ -285,10 +306,6 @@ class Line(Generic[E]):
         self.waiters[waiter] = None
         self.waiters.move_to_end(waiter, last=False)
         self._serve(now)
-
-    @property
-    def _at_hand(self) -> bool:
-        return bool(self.idle) or (self.slots_to_waiters and not self.full)
 
     def _serve(self, now: float) -> None:
         """Grant what is idle or free to those who wait."""

@@ -133,6 +133,16 @@ class Openings(Generic[E]):
                 self.plan(now)
         return True
 
+    def join_full(self, waiter: Waiter) -> bool:
+        """Let a caller into the line of a full pool, for whom nothing is to be planned.
+
+        :return: false if it is not full, or the line is, or openings fail.
+        """
+        if self.outage is not None or not self._line.join_full(waiter):
+            return False
+        self._in_use = True
+        return True
+
     def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
         self._in_use = False
@@ -483,13 +493,18 @@ class BackgroundOpener:
         """What keeps openings from succeeding, as far as is known."""
         return self.openings.outage
 
-    def context(self) -> Context:
+    @staticmethod
+    def context() -> Context:
         """Copy the caller's context, in which a connection may be opened for him."""
         return copy_context()
 
     def admit_locked(self, waiter: Waiter, now: float, *, again: bool) -> Outage | bool:
         """Let a caller into the line, as `Openings.admit` has it; then `launch`."""
         return self.openings.admit(waiter, now, again=again)
+
+    def join_full_locked(self, waiter: Waiter) -> bool:
+        """Let a caller into the line of a full pool; false if there is more to be thought of."""
+        return self.openings.join_full(waiter)
 
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""
@@ -646,6 +661,10 @@ class CallersOpen:
             return self._line.join(waiter)
         self._line.rejoin(waiter, now)
         return True
+
+    def join_full_locked(self, waiter: Waiter) -> bool:
+        """Let a caller into the line of a full pool; false if there is more to be thought of."""
+        return self._line.join_full(waiter)
 
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""

@@ -84,6 +84,22 @@ class LineModel(RuleBasedStateMachine):
             else:
                 assert real >= self.line.max_waiting, "refused, though the line is not full"
 
+    @rule()
+    def newcomer_in_short(self):
+        """Whom the short way lets in, `join` would have let in, and there is nothing for him."""
+        waiter = self.make_waiter()
+        free = self.line.idle or not self.line.full
+        if self.line.join_full(waiter):
+            assert not free and waiter.granted is None
+            assert self.line.max_waiting is None or len(self.queue) < self.line.max_waiting
+            self.queue.append(waiter)
+        else:
+            refuses = (
+                self.line.max_waiting is not None and len(self.queue) >= self.line.max_waiting
+            )
+            assert free or refuses
+            assert waiter not in self.line.waiters
+
     @precondition(lambda self: not self.line.slots_to_waiters)
     @rule()
     def owner_opens(self):
