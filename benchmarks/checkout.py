@@ -60,8 +60,8 @@ def checkout(run: Run) -> list[Figure]:
             "pool.connect() + close(), one thread",
             "µs",
             values,
-            "plugin ≤ 1.0 x QueuePool",
-            at_most(ratio, 1.0),
+            "plugin ≤ 0.7 x QueuePool",
+            at_most(ratio, 0.7),
             ratio,
         )
     ]
