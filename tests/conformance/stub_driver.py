@@ -61,6 +61,9 @@ class StubConnection:
         self.closed = False
         self.broken = False
         self.transaction_status = IDLE
+        # What psycopg's own `rollback` looks at, too.
+        self._pipeline = self._tpc = None
+        self._num_transactions = 0
         self.fail_rollback = False
         self.mute = False
         """Whether the network drops everything: statements wait, for a minute here."""
