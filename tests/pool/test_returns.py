@@ -19,9 +19,8 @@ from pyramid_dbpool.pool.managed import ManagedPool, PooledConnection
 
 Calls = list[str]
 
-# The events of a pool but for `checkout`, and those of a return.
+# The events of a pool but for `checkout` and those of a return.
 EVENTS = ("connect", "invalidate", "soft_invalidate", "close", "detach", "close_detached")
-RETURNS = ("reset", "checkin")
 
 
 class Recorded(sqlite3.Connection):
@@ -51,9 +50,8 @@ class Recorded(sqlite3.Connection):
 class Scene:
     """An engine whose pool gives connections back in one way or the other."""
 
-    def __init__(self, *, sqlalchemys: bool, heard: bool = False, **arguments: Any) -> None:
+    def __init__(self, *, sqlalchemys: bool, heard: str | None = None, **arguments: Any) -> None:
         self.calls: Calls = []
-        self.sqlalchemys = sqlalchemys
         self.engine: Engine = create_engine(
             "sqlite:///file:scene?mode=memory&uri=true",
             poolclass=ManagedPool,
@@ -65,7 +63,7 @@ class Scene:
         pool = self.engine.pool
         assert isinstance(pool, ManagedPool)
         self.pool = pool
-        for name in (*EVENTS, *(RETURNS if heard else ())):
+        for name in (*EVENTS, *([heard] if heard else ())):
             event.listen(pool, name, partial(self._note, name))
         if sqlalchemys:
             # Whoever listens has it all done by SQLAlchemy.
@@ -181,18 +179,6 @@ def drop_in_a_cycle(scene: Scene) -> None:
     gc.collect()
 
 
-def drop_with_everything(scene: Scene) -> None:
-    """It is rolled back although nobody knows its pool any more."""
-    other = Scene(sqlalchemys=scene.sqlalchemys)
-    other.calls = scene.calls
-    pool: Any = other.pool
-    connection: Any = pool.connect()
-    connection.itself, connection.pool = connection, pool
-    pool.connection = connection
-    del connection, pool, other
-    gc.collect()
-
-
 def drop_invalidated(scene: Scene) -> None:
     """A record that is empty already is not filled for it."""
     connection: Any = scene.pool.connect()
@@ -203,8 +189,17 @@ def drop_invalidated(scene: Scene) -> None:
 def called_at_the_end(scene: Scene) -> None:
     """What is to be called at the return is called: SQLAlchemy resets isolation levels so."""
     with scene.engine.connect() as connection:
-        level = connection.execution_options(isolation_level="AUTOCOMMIT")
-        level.execute(text("SELECT 1"))
+        driver: Any = connection.connection.dbapi_connection
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("SELECT 1"))
+        assert driver.isolation_level is None
+    scene.calls.append(repr(driver.isolation_level))
+
+
+def checked_in_by_its_record(scene: Scene) -> None:
+    """It does not come back twice."""
+    connection: Any = scene.pool.connect()
+    connection._connection_record.checkin()
+    connection.close()
 
 
 SCENES = [
@@ -221,20 +216,20 @@ SCENES = [
     detach,
     drop,
     drop_in_a_cycle,
-    drop_with_everything,
+    checked_in_by_its_record,
     drop_invalidated,
     called_at_the_end,
 ]
 
 
 @pytest.mark.parametrize("echo", [None, "debug"], ids=["silent", "echo"])
-@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+@pytest.mark.parametrize("heard", [None, "reset", "checkin"])
 @pytest.mark.parametrize("reset", ["rollback", "commit", None])
 @pytest.mark.parametrize("play", SCENES, ids=lambda play: play.__name__)
 def test_both_ways_do_the_same(
     play: Callable[[Scene], None],
     reset: Any,
-    heard: bool,
+    heard: str | None,
     echo: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -251,14 +246,31 @@ def test_both_ways_do_the_same(
     assert ours == theirs
 
 
+def test_what_is_dropped_with_its_pool_is_rolled_back() -> None:
+    """Although nobody knows the pool any more: the driver may not say goodbye by itself."""
+    calls: Calls = []
+
+    class Driver:
+        def rollback(self) -> None:
+            calls.append("rollback")
+
+        def close(self) -> None:
+            calls.append("close")
+
+    connection: Any = ManagedPool(Driver).connect()
+    connection.itself = connection
+    del connection
+    gc.collect()
+    assert calls == ["rollback"]
+
+
 def test_usual_return_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLAlchemy is not asked, unless it has more to do than a rollback."""
     asked: list[object] = []
     monkeypatch.setattr(PooledConnection, "_checkin", lambda self, *_: asked.append(self))
-    for scene in (Scene(sqlalchemys=False), Scene(sqlalchemys=False, heard=True)):
-        close(scene)
-        assert bool(asked) == ("event checkin" in scene.calls or bool(scene.pool.checkedout()))
-        scene.engine.dispose()
+    close(Scene(sqlalchemys=False))
+    assert not asked
+    close(Scene(sqlalchemys=False, heard="checkin"))
     assert len(asked) == 1
 
 
