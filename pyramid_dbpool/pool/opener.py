@@ -193,7 +193,8 @@ class Openings(Generic[E]):
 
     def _wanted(self, now: float) -> int:
         if self.outage is not None:
-            return int(self._probes and now >= self.outage.retry_at and self._may_probe(now))
+            due = self._next_probe(self.outage, now)
+            return int(self._probes and now >= due and self._may_probe(now))
         return max(self._wanted_by_line(now), self._missing())
 
     def _wanted_by_line(self, now: float) -> int:
@@ -225,6 +226,9 @@ class Openings(Generic[E]):
         line, outage = self._line, self.outage
         wanted = outage is not None and outage.wanted
         return line.waiting > 0 or (wanted and not line.replaced)
+
+    def _next_probe(self, outage: Outage, now: float) -> float:
+        return outage.next_attempt(now, waiting=self._line.waiting > 0)
 
     def _may_probe(self, now: float) -> bool:
         # Beside one that hangs another one may try, but not a herd of them.
@@ -266,7 +270,7 @@ class Openings(Generic[E]):
                 return None
             # Where no probe may begin, it would find nothing to do, and come again at once.
             if self._may_probe(now):
-                return max(outage.retry_at, now)
+                return max(self._next_probe(outage, now), now)
         elif line.full or not line.waiting:
             return None
         elif line.waiting > self._counted_on(now):
@@ -364,7 +368,7 @@ class Openings(Generic[E]):
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
         outage = self.outage
-        outage.failed(kind, error, now)
+        outage.failed(kind, error, now, began)
         self.log.note(outage, now)
         if outage.asks(now):
             self._doubt()

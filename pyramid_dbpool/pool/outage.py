@@ -17,8 +17,17 @@ log = logging.getLogger(__name__)
 
 # The first pause before another look at a server that is away, in seconds, whoever looks.
 FIRST_PAUSE = 0.1
-# The prober's longest pause, in seconds.
+# The prober's longest pause, in seconds. It is that of a long outage, where callers are refused at
+# once: a hundred processes that hurry for them would knock 400 times a second at a server that
+# may be recovering, and those who were told to come back in a minute gain nothing.
 LONGEST_PAUSE = 1.0
+# The same while somebody waits whom only the server can help: he is served within 0.4 s of its
+# return. With its spread it is 0.27 s at least, so that 4 attempts a second are not exceeded.
+LONGEST_AWAITED = 0.34
+AWAITED_SPREAD = 1 / 5
+# From a failure to the next attempt for him, in seconds, however long the one that failed took:
+# an error that comes at once must not be met again and again.
+SHORTEST_AWAITED = 0.05
 # For how long what a look at the server has found is taken for true, in seconds.
 FRESH = 2 * LONGEST_PAUSE
 # What a failed opening tells is held for true until the next one is over, but not for
@@ -35,6 +44,7 @@ NEVER = float("-inf")
 class Outage:
     """Openings fail: since when, why, and when the prober tries again.
 
+    `retry_at`: when that is; `awaited_retry_at`: the same while somebody waits for nothing else.
     `known_until`: up to when nobody need ask the server to know that it is away.
     `wanted`: whether somebody has asked since the last probe began. A hundred pools of which
     nobody wants anything must not knock at the server's door, nor fill it when it opens.
@@ -51,25 +61,46 @@ class Outage:
     error: BaseException
     chance: Callable[[], float] = by_chance
     retry_at: float = NEVER
+    awaited_retry_at: float = NEVER
     known_until: float = NEVER
     attempts: int = 0
     wanted: bool = False
     answered_at: float = NEVER
     ask_at: float = NEVER
+    _failed_at: float = NEVER
 
-    def failed(self, kind: ConnectFailure, error: BaseException, now: float) -> None:
-        """Note a failed opening."""
+    def failed(
+        self, kind: ConnectFailure, error: BaseException, now: float, began: float | None = None
+    ) -> None:
+        """Note a failed opening.
+
+        :param began: when it began; None: just now.
+        """
         self.kind, self.error = kind, error
         self.known_until = now + FRESH
         if kind is not ConnectFailure.UNREACHABLE:
             # Were it to vanish an hour later, nobody would have waited for it yet.
             self.answered_at = now
-        if now < self.retry_at:
-            # Several that began together and failed together are one attempt: counted one
-            # by one, a blip would cost everybody the longest pause.
+        began = now if began is None else began
+        if began <= self._failed_at:
+            # Several that were under way together are one attempt: counted one by one, a blip
+            # would cost everybody the longest pause.
             return
+        self._failed_at = now
         self.attempts += 1
         self.retry_at = now + pause_before(self.attempts, LONGEST_PAUSE, self.chance)
+        pause = pause_before(self.attempts, LONGEST_AWAITED, self.chance, AWAITED_SPREAD)
+        # From its beginning: one that fails late has told nothing of the time since then, in
+        # which the server may have come back.
+        self.awaited_retry_at = max(began + pause, now + SHORTEST_AWAITED)
+
+    def next_attempt(self, now: float, *, waiting: bool) -> float:
+        """Say when the server is to be asked again.
+
+        :param waiting: whether somebody waits.
+        """
+        hurried = waiting and not self.serves_since(now)
+        return self.awaited_retry_at if hurried else self.retry_at
 
     def probing(self, now: float) -> None:
         """Note that a probe begins: until it is over, what is known is known."""
@@ -106,17 +137,23 @@ class Outage:
         return self.answered_at >= time - ANSWER_STANDS
 
 
-def pause_before(number: int, longest: float, chance: Callable[[], float] = by_chance) -> float:
+def pause_before(
+    number: int,
+    longest: float,
+    chance: Callable[[], float] = by_chance,
+    spread: float = 1 / 2,
+) -> float:
     """Return how many seconds to wait before another look at a server that is away.
 
     Doubled from one look to the next, and shortened at random.
 
     :param number: which look it is, after the first: 1, 2 and so on.
     :param longest: more than so many seconds it never is.
+    :param spread: by up to which part of it it is shortened.
     """
     pause: float = min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10))
-    # By up to half, so that a hundred processes do not all knock at once.
-    return pause * (1 + chance()) / 2
+    # So that a hundred processes do not all knock at once.
+    return pause * (1 - spread * chance())
 
 
 class OutageLog:

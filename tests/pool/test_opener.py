@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool.housekeeper import Task
 from pyramid_dbpool.pool.line import Entry, Line, State, Waiter
 from pyramid_dbpool.pool.opener import Openings
-from pyramid_dbpool.pool.outage import Outage
+from pyramid_dbpool.pool.outage import LONGEST_PAUSE, Outage
 from pyramid_dbpool.pool.stats import Stats
 
 GRACE = 10.0
@@ -56,7 +57,7 @@ class Server:
 class Callers:
     """Ask for connections as `Checkout` does, and have opened what `Openings` says."""
 
-    def __init__(self, clock: Clock, min_idle: int = 0) -> None:
+    def __init__(self, clock: Clock, min_idle: int = 0, grace: float | None = GRACE) -> None:
         self.clock = clock
         self.server = Server(clock)
         self.line: Line[Entry] = Line(2, 4, slots_to_waiters=False)
@@ -66,7 +67,7 @@ class Callers:
             refuse=lambda error, kind, lasted: OSError(str(error)),
             set_timer=self.set_timer,
             doubt=lambda: self.doubted.update(self.line.members),
-            grace=GRACE,
+            grace=grace,
             min_idle=min_idle,
         )
         # Each is asked by whoever has it next.
@@ -304,6 +305,115 @@ def test_a_connection_that_was_given_back_unused_is_no_sign_of_life(callers: Cal
         lease = line.take(clock.now) or lease
     assert callers.openings.is_cut_off(clock.now)
     assert not line.waiting
+
+
+# While somebody waits: how soon he is served when the server is back, and what that costs it.
+SOON, ATTEMPTS_A_SECOND = 0.4, 4
+
+
+def wait_all_the_time(
+    clock: Clock, until: float, grace: float | None = None, takes: float = 0.0
+) -> Callers:
+    """Have three callers at a time wait, each for `TIMEOUT`, as long as the server is away."""
+    callers = Callers(clock, grace=grace)
+    callers.server.takes = takes
+    for number in range(3):
+        clock.run_until(clock.now + number / 10)
+        callers.ask_every(TIMEOUT, until)
+    return callers
+
+
+@pytest.mark.parametrize("takes", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("length", [3.0, 8.0, 600.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_who_waits_is_served_as_soon_as_the_server_is_back(
+    clock: Clock, length: float, takes: float, seed: int
+) -> None:
+    """Also if the attempt that is under way just then fails late."""
+    start = clock.now
+    back = start + length + seed / 30
+    callers = wait_all_the_time(clock, back + 2, takes=takes)
+    clock.run_until(back)
+    callers.server.down, callers.server.takes = False, 0.0
+    clock.run_until(back + 2)
+    # Here the clock runs on in an attempt: the last one may have begun before, and end later.
+    assert callers.served[0] - back <= SOON
+    assert callers.refused == []
+
+
+@pytest.mark.parametrize("length", [8.0, 130.0, 600.0])
+def test_waiting_costs_the_server_no_more_than_four_attempts_a_second(
+    clock: Clock, length: float
+) -> None:
+    """However many wait, and however they come and go."""
+    start = clock.now
+    callers = wait_all_the_time(clock, start + length)
+    callers.ask_every(0.05, start + length)
+    clock.run_until(start + length)
+    asked = callers.server.asked
+    assert 3 * length - 5 <= len(asked) <= ATTEMPTS_A_SECOND * length
+    # The first ones are closer to each other, for a blip.
+    assert min(later - sooner for sooner, later in itertools.pairwise(asked[3:])) > 0.25
+
+
+def test_attempts_while_somebody_waits_do_not_march_in_step(clock: Clock) -> None:
+    """A hundred processes lose the server at the same moment."""
+    start = clock.now
+    pools = [wait_all_the_time(clock, start + 20) for _ in range(100)]
+    clock.run_until(start + 20)
+    busiest = Counter(int((at - start) * 20) for each in pools for at in each.server.asked)
+    late = [count for slot, count in busiest.items() if slot >= 100]
+    # In 50 ms there are 16 of them on an average.
+    assert max(late) < 50
+
+
+def test_an_error_at_once_is_not_met_again_and_again(clock: Clock) -> None:
+    """Where each attempt takes longer than the pause, there is still one after it."""
+    callers = wait_all_the_time(clock, clock.now + 60, takes=2.0)
+    clock.run_until(clock.now + 60)
+    asked = callers.server.asked
+    assert min(later - sooner for sooner, later in itertools.pairwise(asked)) > 2.04
+
+
+def test_when_nobody_waits_any_more_the_pauses_are_long(clock: Clock) -> None:
+    """Whoever is refused does not wait; his question has the server asked all the same."""
+    callers, start = wait_all_the_time(clock, clock.now + 60, GRACE), clock.now
+    callers.ask_every(0.05, start + 60)
+    clock.run_until(start + GRACE + 1)
+    assert callers.line.waiting == 0
+    asked = len(callers.server.asked)
+    clock.run_until(start + 60)
+    later = callers.server.asked[asked:]
+    assert min(b - a for a, b in itertools.pairwise(later)) >= LONGEST_PAUSE / 2
+    assert len(later) <= 2 * 49
+
+
+def test_who_comes_in_a_long_pause_has_the_server_asked_at_once(clock: Clock) -> None:
+    """The pause that nobody waited for is not his."""
+    callers = Callers(clock, grace=None)
+    for number in range(6):
+        clock.run_until(clock.now + (LONGEST_PAUSE if number else 0.0))
+        waiter = Waiter(lambda: None, clock.now)
+        callers.openings.admit(waiter, clock.now)
+        callers.launch()
+        callers.line.leave(waiter)
+    outage = callers.openings.outage
+    assert outage is not None
+    clock.run_until(outage.awaited_retry_at)
+    assert outage.retry_at > clock.now
+    asked = len(callers.server.asked)
+    callers.ask()
+    assert len(callers.server.asked) == asked + 1
+
+
+def test_a_full_server_is_not_hurried(clock: Clock) -> None:
+    """Each attempt costs it a process, and others decide when there is room."""
+    start = clock.now
+    callers = wait_all_the_time(clock, start + 60)
+    callers.server.kind = lambda: ConnectFailure.SATURATED
+    clock.run_until(start + 60)
+    assert callers.line.waiting
+    assert len(callers.server.asked) <= 2 * 60 + 5
 
 
 def test_a_refused_login_is_told_at_once_when_the_last_connection_is_gone(
