@@ -101,6 +101,8 @@ class Openings(Generic[E]):
         self._opened_at = NEVER
         # What `set_timer` was told last, if that is still to come.
         self._look_at = math.inf
+        # How long a line can wait for that, because returns will serve it.
+        self._short_line = math.inf
 
     # Callers
 
@@ -128,7 +130,8 @@ class Openings(Generic[E]):
         if waiter.granted is None:
             self._asked()
             # Planning is half of what it costs to join, and in a spike everybody waits for that.
-            # A full pool has nothing to plan, and a line that is soon looked at is planned then.
+            # A full pool has nothing to plan, and a short line that is soon looked at is planned
+            # then.
             if self.outage is not None or not (self._line.full or self._looks_soon(now)):
                 self.plan(now)
         return True
@@ -199,14 +202,18 @@ class Openings(Generic[E]):
 
     def _wanted_by_line(self, now: float) -> int:
         opening = self._counted_on(now)
+        line, stats, connect_time = self._line, self._stats, self._connect_time
         if not self._looks_again():
-            return max(0, self._line.waiting - opening)
+            return max(0, line.waiting - opening)
+        hold_time = stats.hold_time()
+        self._short_line = short_line(line, connect_time, min(hold_time, stats.hold_at_least))
         return openings_wanted(
-            self._line,
+            line,
             now,
             opening=opening,
-            connect_time=self._connect_time,
-            hold_time=self._stats.hold_time(),
+            connect_time=connect_time,
+            hold_time=hold_time,
+            short=self._short_line,
         )
 
     @property
@@ -261,7 +268,8 @@ class Openings(Generic[E]):
             wanted -= 1
 
     def _looks_soon(self, now: float) -> bool:
-        return now < self._look_at <= now + look_interval(self._connect_time)
+        soon = now < self._look_at <= now + look_interval(self._connect_time)
+        return soon and self._line.waiting <= self._short_line
 
     def _next_look(self, now: float) -> float | None:
         line, outage = self._line, self.outage
@@ -422,8 +430,25 @@ def returns_expected(line: Line[E], now: float, *, connect_time: float, hold_tim
     return usual * connect_time / hold
 
 
+def short_line(line: Line[E], connect_time: float, hold_at_least: float) -> float:
+    """Say how many may wait at most for a first look at the line, and not for openings.
+
+    As many as will surely be served by returns within a connect's time. More would all begin an
+    eighth of it too late, and all at once.
+
+    :param hold_at_least: holds are not much shorter, in seconds; 0: nothing is known.
+    """
+    return line.leased * connect_time / hold_at_least if hold_at_least else math.inf
+
+
 def openings_wanted(
-    line: Line[E], now: float, *, opening: int, connect_time: float, hold_time: float
+    line: Line[E],
+    now: float,
+    *,
+    opening: int,
+    connect_time: float,
+    hold_time: float,
+    short: float = math.inf,
 ) -> int:
     """Count the openings to start now for those who wait (free slots permitting).
 
@@ -432,6 +457,7 @@ def openings_wanted(
     say that returns will have served the whole line before a connect could.
 
     :param opening: how many are under way already.
+    :param short: how long a line is looked at before that: what comes back meanwhile tells more.
     """
     need = len(line.waiters) - opening
     if need <= 0:
@@ -445,7 +471,7 @@ def openings_wanted(
     # Whoever has waited for as long as a connect takes was promised a return that
     # did not come: without this bound a wrong estimate keeps the line waiting.
     if now - first.since < connect_time:
-        if now - first.since < look_interval(connect_time):
+        if len(line.waiters) <= short and now - first.since < look_interval(connect_time):
             return 0
         expected = returns_expected(line, now, connect_time=connect_time, hold_time=hold_time)
         if expected >= len(line.waiters):

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import sub
 
 from .line import E, Line
 
@@ -110,12 +112,14 @@ class Stats:
     __slots__ = (
         "_hold_time",
         "_mark",
+        "_marked_counts",
         "closed",
         "connect",
         "connect_time",
         "disowned",
         "fallback_pings",
         "hold",
+        "hold_at_least",
         "open_failed",
         "opened",
         "pings",
@@ -144,6 +148,10 @@ class Stats:
         # The state of `hold` from which on holds are recent, and the mean of those.
         self._mark = (0, 0.0)
         self._hold_time = 0.0
+        # Half of the holds between the last two marks were so long, in seconds, or longer: what a
+        # few long ones among many short ones do not change. 0: not known.
+        self.hold_at_least = 0.0
+        self._marked_counts = list(self.hold.counts)
 
     @property
     def returns(self) -> int:
@@ -168,7 +176,14 @@ class Stats:
             self._hold_time = (seconds - self._mark[1]) / recent
         if recent >= RECENT_HOLDS:
             self._mark = (count, seconds)
+            self._note_median(recent)
         return self._hold_time
+
+    def _note_median(self, recent: int) -> None:
+        before, self._marked_counts = self._marked_counts, list(self.hold.counts)
+        shorter = accumulate(map(sub, self._marked_counts, before))
+        bucket = next(place for place, count in enumerate(shorter) if 2 * count >= recent)
+        self.hold_at_least = BOUNDS_SECONDS[bucket - 1] if bucket else 0.0
 
     def connected(self, seconds: float) -> None:
         """Count an opening that took so many seconds."""

@@ -1,9 +1,12 @@
 """The line by example."""
 
+import math
 from typing import Any
 
+import pytest
+
 from pyramid_dbpool.pool.line import GONE, SLOT, Entry, Line, Refusal, Waiter
-from pyramid_dbpool.pool.opener import openings_wanted
+from pyramid_dbpool.pool.opener import openings_wanted, short_line
 from pyramid_dbpool.pool.upkeep import next_surplus, surplus_idle
 
 
@@ -183,6 +186,21 @@ def test_long_holds_open_one_for_each_waiter() -> None:
     for _ in range(45):
         line.join(waiter(10.0))
     assert openings_wanted(line, 10.019, opening=0, connect_time=0.15, hold_time=1.0) == 45
+
+
+def test_a_line_that_is_not_short_is_not_looked_at_first() -> None:
+    """Where returns will surely not serve it, its openings begin at once."""
+    line = Line[Entry](5, 50, slots_to_waiters=False)
+    filled(line, 5, now=10.0)
+    short = short_line(line, 0.15, hold_at_least=0.1)
+    assert short == pytest.approx(7.5)
+    assert short_line(line, 0.15, hold_at_least=0.0) == math.inf
+    wanted = []
+    for _ in range(45):
+        line.join(waiter(10.0))
+        estimates = {"connect_time": 0.15, "hold_time": 0.1, "short": short}
+        wanted.append(openings_wanted(line, 10.0, opening=0, **estimates))
+    assert wanted == [0] * 7 + list(range(8, 46))
 
 
 def test_broken_estimate_costs_at_most_one_connect() -> None:

@@ -32,13 +32,14 @@ PING_TIMEOUT = 2.0
 class World:
     """One pool's callers and openings under a weather that changes."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, capacity: int = CAPACITY) -> None:
         self.rng = random.Random(seed)
         self.clock = Clock()
-        self.line: Line[Entry] = Line(3, CAPACITY, slots_to_waiters=False)
+        self.line: Line[Entry] = Line(capacity // 2, capacity, slots_to_waiters=False)
+        self.stats = Stats()
         self.openings = Openings(
             self.line,
-            Stats(),
+            self.stats,
             refuse=self.make_error,
             set_timer=self.set_timer,
             doubt=lambda: self.doubted.update(self.line.members),
@@ -46,8 +47,10 @@ class World:
             min_idle=self.rng.choice([0, 1, 3]),
             chance=self.rng.random,
         )
-        self.weather = "fine"
+        self.weather, self.weathers = "fine", dict(WEATHER)
         self.holds = [0.0, 0.01, 0.1, 0.1, 1.0, 12.0]
+        # How many of those that come back are lost.
+        self.losses = 0.1
         self.doubted: set[Entry] = set()
         self.running: set[object] = set()
         self.began: list[float] = []
@@ -91,7 +94,7 @@ class World:
                 assert beside <= 1 or outage.attempts == 0, "a herd of probers"
             self.began.append(clock.now)
             self.running.add(opening)
-            self._end_later(opening, *WEATHER[self.weather])
+            self._end_later(opening, *self.weathers[self.weather])
 
     def _end_later(self, opening: object, takes: float, failure: ConnectFailure | None) -> None:
         def end() -> None:
@@ -157,7 +160,8 @@ class World:
 
     def give_back(self, entry: Entry) -> None:
         """Give a connection back, or lose it."""
-        is_lost = self.rng.random() < 0.1 or entry.state is not State.LEASED
+        self.stats.hold.observe(self.clock.now - entry.leased_at)
+        is_lost = self.rng.random() < self.losses or entry.state is not State.LEASED
         if is_lost or not self.line.put(entry, self.clock.now):
             self.lose(entry)
 
@@ -183,7 +187,7 @@ class World:
         line = self.line
         assert line.opening == len(self.openings.planned) + len(self.running)
         assert not self.openings.planned
-        assert line.total <= CAPACITY
+        assert line.capacity is not None and line.total <= line.capacity
         assert all(self.clock.now - each.since <= TIMEOUT for each in line.waiters)
 
 
@@ -211,3 +215,53 @@ def test_whatever_the_weather_callers_are_served_again_and_a_quiet_pool_is_quiet
     world.pass_time(30.0, None)
     assert not world.line.waiting
     assert not world.line.opening
+
+
+# Seconds that a connect takes in a spike.
+CONNECT = 0.5
+
+
+def spike(hold: float, before: float) -> tuple[int, float]:
+    """Let 50 callers come at once to 5 connections of up to 50.
+
+    :param hold: for how long each of them holds one, in seconds.
+    :param before: for how long they were held before.
+    :return: how many openings had begun in that moment, and the worst wait in connects.
+    """
+    world = World(0, capacity=50)
+    world.losses, world.holds, world.weathers["fine"] = 0.0, [before], (CONNECT, None)
+    for _ in range(4):
+        for _ in range(5):
+            world.ask()
+        world.pass_time(before + 2 * CONNECT, None)
+    opened, served = len(world.began), len(world.served)
+    assert len(world.line.idle) == 5
+    start, world.holds = world.clock.now, [hold]
+    for _ in range(50):
+        world.ask()
+    begun = len(world.began) - opened
+    world.pass_time(TIMEOUT, None)
+    assert len(world.served) - served == 50
+    return begun, (max(world.served) - start) / CONNECT
+
+
+@pytest.mark.parametrize("before", [0.4, 4.0])
+def test_a_spike_of_long_units_waits_for_one_connect(before: float) -> None:
+    """Where holds were long all are opened at once: nobody waits for a look."""
+    begun, connects = spike(4.0, before)
+    assert begun == 45
+    assert connects == pytest.approx(1.0)
+
+
+def test_a_spike_of_short_units_opens_nothing() -> None:
+    """Returns serve it before a connect would."""
+    begun, connects = spike(0.01, before=0.01)
+    assert not begun
+    assert connects < 0.25
+
+
+def test_a_spike_of_long_units_after_short_ones_waits_for_two_connects() -> None:
+    """Nothing tells that they are long, until they do not come back."""
+    begun, connects = spike(4.0, before=0.01)
+    assert not begun
+    assert connects < 2.1

@@ -37,6 +37,20 @@ def test_usual_hold_follows_the_last_few() -> None:
     assert stats.hold_time() == pytest.approx(0.002)
 
 
+def test_half_of_the_holds_were_so_long_or_longer() -> None:
+    """A few that took long do not make all others long; nothing is said of fewer than four."""
+    stats = Stats()
+    for seconds in (0.3, 0.3, 0.3):
+        stats.hold.observe(seconds)
+    stats.hold_time()
+    assert stats.hold_at_least == 0.0
+    for seconds, count, at_least in ((0.002, 5, 0.001), (0.3, 4, 0.1), (0.00005, 4, 0.0)):
+        for _ in range(count):
+            stats.hold.observe(seconds)
+        stats.hold_time()
+        assert stats.hold_at_least == at_least
+
+
 def test_snapshot_adds_up() -> None:
     """Every checkout is a wait, and every return a hold; the snapshot is a copy."""
     pool = ManagedPool(Connection, 2, 0, pool_name="main")
