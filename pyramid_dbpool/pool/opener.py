@@ -18,6 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from itertools import takewhile
 from typing import Generic
 
 from ..drivers.connect_failures import ConnectFailure
@@ -300,13 +301,15 @@ class Openings(Generic[E]):
         return line.opening - len(hanging) + max(0, begun_for_them - line.waiting)
 
     def _hanging(self, now: float) -> list[float]:
+        # They stand in the order in which they began: to go through all of them for each that
+        # begins made 300 cost 167 µs each, and not 34.
         limit = self._hanging_limit
-        return [began for began in self._began.values() if now - began >= limit]
+        return list(takewhile(lambda began: now - began >= limit, self._began.values()))
 
     def _next_hanging(self, now: float) -> float | None:
         """Say when the next opening will have taken too long; None: none is under way."""
         limit = self._hanging_limit
-        return min((b + limit for b in self._began.values() if now < b + limit), default=None)
+        return next((b + limit for b in self._began.values() if now < b + limit), None)
 
     @property
     def _hanging_limit(self) -> float:
