@@ -22,11 +22,11 @@ FIRST_PAUSE = 0.1
 # may be recovering, and those who were told to come back in a minute gain nothing.
 LONGEST_PAUSE = 1.0
 # The same while somebody waits whom only the server can help: he is served within 0.4 s of its
-# return. With its spread it is 0.27 s at least, so that 4 attempts a second are not exceeded.
+# return. Shortened by less, to 0.27 s at least, so that 4 attempts a second are not exceeded.
 LONGEST_AWAITED = 0.34
 AWAITED_SPREAD = 1 / 5
-# From a failure to the next attempt for him, in seconds, however long the one that failed took:
-# an error that comes at once must not be met again and again.
+# From a failure to the next attempt for him, in seconds: a server that takes long to refuse each
+# of them would have one after the other.
 SHORTEST_AWAITED = 0.05
 # For how long what a look at the server has found is taken for true, in seconds.
 FRESH = 2 * LONGEST_PAUSE
@@ -88,11 +88,12 @@ class Outage:
             return
         self._failed_at = now
         self.attempts += 1
-        self.retry_at = now + pause_before(self.attempts, LONGEST_PAUSE, self.chance)
-        pause = pause_before(self.attempts, LONGEST_AWAITED, self.chance, AWAITED_SPREAD)
+        pause = pause_before(self.attempts, LONGEST_PAUSE, self.chance)
+        self.retry_at = now + pause
+        awaited = min(pause, LONGEST_AWAITED * (1 - AWAITED_SPREAD * self.chance()))
         # From its beginning: one that fails late has told nothing of the time since then, in
         # which the server may have come back.
-        self.awaited_retry_at = max(began + pause, now + SHORTEST_AWAITED)
+        self.awaited_retry_at = max(began + awaited, now + SHORTEST_AWAITED)
 
     def next_attempt(self, now: float, *, waiting: bool) -> float:
         """Say when the server is to be asked again.
@@ -137,23 +138,17 @@ class Outage:
         return self.answered_at >= time - ANSWER_STANDS
 
 
-def pause_before(
-    number: int,
-    longest: float,
-    chance: Callable[[], float] = by_chance,
-    spread: float = 1 / 2,
-) -> float:
+def pause_before(number: int, longest: float, chance: Callable[[], float] = by_chance) -> float:
     """Return how many seconds to wait before another look at a server that is away.
 
     Doubled from one look to the next, and shortened at random.
 
     :param number: which look it is, after the first: 1, 2 and so on.
     :param longest: more than so many seconds it never is.
-    :param spread: by up to which part of it it is shortened.
     """
     pause: float = min(longest, FIRST_PAUSE * 2 ** min(number - 1, 10))
-    # So that a hundred processes do not all knock at once.
-    return pause * (1 - spread * chance())
+    # By up to half, so that a hundred processes do not all knock at once.
+    return pause * (1 + chance()) / 2
 
 
 class OutageLog:
