@@ -42,7 +42,7 @@ def test_every_name_behind_a_file_is_in_it() -> None:
         for file, name in pairwise(page.findall(literal))
         if FILE.fullmatch(file.astext()) and between(file) == " ("
     ]
-    assert ("pool/checkout.py", "_give_back") in pairs
+    assert ("pool/checkout.py", "give_back") in pairs
     missing = [(f, n) for f, n in pairs if not defines((PACKAGE / f).read_text(), n)]
     assert missing == []
 
