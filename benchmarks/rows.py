@@ -8,12 +8,14 @@ from .greenlets import hand_off, time_out_together
 from .idle import quiet
 from .model import Benchmark
 from .postgres import loopback
+from .requests import requests
 
 __all__ = ["BENCHMARKS"]
 
 BENCHMARKS = (
     Benchmark("checkout", "one checkout and return on the stub", checkout),
     Benchmark("postgres", "one checkout and return on PostgreSQL, loopback", loopback),
+    Benchmark("requests", "requests beside the usual pattern, PostgreSQL", requests),
     Benchmark("liveness", "what the look at the socket costs", liveness),
     Benchmark("contention", "64 threads on 10, holds of 4 ms", contention),
     Benchmark("no-hold", "64 threads on 10, no hold", no_hold),
