@@ -72,7 +72,6 @@ def includeme(config: Any) -> None:
 
     app = include.load(config)
     config.add_directive("add_dbpool_engine_hook", include.add_engine_hook)
-    config.add_subscriber(include.close_sessions_with_request, "pyramid.events.NewRequest")
     for pool in app.pools.values():
         include.add_pool(config, app, pool)
     include.mind_failures(config)

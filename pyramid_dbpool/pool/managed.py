@@ -61,6 +61,7 @@ __all__ = [
     "WatchedConnection",
     "is_condemned",
     "is_handed_out",
+    "name_lease",
 ]
 
 _here = inheritance.here
@@ -520,6 +521,14 @@ def is_condemned(connection: PoolProxiedConnection) -> bool:
     record = connection._connection_record if is_handed_out(connection) else None
     entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
     return entry is not None and entry.condemned
+
+
+def name_lease(connection: PoolProxiedConnection, label: object | None) -> None:
+    """Name who has checked a connection out, if that has become known only afterwards."""
+    record = connection._connection_record if is_handed_out(connection) else None
+    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    if entry is not None:
+        entry.label = label
 
 
 # The records that are checked out, of all pools: what the collector finds comes back, and is

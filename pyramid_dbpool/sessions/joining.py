@@ -14,20 +14,32 @@ from zope.sqlalchemy.datamanager import (
 )
 
 from ..errors import SessionInUse
-from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
+from .uncommitted import forget_promise, note_abort, promise, refuse_discarded, warn_of_rollback
 
 __all__ = ["is_joined", "join", "joined_transaction", "leave"]
+
+
+# A key of Session.info: the transaction that it has joined by `join`.
+_JOINED = "pyramid_dbpool.joined"
 
 
 class _Kept:
     """Commits all of what its session has written, or nothing of it."""
 
     session: Session
+    tx: Any
 
     def __init__(self, session: Session, manager: Any) -> None:
         # As changed: raw and Core DML included, which zope.sqlalchemy would roll back.
         super().__init__(session, STATUS_CHANGED, manager)  # type: ignore[call-arg]
+        session.info[_JOINED] = manager.get()
         promise(session)
+
+    def abort(self, trans: Any) -> None:
+        """Roll back."""
+        if self.tx is not None:
+            note_abort(self.session)
+        super().abort(trans)  # type: ignore[misc]
 
     def tpc_begin(self, trans: Any) -> None:
         """Flush, and refuse before any other database has committed."""
@@ -40,6 +52,7 @@ class _Kept:
             warn_of_rollback(session)
         # What the manager rolls back is lost with a reason; it would be told as another loss.
         forget_promise(session)
+        del session.info[_JOINED]
         super()._finish(final_state)  # type: ignore[misc]
 
 
@@ -63,8 +76,6 @@ class _DataManager(_Kept, SessionDataManager):  # type: ignore[misc]  # zope.sql
 class _TwoPhaseDataManager(_Kept, TwoPhaseSessionDataManager):  # type: ignore[misc]  # zope.sqlalchemy says no types
     """The same for a session with two phases."""
 
-    tx: Any
-
     def tpc_vote(self, trans: Any) -> None:
         """Prepare, so that nothing but the server's word is missing."""
         if self.tx is not None:
@@ -79,6 +90,8 @@ def join(session: Session, manager: Any) -> None:
     """
     if not session.in_transaction():
         session.begin()
+    if session.info.get(_JOINED) is manager.get():
+        return
     if not is_joined(session):
         made = _TwoPhaseDataManager if session.twophase else _DataManager
         made(session, manager)

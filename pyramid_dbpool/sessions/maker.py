@@ -31,12 +31,18 @@ class _Lasting(Session):
 
     def rollback(self, *args: Any, **kwargs: Any) -> None:
         """Roll back; the server has done so itself where the connection is lost."""
+        if not self.in_transaction():
+            super().rollback(*args, **kwargs)
+            return
         note_rollback(self)
         self._end(partial(super().rollback, *args, **kwargs))
 
     # An app's own class may take arguments.
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close, whatever state the connection is in."""
+        if not self.in_transaction():
+            super().close(*args, **kwargs)
+            return
         note_close(self)
         self._end(partial(super().close, *args, **kwargs))
 

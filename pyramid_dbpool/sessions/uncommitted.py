@@ -24,6 +24,8 @@ __all__ = [
     "has_failed",
     "has_uncommitted_changes",
     "holds_something",
+    "lost_in_abort",
+    "note_abort",
     "note_close",
     "note_rollback",
     "promise",
@@ -35,9 +37,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 # Keys of Session.info: the connections of its transaction, each with what it was sent, and what
-# became of what somebody has promised to keep.
+# became of what somebody has promised to keep; and whether its manager has thrown something away.
 _TAKEN = "pyramid_dbpool.taken"
 _PROMISE = "pyramid_dbpool.promise"
+_ABORTED = "pyramid_dbpool.aborted"
 
 
 class _Promise:
@@ -67,7 +70,6 @@ def _note_connection(session: Session, begun: SessionTransaction, connection: Co
 @event.listens_for(Session, "after_commit")
 def _note_commit(session: Session) -> None:
     if not session.in_nested_transaction():
-        _note_text(session)
         _end(session)
 
 
@@ -83,17 +85,14 @@ def _note_rollback(session: Session) -> None:
 def _note_end(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is not None:
         return
-    _note_text(session)
-    # Both have left nothing written: it was closed with what it had.
-    if _wrote(session) and (promised := session.info.get(_PROMISE)) is not None:
-        promised.discarded = True
-    session.info.pop(_TAKEN, None)
-
-
-def _note_text(session: Session) -> None:
-    promised = session.info.get(_PROMISE)
-    if promised is not None and any(sent.rolled_back for sent in taken_by(session).values()):
-        promised.rolled_back = True
+    taken = session.info.pop(_TAKEN, None)
+    promised: _Promise | None = session.info.get(_PROMISE)
+    if taken is None or promised is None:
+        return
+    for sent in taken.values():
+        promised.rolled_back |= sent.rolled_back
+        # A commit and a rollback leave nothing written: it was closed with what it had.
+        promised.discarded |= sent.wrote
 
 
 def taken_by(session: Session) -> Mapping[Connection, Sent]:
@@ -151,6 +150,17 @@ def promise(session: Session) -> None:
 def forget_promise(session: Session) -> None:
     """Note that nobody will any more; what is rolled back now is lost with a reason."""
     session.info.pop(_PROMISE, None)
+
+
+def note_abort(session: Session) -> None:
+    """Look, before its manager rolls `session` back, whether that throws something away."""
+    session.info[_ABORTED] = has_uncommitted_changes(session)
+
+
+def lost_in_abort(session: Session) -> bool:
+    """Tell whether the abort that has just come threw something of this session's away."""
+    lost: bool = session.info.pop(_ABORTED, False)
+    return lost
 
 
 def note_close(session: Session) -> None:

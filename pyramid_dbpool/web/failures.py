@@ -7,16 +7,18 @@ from typing import Any
 
 from pyramid.request import Request
 from pyramid.response import Response
+from transaction import ThreadTransactionManager
 
-from .request_db import RequestSessions
+from .request_db import RequestSessions, note_thread_manager
 from .retry import will_be_tried_again
 
 __all__ = ["TWEEN", "failed_answer_tween_factory", "with_clean_sessions"]
 
 TWEEN = f"{__name__}.failed_answer_tween_factory"
 
-# The lowest status that says that something failed.
-_FAILED = 400
+# The status line of an answer that says that something failed is not less; its number is made anew
+# whenever it is asked for.
+_FAILED = "4"
 
 
 def failed_answer_tween_factory(
@@ -30,15 +32,23 @@ def failed_answer_tween_factory(
     """
 
     def tween(request: Request) -> Response:
+        if isinstance(request.environ.get("tm.manager"), ThreadTransactionManager):
+            note_thread_manager(request)
         response = handler(request)
-        if getattr(response, "status_code", 0) >= _FAILED:
-            sessions = RequestSessions.of(request)
-            sessions.forgive_rollbacks()
-            if not will_be_tried_again(request):
-                sessions.doom_failed()
+        if getattr(response, "status", "") >= _FAILED:
+            _let_through(request)
         return response
 
     return tween
+
+
+def _let_through(request: Request) -> None:
+    """Have the transaction of a request aborted rather than its COMMIT refused."""
+    sessions = RequestSessions.known(request)
+    if sessions is not None:
+        sessions.forgive_rollbacks()
+        if not will_be_tried_again(request):
+            sessions.doom_failed()
 
 
 def with_clean_sessions(view: Any, info: Any) -> Any:
@@ -47,8 +57,9 @@ def with_clean_sessions(view: Any, info: Any) -> Any:
         return view
 
     def clean(context: Any, request: Request) -> Any:
-        if isinstance(context, Exception):
-            RequestSessions.of(request).leave_failed_commit()
+        sessions = RequestSessions.known(request) if isinstance(context, Exception) else None
+        if sessions is not None:
+            sessions.leave_failed_commit()
         return view(context, request)
 
     return clean

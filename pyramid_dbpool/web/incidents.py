@@ -60,14 +60,14 @@ class Incidents:
         self.in_doubt: str | None = None
         self._in_doubt_before: str | None = None
 
-    @classmethod
-    def of(cls, request: Request) -> Incidents:
-        """Return those of a request whose next attempt begins."""
+    @staticmethod
+    def before(environ: dict[str, Any]) -> Incidents | None:
+        """Return what befell the attempts before the one that begins; None: nothing did."""
         # All attempts share the environ.
-        noted: Incidents | None = request.environ.get(_NOTED)
-        if noted is None:
-            return cls(request.environ)
-        noted._in_doubt_before, noted.in_doubt = noted.in_doubt or noted._in_doubt_before, None
+        noted: Incidents | None = environ.get(_NOTED)
+        if noted is not None:
+            noted._in_doubt_before = noted.in_doubt or noted._in_doubt_before
+            noted.in_doubt = None
         return noted
 
     def note(self, error: BaseException) -> None:

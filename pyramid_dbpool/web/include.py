@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import cache, partial
 from types import FrameType
 
@@ -32,7 +33,6 @@ __all__ = [
     "add_retry",
     "answer_overload",
     "check_when_created",
-    "close_sessions_with_request",
     "load",
     "mind_failures",
     "refuse_taken_names",
@@ -111,11 +111,6 @@ def add_engine_hook(config: Configurator, hook: str | EngineHook, name: str = "d
     config.action(None, run)
 
 
-def close_sessions_with_request(event: NewRequest) -> None:
-    """Subscribe to `NewRequest`: own the request's sessions, and close them at its end."""
-    RequestSessions.of(event.request)
-
-
 def add_pool(config: Configurator, app: AppSettings, pool: PoolSettings) -> None:
     """Register the engine, the session factory and the request attribute of `pool`."""
     suffix = "" if pool.name == "default" else f".{pool.name}"
@@ -147,6 +142,23 @@ def add_retry(config: Configurator, app: AppSettings) -> None:
     """Let requests be tried again where that is right, and bound their waits."""
     config.registry[retry.REQUEST_TIMEOUT] = app.request_timeout
     _add_outer_tween(config, retry.TWEEN)
+    config.action(None, partial(_subscribe_if_left_out, config.registry), order=_LAST)
+
+
+def _subscribe_if_left_out(registry: Registry) -> None:
+    """Have subscribers do what that tween does besides, where it is not listed."""
+    if not _is_left_out(registry, retry.TWEEN):
+        return
+
+    def own_sessions(event: NewRequest) -> None:
+        RequestSessions.of(event.request).name_thread()
+
+    def created(_event: ApplicationCreated) -> None:
+        retry.do_at_creation(registry)
+
+    subscribing = Configurator(registry=registry, autocommit=True)
+    subscribing.add_subscriber(own_sessions, NewRequest)
+    subscribing.add_subscriber(created, ApplicationCreated)
 
 
 def _add_outer_tween(config: Configurator, factory: str) -> None:
@@ -164,14 +176,18 @@ def _add_outer_tween(config: Configurator, factory: str) -> None:
 
 
 def _warn_of_a_missing_tween(registry: Registry, factory: str, where: str) -> None:
-    # Pyramid then leaves out, without a word, what is not listed.
-    listed = _listed_tweens(registry)
-    if listed and factory not in listed:
+    if _is_left_out(registry, factory):
         log.warning(
             "pyramid.tweens does not list %s, so it has no effect: put it %s.",
             factory,
             where,
         )
+
+
+def _is_left_out(registry: Registry, factory: str) -> bool:
+    # Pyramid then leaves out, without a word, what is not listed.
+    listed = _listed_tweens(registry)
+    return bool(listed) and factory not in listed
 
 
 def _tweens(registry: Registry) -> list[str]:
@@ -209,14 +225,14 @@ def add_readiness(config: Configurator, app: AppSettings) -> None:
 def check_when_created(config: Configurator, app: AppSettings) -> None:
     """Have `dbpool.startup_check` done when the app is there, but not for a script."""
 
-    def check(_event: ApplicationCreated) -> None:
+    def check() -> None:
         checked = [p for p in app.pools.values() if p.options.startup_check != "off"]
         if checked and not _started_by_script():
             with noting_sigterm() as stop:
                 for pool in checked:
                     check_at_start(process_engine(config.get_settings(), pool.name), stop.wait)
 
-    config.add_subscriber(check, ApplicationCreated)
+    retry.at_creation(config.registry, check)
 
 
 def _started_by_script() -> bool:
@@ -239,35 +255,39 @@ def add_release(config: Configurator, app: AppSettings) -> None:
     """Register `request.release_db()`."""
     known = tuple(app.pools)
 
-    def release_db(request: Request, name: str | None = None) -> None:
-        """Give the request's connections back, before something slow that needs none.
+    def releaser(request: Request) -> Callable[..., None]:
+        def release_db(name: str | None = None) -> None:
+            """Give the request's connections back, before something slow that needs none.
 
-        The sessions can be used again; what they have loaded is loaded anew then. A
-        session that a test supplied is left alone.
+            The sessions can be used again; what they have loaded is loaded anew then. A
+            session that a test supplied is left alone.
 
-        :param name: the pool; every pool if not given.
-        :raises SessionInUse: a session has uncommitted changes, which would be lost.
-        :raises TransactionFailed: a statement failed and its error was swallowed.
-        :raises ValueError: there is no such pool.
-        """
-        if name is not None and name not in known:
-            raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
-        RequestSessions.of(request).release(name)
+            :param name: the pool; every pool if not given.
+            :raises SessionInUse: a session has uncommitted changes, which would be lost.
+            :raises TransactionFailed: a statement failed and its error was swallowed.
+            :raises ValueError: there is no such pool.
+            """
+            if name is not None and name not in known:
+                raise ValueError(f"There is no pool {name!r}: there are {', '.join(known)}.")
+            RequestSessions.of(request).release(name)
 
-    config.add_request_method(release_db)
+        return release_db
+
+    # As a property: Pyramid binds methods for each request, whether it calls them or not.
+    config.add_request_method(releaser, "release_db", property=True)
 
 
 def warn_without_retry(config: Configurator) -> None:
     """Warn, once in a process, if nothing tries a request of pyramid_tm's again."""
 
-    def warn(_event: ApplicationCreated) -> None:
+    def warn() -> None:
         # Views that are not run in a transaction of their request's were not written to run twice.
         if not retry.tries_again(config.registry) and _TM_TWEEN in _tweens(config.registry):
             _say_that_retry_is_missing()
 
-    # At that event: where the configuration commits by itself, an action is over before whoever
-    # comes next includes pyramid_retry.
-    config.add_subscriber(warn, ApplicationCreated)
+    # Then: where the configuration commits by itself, an action is over before whoever comes next
+    # includes pyramid_retry.
+    retry.at_creation(config.registry, warn)
 
 
 @cache

@@ -1,11 +1,13 @@
 """`request.db`, and the sessions behind it: made when asked for, always given back.
 
-One `RequestSessions` a request owns them. A session that begins while a transaction of
-`request.tm` is open joins it, and one that had begun before joins when that begins; so
-pyramid_tm, a script, a task or a subscriber commits what was done in it. Outside of one a session
-belongs to whoever uses it. It closes after the last of the request's finished callbacks. From then
-on it refuses to work, because nobody would give its connection back.
+One `RequestSessions` a request owns them, from the first on. A session that begins while a
+transaction of `request.tm` is open joins it, and one that had begun before joins when that begins;
+so pyramid_tm, a script, a task or a subscriber commits what was done in it. Outside of one a
+session belongs to whoever uses it. It closes after the last of the request's finished callbacks.
+From then on it refuses to work, because nobody would give its connection back.
 """
+
+from __future__ import annotations
 
 import atexit
 import collections
@@ -18,14 +20,14 @@ from typing import Any
 import transaction
 from pyramid.request import Request
 from pyramid.threadlocal import get_current_request
+from pyramid.threadlocal import manager as threadlocals
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from transaction import Transaction
 
-from ..engines.application_name import take_role
 from ..engines.registry import ProcessEngine
 from ..errors import PoolError, RequestOver, SessionInUse, TransactionFailed
-from ..pool.labels import Label, current_label, name_holder
+from ..pool.labels import current_label, name_holder
 from ..sessions.closing import close_session, roll_back
 from ..sessions.joining import is_joined, join, leave
 from ..sessions.maker import SessionMaker, new_session_maker
@@ -35,16 +37,27 @@ from ..sessions.uncommitted import (
     has_failed,
     has_uncommitted_changes,
     holds_something,
+    lost_in_abort,
 )
-from .requests import request_name, supplied_session
+from .requests import RequestLabel, request_name, supplied_session
 
-__all__ = ["RequestAttribute", "RequestSessions", "request_label", "request_sessionmaker"]
+__all__ = [
+    "SERVED",
+    "RequestAttribute",
+    "RequestSessions",
+    "end_sessions",
+    "note_thread_manager",
+    "request_sessionmaker",
+]
 
 log = logging.getLogger(__name__)
 
-# A key of Session.info, and of the WSGI environ.
-_OWNER = "pyramid_dbpool.request_sessions"
+# A key of the WSGI environ of a request that is served, and of copies that subrequests have of it.
+SERVED = "pyramid_dbpool.served"
+# Another one: the manager of the thread that serves it.
+_MANAGER = "pyramid_dbpool.manager"
 # Keys of Session.info.
+_OWNER = "pyramid_dbpool.request_sessions"
 _POOL = "pyramid_dbpool.pool"
 _WRITES = "pyramid_dbpool.writes"
 
@@ -74,44 +87,67 @@ class RequestAttribute:
 class RequestSessions:
     """Owns the sessions of one request."""
 
+    over = False
+    # `request.tm`, as soon as there is a session that may join; it tells us of each of its
+    # transactions, for as long as we are there.
+    _manager: Any = None
+    _begun: Transaction | None = None
+    _is_served_by_tm = False
+    # The name of this thread's work around the request.
+    _outer_label: object | None = None
+    # The process that it belongs to, where nobody serves it.
+    _pid = 0
+
     def __init__(self, request: Request) -> None:
-        self.over = False
-        self._pid = getpid()
-        self._request = request
+        # None when it is over.
+        self._request: Request | None = request
+        self._label = RequestLabel(request)
+        # By what has made them.
         self._sessions: dict[SessionMaker, Session] = {}
+        # Those that a subrequest has left in our transaction.
         self._adopted: list[Session] = []
-        # `request.tm`, as soon as there is a session that may join; it tells us of each of its
-        # transactions, for as long as we are there.
-        self._manager: Any = None
-        self._begun: Transaction | None = None
-        self._is_served_by_tm = False
-        self._wrote = False
-        # The thread's is another one in each thread, and a helper thread may come first.
-        self._served_manager = _manager_of(request) if self._is_tm_active() else None
-        # A subrequest may share its request's environ, and its transaction.
-        parent = request.environ.get(_OWNER)
-        self._parent: RequestSessions | None = parent if parent and not parent.over else None
-        request.environ[_OWNER] = self
+
+    @staticmethod
+    def of(request: Request) -> RequestSessions:
+        """Return the owner of the sessions of `request`, made at the first call."""
+        found = RequestSessions.known(request)
+        if found is not None:
+            return found
+        made = RequestSessions(request) if _is_served(request) else _Unserved(request)
+        # One for all: the request's threads may come together.
+        found = request.__dict__.setdefault(_ATTRIBUTE, made)
+        if found is made:
+            made._begin(request)
+        return found
+
+    def _begin(self, request: Request) -> None:
+        attrs = request.__dict__
         if _dropped:
             _warn_of_dropped()
-        self._label = request_label(request)
-        self._outer_label = current_label()
-        if _is_served(request):
-            name_holder(self._label)
-            take_role("web")
-        else:
+        if not _is_served(request):
+            self._pid = getpid()
             _unserved.add(self)
-        # First in line, because Pyramid drops the callbacks that are left when
-        # one of them raises.
-        request.finished_callbacks.appendleft(self._finish)
+        elif "view_name" in attrs and "context" not in attrs:
+            # A body asks for its first session: the router takes the context away at the end, and
+            # with it nothing else that it has found.
+            self.over = True
+            return
+        elif get_current_request() is request:
+            self.name_thread()
+        if end_sessions not in request.finished_callbacks:
+            request.finished_callbacks.appendleft(end_sessions)
 
-    @classmethod
-    def of(cls, request: Request) -> "RequestSessions":
-        """Return the owner of the sessions of `request`, made at the first call."""
+    @staticmethod
+    def known(request: Request) -> RequestSessions | None:
+        """Return the owner of the sessions of `request`, if it has asked for any."""
         found = request.__dict__.get(_ATTRIBUTE)
-        if not isinstance(found, cls):
-            found = request.__dict__[_ATTRIBUTE] = cls(request)
-        return found
+        return found if isinstance(found, RequestSessions) else None
+
+    def name_thread(self) -> None:
+        """Name this thread's work after the request, until that is over."""
+        if not self.over and current_label() is not self._label:
+            former = name_holder(self._label)
+            self._outer_label = self._outer_label or former
 
     def get(self, maker: SessionMaker) -> Session:
         """Return the request's session from `maker`."""
@@ -120,7 +156,7 @@ class RequestSessions:
             session = self._sessions[maker] = maker()
             # Under "request" as with the cookiecutter, for listeners and models.
             session.info.update({_OWNER: self, "request": self._request})
-            if session.info[_WRITES]:
+            if session.info[_WRITES] and not self.over:
                 self._follow_manager()
                 # Before zope.sqlalchemy's mark_changed() has it join the thread's manager.
                 self.join(session)
@@ -137,7 +173,7 @@ class RequestSessions:
         # All of them first: a refusal leaves everything as it was.
         for session in sessions:
             if session.in_transaction():
-                _refuse_to_lose_changes(session, request_name(self._request))
+                _refuse_to_lose_changes(session, self._label.name)
         for session in sessions:
             # close() would detach objects, and a change to one be lost unseen.
             roll_back(session)
@@ -154,8 +190,11 @@ class RequestSessions:
         return begun if begun is not None and begun.status in _OPEN else None
 
     def _follow_manager(self) -> None:
-        manager = self._served_manager or _manager_of(self._request)
-        if self._manager is not None or manager is None:
+        if self._manager is not None:
+            return
+        # The thread's is another one in each thread, and a helper thread may come first.
+        manager = self._environ.get(_MANAGER) or _manager_of(self._request)
+        if manager is None:
             return
         self._manager = manager
         self._manager.registerSynch(self)
@@ -173,7 +212,7 @@ class RequestSessions:
             self._join_all()
 
     def beforeCompletion(self, ended: Transaction) -> None:
-        """Have those join that have not, and look what an abort would throw away.
+        """Have those join that have not.
 
         So it is with what a manager that is not explicit has made for its commit.
         """
@@ -182,9 +221,8 @@ class RequestSessions:
         late = self._begun is None
         self._begun = ended
         self._join_all()
-        self._wrote = any(map(has_uncommitted_changes, self._all))
         # No public way tells of one.
-        if late and self._wrote and ended._savepoint_index:
+        if late and ended._savepoint_index and any(map(has_uncommitted_changes, self._all)):
             raise SessionInUse(
                 "request.tm has a savepoint from before its session joined, so that a rollback to"
                 " it could not undo what the session did: call request.tm.begin() first."
@@ -193,16 +231,20 @@ class RequestSessions:
     def afterCompletion(self, ended: Transaction) -> None:
         """Let the sessions belong to whoever uses them."""
         aborted = ended.status in _OPEN
-        if ended is self._begun:
-            self._begun = None
-            # pyramid_tm is not active any more at its own.
-            if self._wrote and aborted and self._is_tm_active():
-                log.warning(
-                    "%s goes on without what its session had written before request.tm was"
-                    " aborted, by its view or by the begin() of a subrequest.",
-                    request_name(self._request),
-                )
-            self._wrote = False
+        if self.over or ended is not self._begun:
+            return
+        self._begun = None
+        if not aborted:
+            return
+        # All of them, each of which forgets it when it is asked.
+        lost = [each for each in self._all if lost_in_abort(each)]
+        # pyramid_tm is not active any more at its own.
+        if lost and self._is_tm_active():
+            log.warning(
+                "%s goes on without what its session had written before request.tm was"
+                " aborted, by its view or by the begin() of a subrequest.",
+                self._label.name,
+            )
 
     def _join_all(self) -> None:
         for session in self._all:
@@ -235,7 +277,7 @@ class RequestSessions:
         """Have the transaction aborted if a session's part of it is lost, or given up."""
         begun = self.open_transaction
         # What a subrequest answers is its parent's to judge.
-        if begun is None or self._parent is not None:
+        if begun is None or self._outer() is not None:
             return
         # A read-only session has no part in it: its failure must not take with it what was
         # written elsewhere.
@@ -250,70 +292,97 @@ class RequestSessions:
         if current is None or current is self._request or not _belongs_to_thread(self._manager):
             return False
         # What a unit test has made for the purpose is no request that has a transaction.
-        return isinstance(current, Request) and current.environ is not self._request.environ
+        return isinstance(current, Request) and current.environ is not self._environ
+
+    @property
+    def _environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = {} if self._request is None else self._request.environ
+        return environ
 
     def _is_tm_active(self) -> bool:
-        return bool(self._request.environ.get("tm.active"))
+        return bool(self._environ.get("tm.active"))
 
     def refuse_when_over(self) -> None:
         """Raise `RequestOver` once the request has ended."""
         if self.over:
             raise RequestOver(
-                f"The session of {request_name(self._request)} was used after the request had"
+                f"The session of {self._label.name} was used after the request had"
                 " ended, when nobody would give its connection back. Stream rows with"
                 " pyramid_dbpool.stream(request, produce); anywhere else use"
                 " pyramid_dbpool.unit_of_work(settings)."
             )
 
-    def _finish(self, request: Request) -> None:
-        """Run the finished callbacks that are left, then give everything back."""
+    def end(self) -> None:
+        """Give everything back, once."""
+        if self.over:
+            return
+        self.over = True
         try:
-            while request.finished_callbacks:
-                request.finished_callbacks.popleft()(request)
+            if self._sessions or self._adopted:
+                self._give_all_back(self._all)
         finally:
-            self.over = True
-            request.environ[_OWNER] = self._parent
-            # A session that cannot be closed must not keep the others from it.
-            with contextlib.ExitStack() as stack:
-                stack.callback(self._drop_label)
-                stack.callback(self._leave_manager)
-                for session in self._all:
-                    stack.callback(self._give_back, session)
+            if self._manager is not None:
+                self._leave_manager()
+            label = self._label
+            label.end_of(self._request)
+            if current_label() is label:
+                # The thread's next checkouts are whose makes them.
+                name_holder(self._outer_label)
+            # With these references go the cycles: they would keep each request, with all that
+            # it refers to, until the garbage collector comes.
+            self._request, self._sessions, self._adopted = None, {}, []
 
     def _leave_manager(self) -> None:
-        # The thread's would tell all that have ended in it, until the collector comes.
-        if self._manager is not None:
+        # The thread's would tell all that have ended in it, until the collector comes; a request's
+        # own goes with it.
+        if _belongs_to_thread(self._manager):
             with contextlib.suppress(KeyError):
                 self._manager.unregisterSynch(self)
 
-    def _drop_label(self) -> None:
-        """Leave the thread's next checkouts to whoever makes them."""
-        self._label.end(request_name(self._request))
-        if current_label() is self._label:
-            name_holder(self._outer_label)
+    def _give_all_back(self, sessions: list[Session]) -> None:
+        try:
+            while sessions:
+                self._give_back(sessions.pop())
+        finally:
+            # A session that cannot be closed must not keep the others from it.
+            if sessions:
+                self._give_all_back(sessions)
 
     def _give_back(self, session: Session) -> None:
-        if self._parent is not None and self.open_transaction is not None and is_joined(session):
-            # The parent's transaction goes on: it will commit this session.
-            self._parent._adopt(session)
-            return
-        # Whoever was refused a connection knows that nothing was stored.
-        refused = isinstance(getattr(self._request, "exception", None), PoolError)
-        lost = not refused and has_uncommitted_changes(session)
-        close_session(session)
-        if lost:
-            _warn_of_lost_changes(request_name(self._request))
+        if self.open_transaction is not None and is_joined(session):
+            outer = self._outer()
+            if outer is not None:
+                # Its transaction goes on: it will commit this session.
+                outer._adopt(session)
+                return
+        if session.in_transaction():
+            # Whoever was refused a connection knows that nothing was stored.
+            refused = isinstance(getattr(self._request, "exception", None), PoolError)
+            lost = not refused and has_uncommitted_changes(session)
+            close_session(session)
+            if lost:
+                _warn_of_lost_changes(self._label.name)
+        else:
+            session.close()
+        # A cycle, too.
+        session.info.pop("request", None)
+
+    def _outer(self) -> RequestSessions | None:
+        """Return the owner for the request whose transaction this subrequest shares."""
+        mine = self._request
+        if mine is None or SERVED not in mine.environ:
+            return None
+        for each in reversed(threadlocals.stack):
+            request = each["request"]
+            if isinstance(request, Request) and request is not mine and _is_served(request):
+                same = SERVED in request.environ and _manager_of(request) is _manager_of(mine)
+                return RequestSessions.of(request) if same else None
+        return None
 
     def _adopt(self, session: Session) -> None:
         session.info[_OWNER] = self
         self._adopted.append(session)
         self._follow_manager()
-
-    def __del__(self) -> None:
-        # Of a script, say, that never ended its request. The collector may come under any lock,
-        # which is no time to log.
-        if self.loses_changes():
-            _dropped.append(request_name(self._request))
 
     def loses_changes(self) -> bool:
         """Tell whether nobody has committed what the sessions have written."""
@@ -322,7 +391,32 @@ class RequestSessions:
         return mine and any(map(has_uncommitted_changes, self._all))
 
 
-# Those whose end is somebody's duty: of scripts, shells and tasks.
+def end_sessions(request: Request) -> None:
+    """Run the finished callbacks that are left, then give everything back."""
+    try:
+        callbacks = request.finished_callbacks
+        while callbacks:
+            callbacks.popleft()(request)
+    finally:
+        attrs = request.__dict__
+        # Where the router has found nothing, a tween has answered: its body may be the first to
+        # ask for a session, and nothing else says that all is over.
+        if _ATTRIBUTE in attrs or "view_name" not in attrs:
+            RequestSessions.of(request).end()
+
+
+class _Unserved(RequestSessions):
+    """Owns the sessions of a script, a shell or a task, whose end is somebody's duty."""
+
+    def __del__(self) -> None:
+        # Of one that never ended its request. The collector may come under any lock, which is no
+        # time to log.
+        if self.loses_changes():
+            # The label knows it no more.
+            _dropped.append(request_name(self._request))
+
+
+# Those that may still have to be warned of, at the latest when the process ends.
 _unserved: weakref.WeakSet[RequestSessions] = weakref.WeakSet()
 # The names of requests that were dropped with changes.
 _dropped: collections.deque[str] = collections.deque()
@@ -335,9 +429,7 @@ def _warn_of_dropped() -> None:
 
 @atexit.register
 def _warn_at_exit() -> None:
-    _dropped.extend(
-        request_name(each._request) for each in list(_unserved) if each.loses_changes()
-    )
+    _dropped.extend(each._label.name for each in list(_unserved) if each.loses_changes())
     _warn_of_dropped()
 
 
@@ -424,17 +516,10 @@ def _warn_of_lost_changes(request: str) -> None:
     )
 
 
-def request_label(request: Request) -> Label:
-    """Return a label that names a request for as long as it lives."""
-    # Weakly: the last label of a connection stays with it while it is idle.
-    weakly = weakref.ref(request)
-    return Label(lambda: "" if (alive := weakly()) is None else request_name(alive))
-
-
 def _is_served(request: Request) -> bool:
     # The router says this of every request; a script's is there for its registry, and
     # its path means nothing.
-    return "invoke_subrequest" in vars(request)
+    return "invoke_subrequest" in request.__dict__
 
 
 def _manager_of(request: Request) -> Any:
@@ -442,6 +527,11 @@ def _manager_of(request: Request) -> Any:
     manager = getattr(request, "tm", None)
     # An app without pyramid_tm may have something else under this name.
     return getattr(manager, "manager", manager) if hasattr(manager, "registerSynch") else None
+
+
+def note_thread_manager(request: Request) -> None:
+    """Note the manager of the thread that serves a request."""
+    request.environ[_MANAGER] = _manager_of(request)
 
 
 def _belongs_to_thread(manager: Any) -> bool:

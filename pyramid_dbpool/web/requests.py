@@ -1,18 +1,26 @@
-"""What a request says of itself: its name for logs and errors, the session that a test has put
-into it, and whether its method may be done twice.
+"""What a request says of itself: its name for logs, errors and labels, the session that a test has
+put into it, and whether its method may be done twice.
 
 Imports no Pyramid, since `streaming` asks here, which workers and scripts import.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from ..engines.stored import Outcome
+from ..pool.labels import Label
 
-__all__ = ["IDEMPOTENT", "may_be_stored_twice", "request_name", "supplied_session"]
+__all__ = [
+    "IDEMPOTENT",
+    "RequestLabel",
+    "may_be_stored_twice",
+    "request_name",
+    "supplied_session",
+]
 
 # The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -20,11 +28,45 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 def request_name(request: Any) -> str:
     """Name a request for logs and errors: its method, and its route or path."""
-    route = getattr(request, "matched_route", None)
     # From the environ: request.path raises where the path is not UTF-8.
     path = request.environ.get("PATH_INFO", "")
-    where = f"route {route.name!r}" if route is not None else repr(path)
-    return f"{request.method} {where}"
+    return _name(request.method, getattr(request, "matched_route", None), path)
+
+
+def _name(method: str, route: Any, path: str) -> str:
+    return f"{method} route {route.name!r}" if route is not None else f"{method} {path!r}"
+
+
+class RequestLabel(Label):
+    """A label that names a request for as long as it lives, and from its end on for good.
+
+    Each request has one, and hardly any is looked at: so the name is not written before.
+    """
+
+    __slots__ = ("_named_by", "_request")
+
+    def __init__(self, request: Any) -> None:
+        # Weakly: the last label of a connection stays with it while it is idle.
+        self._request = weakref.ref(request)
+        self.over = False
+
+    def __str__(self) -> str:
+        return f"{self.name} (over)" if self.over else self.name
+
+    @property
+    def name(self) -> str:
+        """The request's name; empty where it was forgotten before its end."""
+        if self.over:
+            return _name(*self._named_by)
+        request = self._request()
+        return "" if request is None else request_name(request)
+
+    def end_of(self, request: Any) -> None:
+        """Note that the request is over; it need not be alive any more."""
+        environ = request.environ
+        route, path = request.__dict__.get("matched_route"), environ.get("PATH_INFO", "")
+        self._named_by = environ["REQUEST_METHOD"], route, path
+        self.over = True
 
 
 def may_be_stored_twice(request: Any, outcome: Outcome) -> bool:

@@ -7,34 +7,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pyramid.interfaces import IExecutionPolicy, ITweens
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import default_execution_policy
+from pyramid.threadlocal import manager as threadlocals
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.pool import PoolProxiedConnection
 from zope.interface import Interface, alsoProvides, directlyProvidedBy, noLongerProvides
 
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..drivers.writability import WriteRefusal
-from ..engines.stored import (
-    Judge,
-    Outcome,
-    current_outcome,
-    database_error,
-    is_aftermath,
-    observed,
-)
+from ..engines.application_name import take_role
+from ..engines.stored import Outcome, current_outcome, database_error, is_aftermath
 from ..engines.write_outage import WriteOutage
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError, PoolTimeout
 from ..pool.deadlines import current_deadline, setting_limit
+from ..pool.labels import current_label
+from ..pool.managed import name_lease
 from .incidents import IncidentLog, Incidents, is_refusal
+from .request_db import SERVED, RequestSessions, end_sessions
 from .requests import IDEMPOTENT, may_be_stored_twice
 
 try:
@@ -56,6 +54,8 @@ except ImportError:
 __all__ = [
     "REQUEST_TIMEOUT",
     "TWEEN",
+    "at_creation",
+    "do_at_creation",
     "may_try_again",
     "retry_tween_factory",
     "tries_again",
@@ -68,6 +68,8 @@ TWEEN = f"{__name__}.retry_tween_factory"
 # How the names of our tweens begin.
 _OURS = __name__.partition(".")[0] + "."
 
+# The registry's key of what is to be done when the app is created.
+_AT_CREATION = "pyramid_dbpool.at_creation"
 # The registry's key of the setting, in seconds.
 REQUEST_TIMEOUT = "pyramid_dbpool.request_timeout"
 # The WSGI environ's key of the deadline: all attempts share the environ.
@@ -91,69 +93,156 @@ def retry_tween_factory(handler: Handler, registry: Any) -> Handler:
     if tries_again(registry):
         _warn_of_tweens_above(registry.queryUtility(ITweens))
 
-    incident_log = IncidentLog.of(registry)
+    do_at_creation(registry)
+    has_role = False
 
     def tween(request: Request) -> Response:
+        nonlocal has_role
         if current_outcome() is not None:
             # A subrequest is a part of its request, which is tried again as a whole.
+            RequestSessions.of(request)
             return handler(request)
-        if request.environ.get("retry.attempt"):
-            # What the attempt before has read is at its end.
-            request.make_body_seekable()
-        incidents = Incidents.of(request)
-        judge, told = partial(_judge, request, incidents), partial(_note, request, incidents)
-        with observed(judge, told) as outcome, _limit(request, timeout):
-            try:
-                response = _respond(handler, request, outcome, judge)
-            except BaseException as error:
-                _tell(incident_log, incidents, request, outcome, error=error)
-                raise
-            _tell(incident_log, incidents, request, outcome, response=response)
-            return response
+        if not has_role:
+            take_role("web")
+            has_role = True
+        # First in line, because Pyramid drops the callbacks that are left when one of them raises,
+        # as one may that is the first to ask for a session.
+        request.finished_callbacks.appendleft(end_sessions)
+        with _Attempt(request) as attempt:
+            if timeout is None:
+                return attempt.answer(handler)
+            with _limit(request, timeout):
+                return attempt.answer(handler)
 
     return tween
 
 
-def _respond(handler: Handler, request: Request, outcome: Outcome, judge: Judge) -> Response:
-    """Answer; judge the error that was raised, or that an exception view has answered."""
+def at_creation(registry: Any, do: Callable[[], object]) -> None:
+    """Have `do` called when the app is created.
+
+    With the tweens, and not by an event: where there is but one subscriber, Pyramid tells of four
+    events in each request (7 µs).
+    """
+    registry.setdefault(_AT_CREATION, []).append(do)
+
+
+def do_at_creation(registry: Any) -> None:
+    """Do what is to be done when the app is created."""
+    # Engines' hooks and listeners may look for the app that is current.
+    threadlocals.push({"registry": registry, "request": None})
     try:
-        _await_writes(request)
-        response = handler(request)
-    except Exception as error:
-        unavailable = judge(outcome, error)
-        if unavailable is not None and outcome.meaning_of(error) is not None:
-            # The app has its driver's errors, and so has not met ours.
-            judge(outcome, unavailable)
-            about = (type(unavailable), unavailable, error.__traceback__)
-            return request.invoke_exception_view(about, reraise=True)
-        if not is_refusal(error):
+        for do in registry.get(_AT_CREATION, ()):
+            do()
+    finally:
+        threadlocals.pop()
+
+
+class _Attempt(Outcome):
+    """A request that is answered, perhaps not for the first time, and what it may have stored.
+
+    A class rather than functions with its parts bound: each request has one.
+    """
+
+    _incidents: Incidents | None = None
+
+    def __init__(self, request: Request) -> None:
+        # As the parent's does, without the call: each request comes by here.
+        self.unseen = []
+        self._request = request
+        environ = request.environ
+        if SERVED in environ:
+            # By an attempt before this one, of which all share the environ.
+            self._incidents = Incidents.before(environ)
+            if environ.get("retry.attempt"):
+                # What that has read is at its end.
+                request.make_body_seekable()
+        else:
+            environ[SERVED] = True
+
+    def answer(self, handler: Handler) -> Response:
+        """Answer, and write down what the request has met, if no other attempt follows."""
+        request = self._request
+        try:
+            try:
+                if _READ_ONLY in request.environ:
+                    _await_writes(request)
+                response = handler(request)
+            except Exception as error:
+                response = self._answer_error(error)
+            else:
+                answered = getattr(request, "exception", None)
+                if answered is not None:
+                    self._judge_answered(answered, response)
+        except BaseException as error:
+            self._tell(error=error)
             raise
+        if self._incidents is not None:
+            self._tell(response=response)
+        return response
+
+    def _answer_error(self, error: Exception) -> Response:
+        """Judge an error that was raised, and answer what a pool has refused, or raise it."""
+        unavailable = self.judge(error)
+        if unavailable is not None and self.meaning_of(error) is not None:
+            # The app has its driver's errors, and so has not met ours.
+            self.judge(unavailable)
+            about = (type(unavailable), unavailable, error.__traceback__)
+            return self._request.invoke_exception_view(about, reraise=True)
+        if not is_refusal(error):
+            raise error
         # Raised over Pyramid's own tween that asks the exception views.
-        return request.invoke_exception_view(reraise=True)
-    answered = getattr(request, "exception", None)
-    if isinstance(answered, sa_exc.SQLAlchemyError) or (
+        return self._request.invoke_exception_view(reraise=True)
+
+    def _judge_answered(self, error: Exception, response: Response) -> None:
+        """Judge an error that an exception view has answered."""
         # An error of the app's own whose answer is no failure was meant to be one.
-        answered is not None and response.status_code >= FAILURE
-    ):
-        judge(outcome, answered)
-    return response
+        if isinstance(error, sa_exc.SQLAlchemyError) or response.status_code >= FAILURE:
+            self.judge(error)
 
+    def _tell(
+        self, *, response: Response | None = None, error: BaseException | None = None
+    ) -> None:
+        request, incidents = self._request, self._incidents
+        error = error or getattr(request, "exception", None)
+        if incidents is not None and incidents.any and not is_error_retryable(request, error):
+            twice = may_be_stored_twice(request, self)
+            why = " because a part of it may be stored" if twice else ""
+            IncidentLog.of(request.registry).write(incidents, request, response, why)
 
-def _tell(
-    incident_log: IncidentLog,
-    incidents: Incidents,
-    request: Request,
-    outcome: Outcome,
-    *,
-    response: Response | None = None,
-    error: BaseException | None = None,
-) -> None:
-    """Write down what a request has met, if no other attempt follows."""
-    error = error or getattr(request, "exception", None)
-    if incidents.any and not is_error_retryable(request, error):
-        twice = may_be_stored_twice(request, outcome)
-        why = " because a part of it may be stored" if twice else ""
-        incident_log.write(incidents, request, response, why)
+    def name_holder(self, connection: PoolProxiedConnection) -> None:
+        """Name who has checked out a connection by himself, and whatever else he does then."""
+        RequestSessions.of(self._request).name_thread()
+        name_lease(connection, current_label())
+
+    def note_refusal(self, error: PoolTimeout | DatabaseUnavailable) -> None:
+        """Note that the request is refused a connection, whatever becomes of the error."""
+        self._note(error)
+        _withhold_retry_after(self._request, self, error)
+
+    def judge(self, error: Exception) -> Exception | None:
+        """Mark an error that another attempt may not meet; return what to raise in its place."""
+        if isinstance(error, Response):
+            # The app has said what its answer is.
+            return None
+        request, said = self._request, database_error(error, self)
+        self._note(said)
+        verdict = may_try_again(request.method, self, said)
+        refused = self.write_refusal_of(said) is not None
+        if verdict:
+            self.transient = True
+            if refused and self.writes is not None:
+                request.environ[_READ_ONLY] = self.writes
+            alsoProvides(error, IRetryableError)
+            return _unavailable(request, self, said) if is_last_attempt(request) else None
+        if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):
+            # zope.sqlalchemy knows the error, but not what else the request has stored.
+            noLongerProvides(error, IRetryableError)
+        return _unavailable(request, self, said) if refused else None
+
+    def _note(self, error: Exception) -> None:
+        if self._incidents is None:
+            self._incidents = Incidents(self._request.environ)
+        self._incidents.note(error)
 
 
 def tries_again(registry: Any) -> bool:
@@ -222,40 +311,6 @@ def _is_transient(error: sa_exc.SQLAlchemyError) -> bool:
     return isinstance(error, StaleDataError)
 
 
-def _note(
-    request: Request,
-    incidents: Incidents,
-    outcome: Outcome,
-    refusal: PoolTimeout | DatabaseUnavailable,
-) -> None:
-    """Note that the request is refused a connection, whatever becomes of the error."""
-    incidents.note(refusal)
-    _withhold_retry_after(request, outcome, refusal)
-
-
-def _judge(
-    request: Request, incidents: Incidents, outcome: Outcome, error: Exception
-) -> Exception | None:
-    """Mark an error that another attempt may not meet; return what to raise in its place."""
-    if isinstance(error, Response):
-        # The app has said what its answer is.
-        return None
-    said = database_error(error, outcome)
-    incidents.note(said)
-    verdict = may_try_again(request.method, outcome, said)
-    refused = outcome.write_refusal_of(said) is not None
-    if verdict:
-        outcome.transient = True
-        if refused and outcome.writes is not None:
-            request.environ[_READ_ONLY] = outcome.writes
-        alsoProvides(error, IRetryableError)
-        return _unavailable(request, outcome, said) if is_last_attempt(request) else None
-    if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):
-        # zope.sqlalchemy knows the error, but not what else the request has stored.
-        noLongerProvides(error, IRetryableError)
-    return _unavailable(request, outcome, said) if refused else None
-
-
 def _unavailable(
     request: Request, outcome: Outcome, error: Exception
 ) -> DatabaseUnavailable | None:
@@ -308,9 +363,7 @@ def _await_writes(request: Request) -> None:
         raise writes.unavailable()
 
 
-def _limit(request: Request, timeout: float | None) -> AbstractContextManager[None]:
-    if timeout is None:
-        return nullcontext()
+def _limit(request: Request, timeout: float) -> AbstractContextManager[None]:
     until = request.environ.setdefault(_UNTIL, monotonic() + timeout)
     cited = f"dbpool.request_timeout = {timeout:g} s"
     return setting_limit(max(0.0, until - monotonic()), cited)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, unit_of_work
 from pyramid_dbpool.pool.labels import current_label
 from pyramid_dbpool.pool.managed import ManagedPool
-from pyramid_dbpool.web.request_db import request_label
+from pyramid_dbpool.web.requests import RequestLabel
 from tests.support.makers import wait_until_gone
 from tests.support.programs import run_program
 from tests.support.webapp import app
@@ -54,7 +54,7 @@ def test_a_request_is_named_by_its_route(settings: dict[str, Any]) -> None:
 def test_a_request_without_a_route_is_named_by_its_path() -> None:
     """As in a tween, before there is a route."""
     request = Request.blank("/some/where", method="PUT")
-    assert str(request_label(request)) == "PUT '/some/where'"
+    assert str(RequestLabel(request)) == "PUT '/some/where'"
 
 
 def test_a_subrequest_gives_the_name_back(settings: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ def test_an_idle_connection_keeps_no_request_alive(settings: dict[str, Any]) -> 
 def test_a_label_keeps_no_request_alive() -> None:
     """One that never ends, as in a program that forgets to, is forgotten all the same."""
     request = Request.blank("/")
-    label = request_label(request)
+    label = RequestLabel(request)
     assert str(label) == "GET '/'"
     known = weakref.ref(request)
     del request
