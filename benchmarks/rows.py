@@ -8,12 +8,16 @@ from .greenlets import hand_off, time_out_together
 from .idle import quiet
 from .model import Benchmark
 from .postgres import loopback
+from .sessions import loops, messages, units
 
 __all__ = ["BENCHMARKS"]
 
 BENCHMARKS = (
     Benchmark("checkout", "one checkout and return on the stub", checkout),
     Benchmark("postgres", "one checkout and return on PostgreSQL, loopback", loopback),
+    Benchmark("unit-of-work", "a unit of work beside a plain session", units),
+    Benchmark("message", "a message of consume beside a plain loop", messages),
+    Benchmark("session", "session_factory beside a plain session", loops),
     Benchmark("liveness", "what the look at the socket costs", liveness),
     Benchmark("contention", "64 threads on 10, holds of 4 ms", contention),
     Benchmark("no-hold", "64 threads on 10, no hold", no_hold),
