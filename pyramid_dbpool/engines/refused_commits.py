@@ -6,9 +6,8 @@ by itself; and where the connection is lost already.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -21,6 +20,7 @@ from ..secrets import mask_text
 from . import stored
 from .hearing import Heard
 from .overstays import Overstays
+from .steps import steps_of
 
 __all__ = ["has_failed", "note_failure", "refuse_false_commits"]
 
@@ -46,13 +46,11 @@ def refuse_false_commits(
     :param hear: gets what a server has said that ended the connection.
     """
     refuse_lost = partial(_refuse_lost_connection, hear=hear, overstays=overstays)
-    event.listen(engine, "commit", refuse_lost)
-    event.listen(engine, "begin", _forget_failure)
-    event.listen(engine, "begin_twophase", _forget_failure)
-    event.listen(engine, "rollback_savepoint", _forget_failure_in_savepoint)
-    event.listen(engine, "commit", _refuse_failed_transaction)
-    event.listen(engine, "prepare_twophase", refuse_lost)
-    event.listen(engine, "prepare_twophase", _refuse_prepare)
+    steps = steps_of(engine)
+    steps.begin.append(_forget_failure)
+    steps.rollback_to_savepoint.append(_forget_failure_in_savepoint)
+    steps.commit += refuse_lost, _refuse_failed_transaction
+    steps.prepare += refuse_lost, _refuse_prepare
 
 
 def has_failed(connection: Connection) -> bool:
@@ -66,7 +64,7 @@ def _has_failed(connection: PoolProxiedConnection) -> bool:
 
 
 def _refuse_lost_connection(
-    connection: Connection, *_xid: object, hear: Callable[[Heard], object], overstays: Overstays
+    connection: Connection, *, hear: Callable[[Heard], object], overstays: Overstays
 ) -> None:
     # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
     # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost one.
@@ -110,7 +108,7 @@ def _refuse_failed_transaction(connection: Connection) -> None:
         raise error
 
 
-def _refuse_prepare(connection: Connection, _xid: Any) -> None:
+def _refuse_prepare(connection: Connection) -> None:
     # PostgreSQL would forget it without an error, and the other databases commit their parts.
     if has_failed(connection):
         raise _error(connection)
@@ -154,12 +152,12 @@ def _text(error: BaseException) -> str:
     return f"{name}: {mask_text(str(error).partition(chr(10))[0])}"
 
 
-def _forget_failure(connection: Connection, *_: Any) -> None:
+def _forget_failure(connection: Connection) -> None:
     if not connection.invalidated:
         connection.info.pop(_FAILURE, None)
         connection.info.pop(_ENDED, None)
 
 
-def _forget_failure_in_savepoint(connection: Connection, *_: Any) -> None:
+def _forget_failure_in_savepoint(connection: Connection) -> None:
     if not connection.invalidated and _ENDED not in connection.info:
         _forget_failure(connection)

@@ -6,7 +6,7 @@ Noted at the engine, which all statements pass: the ORM's, Core's and text.
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 
 from ..drivers.statements import (
     changes_nothing,
@@ -19,6 +19,7 @@ from ..drivers.statements import (
     writes,
 )
 from .hearing import Heard
+from .steps import steps_of
 
 __all__ = ["Sent", "note_error", "note_statements"]
 
@@ -181,29 +182,25 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
     dialect = engine.dialect.name
     locks, notifies = dialect in {"mysql", "mariadb", "sqlite"}, dialect == "postgresql"
 
-    def note(
-        connection: Connection, _cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
-    ) -> None:
+    def note(connection: Connection, statement: str, several: bool) -> None:
         # What a transaction before this one has left here, nobody looks at any more.
         sent: Sent | None = connection.info.get(_SENT)
         if sent is None:
             return
-        said = str(statement)
         if stores:
-            sent.note_change(said, dialect, several=several)
+            sent.note_change(statement, dialect, several=several)
             if notifies:
-                sent.note_notify(said)
+                sent.note_notify(statement)
         if locks:
-            sent.note_lock(said, dialect)
+            sent.note_lock(statement, dialect)
 
-    event.listen(engine, "before_cursor_execute", note)
+    steps = steps_of(engine)
+    steps.statement.append(note)
     if stores:
-        event.listen(engine, "after_cursor_execute", _note_no_rows)
+        steps.executed.append(_note_no_rows)
 
 
-def _note_no_rows(
-    connection: Connection, cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
-) -> None:
+def _note_no_rows(connection: Connection, cursor: Any, statement: str, several: bool) -> None:
     # After each SELECT too; so this comes before everything that costs more.
     if statement[:7] not in _COUNTED or several or ";" in statement:
         return

@@ -33,6 +33,7 @@ from ..pool.deadlines import current_deadline
 from ..pool.managed import ManagedPool, PooledConnection, WatchedConnection
 from .hearing import Heard
 from .overstays import Overstays
+from .steps import steps_of
 from .traffic import Traffic
 from .write_outage import WriteOutage
 
@@ -259,17 +260,17 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         engine.pool.on_refusal = note_refusal
     else:
         event.listen(engine, "checkout", lambda _dbapi, _record, fairy: note_checkout(fairy))
-    event.listen(engine, "engine_connect", _note_connection)
-    event.listen(engine, "begin", begin)
-    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
-    event.listen(engine, "rollback_twophase", _end_preparing)
-    event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
+    steps = steps_of(engine)
+    steps.connect.append(_note_connection)
+    steps.begin.append(begin)
+    steps.statement.append(_note_read if read_only else _note_statement)
+    steps.rollback_prepared.append(_end_preparing)
     if not read_only:
-        event.listen(engine, "rollback", _note_rollback)
-        event.listen(engine, "commit", _note_commit)
-        event.listen(engine, "prepare_twophase", _note_prepare)
-        event.listen(engine, "commit_twophase", lambda connection, *_: _note_commit(connection))
+        steps.rollback.append(_note_rollback)
+        steps.commit.append(_note_commit)
+        steps.prepare.append(_note_prepare)
+        steps.commit_prepared.append(_note_commit)
 
 
 def _is_autocommit(connection: Connection, configured: bool) -> bool:
@@ -333,27 +334,27 @@ def _note_connection(_connection: Connection) -> None:
         outcome.unseen.pop()
 
 
-def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+def _note_read(connection: Connection, statement: str, _several: bool) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.last_heard = None
-        Traffic.note(connection.connection, str(statement), connection.dialect.name)
+        Traffic.note(connection.connection, statement, connection.dialect.name)
 
 
-def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+def _note_statement(connection: Connection, statement: str, _several: bool) -> None:
     outcome = _current.get()
     if outcome is None:
         return
     outcome.last_heard = None
-    said, dialect = str(statement), connection.dialect.name
-    committed = Traffic.note(connection.connection, said, dialect)
+    dialect = connection.dialect.name
+    committed = Traffic.note(connection.connection, statement, dialect)
     # SQLAlchemy's own PREPARE is noted as such.
-    prepares = outcome.preparing is not None and _note_preparing(outcome, connection, said)
+    prepares = outcome.preparing is not None and _note_preparing(outcome, connection, statement)
     if not outcome.stored:
         outcome.stored = (
             committed
-            or (not prepares and commits(said, dialect))
-            or (dialect == "sqlite" and _is_alone(connection, said))
+            or (not prepares and commits(statement, dialect))
+            or (dialect == "sqlite" and _is_alone(connection, statement))
         )
 
 
@@ -391,14 +392,14 @@ def _note_commit(connection: Connection) -> None:
         outcome.preparing = None
 
 
-def _note_prepare(connection: Connection, _xid: Any) -> None:
+def _note_prepare(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None if outcome.prepared else connection.connection
         outcome.prepared = True
 
 
-def _end_preparing(*_: object) -> None:
+def _end_preparing(_connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None

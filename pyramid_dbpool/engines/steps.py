@@ -1,0 +1,193 @@
+"""Who is told of what an engine's connections do, before they do it.
+
+SQLAlchemy has events for all of this. But with the first listener it looks for others at each step
+of each connection, and joins their lists anew for each connection: one that does nothing costs a
+session on SQLite a fifth of its time (36 µs of 172). So the connections are of a class of ours,
+which tells whoever is to know, and then does what SQLAlchemy's does, events of the app's included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+from weakref import WeakMethod
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.base import OptionEngine
+
+__all__ = ["Steps", "steps_of"]
+
+# SQLAlchemy's private names that this relies on, the same in 2.0 and 2.1: what an engine's
+# connections are made of, and those steps of theirs that come with an event.
+RELIED_ON = (
+    "_begin_impl",
+    "_begin_twophase_impl",
+    "_commit_impl",
+    "_commit_twophase_impl",
+    "_connection_cls",
+    "_option_cls",
+    "_prepare_twophase_impl",
+    "_rollback_impl",
+    "_rollback_to_savepoint_impl",
+    "_rollback_twophase_impl",
+)
+
+# Gets the connection that takes the step.
+Told = Callable[[Connection], object]
+
+
+class Steps:
+    """Whom to tell of each step, in this order.
+
+    Each is called with the connection; what it raises is raised in the place of the step.
+
+    :ivar connect: a connection is made; it has been checked out.
+    :ivar statement: a statement is sent; gets its text, and whether the driver may make several
+        of it.
+    :ivar executed: a statement was sent and has not failed; gets its cursor as well.
+    :ivar begin: also one with two phases.
+    :ivar commit: a transaction with one phase.
+    """
+
+    __slots__ = (
+        "begin",
+        "commit",
+        "commit_prepared",
+        "connect",
+        "executed",
+        "prepare",
+        "rollback",
+        "rollback_prepared",
+        "rollback_to_savepoint",
+        "statement",
+    )
+
+    def __init__(self) -> None:
+        self.connect: list[Told] = []
+        self.statement: list[Callable[[Connection, str, bool], object]] = []
+        self.executed: list[Callable[[Connection, Any, str, bool], object]] = []
+        self.begin: list[Told] = []
+        self.commit: list[Told] = []
+        self.rollback: list[Told] = []
+        self.rollback_to_savepoint: list[Told] = []
+        self.prepare: list[Told] = []
+        self.commit_prepared: list[Told] = []
+        self.rollback_prepared: list[Told] = []
+
+
+class _ToldConnection(Connection):
+    """A connection that tells what it is about to do."""
+
+    engine: _ToldEngine
+
+    def __init__(self, engine: _ToldEngine) -> None:
+        super().__init__(engine)
+        for tell in engine.steps.connect:
+            tell(self)
+
+    def _tell(self, told: list[Told]) -> None:
+        for tell in told:
+            tell(self)
+
+    def _begin_impl(self, transaction: Any) -> None:
+        self._tell(self.engine.steps.begin)
+        super()._begin_impl(transaction)
+
+    def _commit_impl(self) -> None:
+        self._tell(self.engine.steps.commit)
+        super()._commit_impl()
+
+    def _rollback_impl(self) -> None:
+        self._tell(self.engine.steps.rollback)
+        super()._rollback_impl()
+
+    def _rollback_to_savepoint_impl(self, name: str) -> None:
+        self._tell(self.engine.steps.rollback_to_savepoint)
+        super()._rollback_to_savepoint_impl(name)
+
+    def _begin_twophase_impl(self, transaction: Any) -> None:
+        self._tell(self.engine.steps.begin)
+        super()._begin_twophase_impl(transaction)
+
+    def _prepare_twophase_impl(self, xid: Any) -> None:
+        self._tell(self.engine.steps.prepare)
+        super()._prepare_twophase_impl(xid)
+
+    def _rollback_twophase_impl(self, xid: Any, is_prepared: bool) -> None:
+        self._tell(self.engine.steps.rollback_prepared)
+        super()._rollback_twophase_impl(xid, is_prepared)
+
+    def _commit_twophase_impl(self, xid: Any, is_prepared: bool) -> None:
+        self._tell(self.engine.steps.commit_prepared)
+        super()._commit_twophase_impl(xid, is_prepared)
+
+
+class _ToldEngine(Engine):
+    """An engine whose connections tell."""
+
+    steps: Steps
+    _connection_cls = _ToldConnection
+
+
+class _ToldOptionEngine(OptionEngine, _ToldEngine):
+    """What `engine.execution_options()` returns."""
+
+    def __init__(self, proxied: _ToldEngine, execution_options: Any) -> None:
+        self.steps = proxied.steps
+        super().__init__(proxied, execution_options)
+
+
+_ToldEngine._option_cls = _ToldOptionEngine
+
+
+def steps_of(engine: Engine) -> Steps:
+    """Return what is called at each step of the connections of `engine`."""
+    if not isinstance(engine, _ToldEngine):
+        # `create_engine` knows SQLAlchemy's class only.
+        engine.__class__ = _ToldEngine
+        engine = cast("_ToldEngine", engine)
+        engine.steps = Steps()
+        _tell_of_statements(engine)
+    return engine.steps
+
+
+def _tell_of_statements(engine: Engine) -> None:
+    # These events are the dialect's, which cost nothing of the above; and they come after those of
+    # the engine, where an app may have made another statement of the one in hand.
+    event.listen(engine, "do_execute", _tell_statement)
+    event.listen(engine, "do_executemany", _tell_statement)
+    event.listen(
+        engine,
+        "do_execute_no_params",
+        lambda cursor, statement, context: _tell_statement(cursor, statement, None, context),
+    )
+    dialect: Any = engine.dialect
+    # Weakly: an engine that is forgotten goes without the garbage collector.
+    execute, bare = WeakMethod(dialect.do_execute), WeakMethod(dialect.do_execute_no_params)
+
+    def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        execute()(cursor, statement, parameters, context)
+        _tell_executed(cursor, statement, context)
+
+    def do_execute_no_params(cursor: Any, statement: str, context: Any = None) -> None:
+        bare()(cursor, statement, context)
+        _tell_executed(cursor, statement, context)
+
+    dialect.do_execute, dialect.do_execute_no_params = do_execute, do_execute_no_params
+
+
+def _tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any) -> None:
+    connection = context.root_connection
+    # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
+    if isinstance(connection, _ToldConnection):
+        said = str(statement)
+        for tell in connection.engine.steps.statement:
+            tell(connection, said, context.executemany)
+
+
+def _tell_executed(cursor: Any, statement: Any, context: Any) -> None:
+    connection = context.root_connection
+    if isinstance(connection, _ToldConnection):
+        said = str(statement)
+        for tell in connection.engine.steps.executed:
+            tell(connection, cursor, said, context.executemany)
