@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeAlias
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
@@ -71,62 +71,69 @@ Told: TypeAlias = "Callable[[Outcome, PoolTimeout | DatabaseUnavailable], object
 
 
 class Outcome:
-    """What was sent on any of our engines while this was observed.
+    """What was sent on any of our engines while this was observed: inside its `with`.
 
     :param on_error: gets each error of SQLAlchemy where it arises, before anybody handles it;
         may return another one to be raised in its place.
     :param on_refusal: gets the error of each caller whom a pool of ours refuses a connection.
     """
 
-    __slots__ = (
-        "commits",
-        "committing",
-        "gave_up",
-        "heard",
-        "last_heard",
-        "on_error",
-        "on_refusal",
-        "overstayed",
-        "prepared",
-        "preparing",
-        "stored",
-        "transient",
-        "unseen",
-        "waited_long",
-        "write_refusal",
-        "writes",
-    )
+    # On the class what hardly any work changes: each request and each message has one of these.
+
+    on_error: Judge | None = None
+    on_refusal: Told | None = None
+    # COMMITs that were begun, without those known to have been rolled back.
+    commits = 0
+    # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
+    stored = False
+    prepared = False
+    # The connection that is sent the first PREPARE, until it is told what follows.
+    preparing: PoolProxiedConnection | None = None
+    # Whether there was an error that another try may not meet, swallowed or not.
+    transient = False
+    # Whether the server has ended a connection because the work left it waiting.
+    overstayed = False
+    # Whether a lock was waited for in vain, and longer than a connection would have been.
+    waited_long = False
+    # How a server has last refused to store anything, and what knows more of it.
+    write_refusal: WriteRefusal | None = None
+    writes: WriteOutage | None = None
+    # Whether a connection was given up for that, which is not lost.
+    gave_up = False
+    # The connection whose last word was COMMIT.
+    committing: PoolProxiedConnection | None = None
+    # What drivers have said. Weakly: their tracebacks keep whole sessions.
+    heard: WeakKeyDictionary[BaseException, _Meaning] | None = None
+    # The last of them, if nothing was sent since; for as long as somebody observes.
+    last_heard: BaseException | None = None
+
+    _token: Token[Outcome | None]
 
     def __init__(self, on_error: Judge | None = None, on_refusal: Told | None = None) -> None:
-        self.on_error = on_error
-        self.on_refusal = on_refusal
-        # COMMITs that were begun, without those known to have been rolled back.
-        self.commits = 0
-        # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
-        self.stored = False
-        self.prepared = False
-        # The connection that is sent the first PREPARE, until it is told what follows.
-        self.preparing: PoolProxiedConnection | None = None
-        # Whether there was an error that another try may not meet, swallowed or not.
-        self.transient = False
-        # Whether the server has ended a connection because the work left it waiting.
-        self.overstayed = False
-        # Whether a lock was waited for in vain, and longer than a connection would have been.
-        self.waited_long = False
-        # How a server has last refused to store anything, and what knows more of it.
-        self.write_refusal: WriteRefusal | None = None
-        self.writes: WriteOutage | None = None
-        # Whether a connection was given up for that, which is not lost.
-        self.gave_up = False
+        if on_error is not None:
+            self.on_error = on_error
+        if on_refusal is not None:
+            self.on_refusal = on_refusal
         # Checkouts that no SQLAlchemy connection has taken over: what they send is unseen. A
         # list, since threads with a copy of the context may come together.
         self.unseen: list[None] = []
-        # The connection whose last word was COMMIT.
-        self.committing: PoolProxiedConnection | None = None
-        # What drivers have said. Weakly: their tracebacks keep whole sessions.
-        self.heard: WeakKeyDictionary[BaseException, _Meaning] | None = None
-        # The last of them, if nothing was sent since; for as long as somebody observes.
-        self.last_heard: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+        self.last_heard = None
+
+    def judge(self, error: Exception) -> Exception | None:
+        """Show an error to whoever observes; return the one to raise in its place, if any."""
+        return None if self.on_error is None else self.on_error(self, error)
+
+    def note_refusal(self, error: PoolTimeout | DatabaseUnavailable) -> None:
+        """Show whoever observes that a caller gets no connection."""
+        if self.on_refusal is not None:
+            self.on_refusal(self, error)
 
     @property
     def nothing_stored(self) -> bool:
@@ -169,16 +176,9 @@ class _Meaning(NamedTuple):
     write_refusal: WriteRefusal | None
 
 
-@contextmanager
-def observed(on_error: Judge | None = None, on_refusal: Told | None = None) -> Iterator[Outcome]:
-    """Note what the block stores, in this thread (or greenlet) and in copies of its context."""
-    outcome = Outcome(on_error, on_refusal)
-    token = _current.set(outcome)
-    try:
-        yield outcome
-    finally:
-        _current.reset(token)
-        outcome.last_heard = None
+def observed(on_error: Judge | None = None, on_refusal: Told | None = None) -> Outcome:
+    """Note what a block stores, in this thread (or greenlet) and in copies of its context."""
+    return Outcome(on_error, on_refusal)
 
 
 @contextmanager
@@ -194,16 +194,14 @@ def unobserved() -> Iterator[None]:
 def judged(error: Exception) -> Exception:
     """Show an error to whoever observes; return the one to raise."""
     outcome = _current.get()
-    if outcome is None or outcome.on_error is None:
-        return error
-    return outcome.on_error(outcome, error) or error
+    return error if outcome is None else outcome.judge(error) or error
 
 
 def note_refusal(error: PoolTimeout | DatabaseUnavailable) -> None:
     """Show whoever observes that a caller gets no connection."""
     outcome = _current.get()
-    if outcome is not None and outcome.on_refusal is not None:
-        outcome.on_refusal(outcome, error)
+    if outcome is not None:
+        outcome.note_refusal(error)
 
 
 def note_given_up(error: DBAPIError) -> None:
