@@ -6,6 +6,7 @@ by itself; and where the connection is lost already.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exc
@@ -45,12 +46,29 @@ def refuse_false_commits(
 
     :param hear: gets what a server has said that ended the connection.
     """
-    refuse_lost = partial(_refuse_lost_connection, hear=hear, overstays=overstays)
+    lose = partial(_lose, hear=hear, overstays=overstays)
+
+    def refuse_commit(connection: Connection) -> None:
+        # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
+        # came after a deadlock: the work would be lost while its author believes that it is
+        # stored.
+        if _is_false(connection, lose):
+            error = _error(connection)
+            # As after any failed COMMIT, the connection has to be out of the
+            # transaction; SQLAlchemy takes it for ended and sends nothing more.
+            connection.connection.rollback()
+            raise error
+
+    def refuse_prepare(connection: Connection) -> None:
+        # PostgreSQL would forget it without an error, and the other databases commit their parts.
+        if _is_false(connection, lose):
+            raise _error(connection)
+
     steps = steps_of(engine)
     steps.begin.append(_forget_failure)
     steps.rollback_to_savepoint.append(_forget_failure_in_savepoint)
-    steps.commit += refuse_lost, _refuse_failed_transaction
-    steps.prepare += refuse_lost, _refuse_prepare
+    steps.commit.append(refuse_commit)
+    steps.prepare.append(refuse_prepare)
 
 
 def has_failed(connection: Connection) -> bool:
@@ -63,22 +81,33 @@ def _has_failed(connection: PoolProxiedConnection) -> bool:
     return ended or transaction_failed(connection.dbapi_connection)
 
 
-def _refuse_lost_connection(
+def _is_false(connection: Connection, lose: Callable[[Connection], NoReturn]) -> bool:
+    """Tell whether the server would not commit what was sent.
+
+    Raises what `lose` does if the connection is lost: COMMIT or PREPARE would be sent into the
+    void, and nobody know that it never arrived; or, where the first error was swallowed,
+    SQLAlchemy's own would not say that it was a lost one.
+    """
+    if connection.invalidated:
+        lose(connection)
+    proxied = connection.connection
+    if has_ended(proxied.dbapi_connection):
+        lose(connection)
+    return _has_failed(proxied)
+
+
+def _lose(
     connection: Connection, *, hear: Callable[[Heard], object], overstays: Overstays
-) -> None:
-    # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
-    # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost one.
+) -> NoReturn:
     if connection.invalidated:
         lost = _lost(connection, None)
         stored.note_given_up(lost)
-    elif has_ended(connection.connection.dbapi_connection):
+    else:
         said = last_words(connection.connection.dbapi_connection)
         lost = _lost(connection, said)
         heard = Heard(lost.orig or lost, connection.connection, connection.dialect, True, False)
         hear(heard)
         overstays.explain(lost, heard)
-    else:
-        return
     connection.invalidate(lost)
     raise stored.judged(lost)
 
@@ -95,23 +124,6 @@ def _lost(connection: Connection, said: Exception | None) -> sa_exc.OperationalE
     if said is not None:
         lost.add_detail(noticed)
     return lost
-
-
-def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
-    # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if has_failed(connection):
-        error = _error(connection)
-        # As after any failed COMMIT, the connection has to be out of the
-        # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        connection.connection.rollback()
-        raise error
-
-
-def _refuse_prepare(connection: Connection) -> None:
-    # PostgreSQL would forget it without an error, and the other databases commit their parts.
-    if has_failed(connection):
-        raise _error(connection)
 
 
 def _error(connection: Connection) -> TransactionFailed:

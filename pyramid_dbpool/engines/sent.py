@@ -200,12 +200,12 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
         steps.executed.append(_note_no_rows)
 
 
-def _note_no_rows(connection: Connection, cursor: Any, statement: str, several: bool) -> None:
+def _note_no_rows(cursor: Any, statement: Any, context: Any) -> None:
     # After each SELECT too; so this comes before everything that costs more.
-    if statement[:7] not in _COUNTED or several or ";" in statement:
+    if str(statement)[:7] not in _COUNTED or context.executemany or ";" in statement:
         return
     # SQLite counts what RETURNING returns only when it is fetched.
     if cursor.rowcount == 0 and cursor.description is None:
-        sent: Sent | None = connection.info.get(_SENT)
+        sent: Sent | None = context.root_connection.info.get(_SENT)
         if sent is not None:
             sent.undo_last()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, cast
-from weakref import WeakMethod
+from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.base import OptionEngine
@@ -44,7 +44,8 @@ class Steps:
     :ivar connect: a connection is made; it has been checked out.
     :ivar statement: a statement is sent; gets its text, and whether the driver may make several
         of it.
-    :ivar executed: a statement was sent and has not failed; gets its cursor as well.
+    :ivar executed: a statement was sent and has not failed; gets its cursor, its text, and
+        SQLAlchemy's context of it.
     :ivar begin: also one with two phases.
     :ivar commit: a transaction with one phase.
     """
@@ -65,7 +66,7 @@ class Steps:
     def __init__(self) -> None:
         self.connect: list[Told] = []
         self.statement: list[Callable[[Connection, str, bool], object]] = []
-        self.executed: list[Callable[[Connection, Any, str, bool], object]] = []
+        self.executed: list[Callable[[Any, str, Any], object]] = []
         self.begin: list[Told] = []
         self.commit: list[Told] = []
         self.rollback: list[Told] = []
@@ -85,40 +86,44 @@ class _ToldConnection(Connection):
         for tell in engine.steps.connect:
             tell(self)
 
-    def _tell(self, told: list[Told]) -> None:
-        for tell in told:
-            tell(self)
-
     def _begin_impl(self, transaction: Any) -> None:
-        self._tell(self.engine.steps.begin)
+        for tell in self.engine.steps.begin:
+            tell(self)
         super()._begin_impl(transaction)
 
     def _commit_impl(self) -> None:
-        self._tell(self.engine.steps.commit)
+        for tell in self.engine.steps.commit:
+            tell(self)
         super()._commit_impl()
 
     def _rollback_impl(self) -> None:
-        self._tell(self.engine.steps.rollback)
+        for tell in self.engine.steps.rollback:
+            tell(self)
         super()._rollback_impl()
 
     def _rollback_to_savepoint_impl(self, name: str) -> None:
-        self._tell(self.engine.steps.rollback_to_savepoint)
+        for tell in self.engine.steps.rollback_to_savepoint:
+            tell(self)
         super()._rollback_to_savepoint_impl(name)
 
     def _begin_twophase_impl(self, transaction: Any) -> None:
-        self._tell(self.engine.steps.begin)
+        for tell in self.engine.steps.begin:
+            tell(self)
         super()._begin_twophase_impl(transaction)
 
     def _prepare_twophase_impl(self, xid: Any) -> None:
-        self._tell(self.engine.steps.prepare)
+        for tell in self.engine.steps.prepare:
+            tell(self)
         super()._prepare_twophase_impl(xid)
 
     def _rollback_twophase_impl(self, xid: Any, is_prepared: bool) -> None:
-        self._tell(self.engine.steps.rollback_prepared)
+        for tell in self.engine.steps.rollback_prepared:
+            tell(self)
         super()._rollback_twophase_impl(xid, is_prepared)
 
     def _commit_twophase_impl(self, xid: Any, is_prepared: bool) -> None:
-        self._tell(self.engine.steps.commit_prepared)
+        for tell in self.engine.steps.commit_prepared:
+            tell(self)
         super()._commit_twophase_impl(xid, is_prepared)
 
 
@@ -161,17 +166,22 @@ def _tell_of_statements(engine: Engine) -> None:
         "do_execute_no_params",
         lambda cursor, statement, context: _tell_statement(cursor, statement, None, context),
     )
-    dialect: Any = engine.dialect
+    _tell_of_executed(engine.dialect, steps_of(engine).executed)
+
+
+def _tell_of_executed(dialect: Any, told: list[Callable[[Any, str, Any], object]]) -> None:
     # Weakly: an engine that is forgotten goes without the garbage collector.
-    execute, bare = WeakMethod(dialect.do_execute), WeakMethod(dialect.do_execute_no_params)
+    weakly, kind = ref(dialect), type(dialect)
 
-    def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        execute()(cursor, statement, parameters, context)
-        _tell_executed(cursor, statement, context)
+    def do_execute(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        kind.do_execute(weakly(), cursor, statement, parameters, context)
+        for tell in told:
+            tell(cursor, statement, context)
 
-    def do_execute_no_params(cursor: Any, statement: str, context: Any = None) -> None:
-        bare()(cursor, statement, context)
-        _tell_executed(cursor, statement, context)
+    def do_execute_no_params(cursor: Any, statement: Any, context: Any = None) -> None:
+        kind.do_execute_no_params(weakly(), cursor, statement, context)
+        for tell in told:
+            tell(cursor, statement, context)
 
     dialect.do_execute, dialect.do_execute_no_params = do_execute, do_execute_no_params
 
@@ -180,14 +190,7 @@ def _tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any
     connection = context.root_connection
     # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
     if isinstance(connection, _ToldConnection):
-        said = str(statement)
+        # Some drivers have statements that are no strings.
+        said, several = str(statement), context.executemany
         for tell in connection.engine.steps.statement:
-            tell(connection, said, context.executemany)
-
-
-def _tell_executed(cursor: Any, statement: Any, context: Any) -> None:
-    connection = context.root_connection
-    if isinstance(connection, _ToldConnection):
-        said = str(statement)
-        for tell in connection.engine.steps.executed:
-            tell(connection, cursor, said, context.executemany)
+            tell(connection, said, several)

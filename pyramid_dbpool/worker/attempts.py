@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import Engine, select
@@ -17,7 +17,7 @@ from ..drivers.writability import WriteRefusal, storage_refusal
 from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
-from ..sessions.unit_of_work import unit_of_work
+from ..sessions.unit_of_work import UnitOfWork
 from ..stopping import Stop, stoppable
 from .message_names import MessageName
 from .remedies import (
@@ -61,13 +61,13 @@ class Attempts(Generic[M]):
             return self._run(message, named)
 
     def _run(self, message: M, named: MessageName[M]) -> bool:
-        tries, counted, modes, waits_said = 0, 0, asdict(self.modes), Reminder()
+        tries, counted, waits_said = 0, 0, Reminder()
         while True:
             tries += 1
             try:
                 with (
                     observed(self._note) as outcome,
-                    unit_of_work(self.session, **modes) as session,
+                    UnitOfWork(self.session, self.modes) as session,
                 ):
                     self.handle(message, session)
                 return True

@@ -13,7 +13,7 @@ from ..engines.application_name import take_role
 from ..engines.probes import check_at_start
 from ..engines.registry import find_engine
 from ..engines.transaction_modes import TransactionModes
-from ..pool.labels import labelled_by
+from ..pool.labels import label_of
 from ..sessions.unit_of_work import session_factory as default_session_factory
 from ..stopping import Event, Stop, stop_signal
 from .attempts import Attempts
@@ -170,7 +170,7 @@ def _settle(
 ) -> bool:
     """Handle a message or hand it on; return whether it was handled."""
     try:
-        with labelled_by(named):
+        with label_of(named):
             return attempts.run(message, named)
     except Exception as error:
         _hide_parameters(error)
