@@ -6,7 +6,7 @@ by itself; and where the connection is lost already.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exc
@@ -17,6 +17,7 @@ from ..drivers.last_words import last_words
 from ..drivers.sockets import has_ended
 from ..drivers.transactions import in_autocommit, transaction_failed
 from ..errors import TransactionFailed
+from ..pool.managed import is_silent
 from ..secrets import mask_text
 from . import stored
 from .hearing import Heard
@@ -91,7 +92,7 @@ def _is_false(connection: Connection, lose: Callable[[Connection], NoReturn]) ->
     if connection.invalidated:
         lose(connection)
     proxied = connection.connection
-    if has_ended(proxied.dbapi_connection):
+    if not is_silent(proxied) and has_ended(proxied.dbapi_connection):
         lose(connection)
     return _has_failed(proxied)
 
@@ -164,12 +165,11 @@ def _text(error: BaseException) -> str:
     return f"{name}: {mask_text(str(error).partition(chr(10))[0])}"
 
 
-def _forget_failure(connection: Connection) -> None:
-    if not connection.invalidated:
-        connection.info.pop(_FAILURE, None)
-        connection.info.pop(_ENDED, None)
+def _forget_failure(_connection: Connection, info: dict[Any, Any]) -> None:
+    info.pop(_FAILURE, None)
+    info.pop(_ENDED, None)
 
 
 def _forget_failure_in_savepoint(connection: Connection) -> None:
     if not connection.invalidated and _ENDED not in connection.info:
-        _forget_failure(connection)
+        _forget_failure(connection, connection.info)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from ..drivers.statements import (
     changes_nothing,
+    is_plain_read,
     locks_rows,
     plain_word,
     rolls_back,
@@ -23,8 +24,8 @@ from .steps import steps_of
 
 __all__ = ["Sent", "note_error", "note_statements"]
 
-# A key of Connection.info.
-_SENT = "pyramid_dbpool.sent"
+# A key of Connection.info, and an attribute of the connection itself.
+_SENT = "pyramid_dbpool_sent"
 
 # How a statement begins whose driver counts the rows that it has changed.
 _COUNTED = frozenset({"UPDATE ", "DELETE ", "update ", "delete "})
@@ -81,6 +82,8 @@ class Sent:
             connection.info.pop(_SENT, None)
         else:
             connection.info[_SENT] = self
+            # There too: each statement asks for it.
+            setattr(connection, _SENT, self)
 
     def end(self) -> None:
         """Note that what was written is stored, or was rolled back."""
@@ -182,13 +185,15 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
     dialect = engine.dialect.name
     locks, notifies = dialect in {"mysql", "mariadb", "sqlite"}, dialect == "postgresql"
 
-    def note(connection: Connection, statement: str, several: bool) -> None:
-        # What a transaction before this one has left here, nobody looks at any more.
-        sent: Sent | None = connection.info.get(_SENT)
+    def note(connection: Connection, statement: str, context: Any) -> None:
+        sent: Sent | None = getattr(connection, _SENT, None)
         if sent is None:
             return
+        if is_plain_read(statement):
+            sent._last = None
+            return
         if stores:
-            sent.note_change(statement, dialect, several=several)
+            sent.note_change(statement, dialect, several=context.executemany)
             if notifies:
                 sent.note_notify(statement)
         if locks:
@@ -197,7 +202,7 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
     steps = steps_of(engine)
     steps.statement.append(note)
     if stores:
-        steps.executed.append(_note_no_rows)
+        steps.executed = _note_no_rows
 
 
 def _note_no_rows(cursor: Any, statement: Any, context: Any) -> None:
@@ -206,6 +211,6 @@ def _note_no_rows(cursor: Any, statement: Any, context: Any) -> None:
         return
     # SQLite counts what RETURNING returns only when it is fetched.
     if cursor.rowcount == 0 and cursor.description is None:
-        sent: Sent | None = context.root_connection.info.get(_SENT)
+        sent: Sent | None = getattr(context.root_connection, _SENT, None)
         if sent is not None:
             sent.undo_last()

@@ -42,11 +42,10 @@ class Steps:
     Each is called with the connection; what it raises is raised in the place of the step.
 
     :ivar connect: a connection is made; it has been checked out.
-    :ivar statement: a statement is sent; gets its text, and whether the driver may make several
-        of it.
-    :ivar executed: a statement was sent and has not failed; gets its cursor, its text, and
-        SQLAlchemy's context of it.
-    :ivar begin: also one with two phases.
+    :ivar statement: a statement is sent; gets its text, and SQLAlchemy's context of it.
+    :ivar executed: a statement was sent and has not failed; called with its cursor, the statement,
+        and SQLAlchemy's context of it.
+    :ivar begin: also one with two phases; gets the `info` of the connection.
     :ivar commit: a transaction with one phase.
     """
 
@@ -65,9 +64,9 @@ class Steps:
 
     def __init__(self) -> None:
         self.connect: list[Told] = []
-        self.statement: list[Callable[[Connection, str, bool], object]] = []
-        self.executed: list[Callable[[Any, str, Any], object]] = []
-        self.begin: list[Told] = []
+        self.statement: list[Callable[[Connection, str, Any], object]] = []
+        self.executed: Callable[[Any, Any, Any], object] | None = None
+        self.begin: list[Callable[[Connection, dict[Any, Any]], object]] = []
         self.commit: list[Told] = []
         self.rollback: list[Told] = []
         self.rollback_to_savepoint: list[Told] = []
@@ -87,8 +86,9 @@ class _ToldConnection(Connection):
             tell(self)
 
     def _begin_impl(self, transaction: Any) -> None:
+        info = self.info
         for tell in self.engine.steps.begin:
-            tell(self)
+            tell(self, info)
         super()._begin_impl(transaction)
 
     def _commit_impl(self) -> None:
@@ -107,8 +107,9 @@ class _ToldConnection(Connection):
         super()._rollback_to_savepoint_impl(name)
 
     def _begin_twophase_impl(self, transaction: Any) -> None:
+        info = self.info
         for tell in self.engine.steps.begin:
-            tell(self)
+            tell(self, info)
         super()._begin_twophase_impl(transaction)
 
     def _prepare_twophase_impl(self, xid: Any) -> None:
@@ -156,7 +157,7 @@ def steps_of(engine: Engine) -> Steps:
     return engine.steps
 
 
-def _tell_of_statements(engine: Engine) -> None:
+def _tell_of_statements(engine: _ToldEngine) -> None:
     # These events are the dialect's, which cost nothing of the above; and they come after those of
     # the engine, where an app may have made another statement of the one in hand.
     event.listen(engine, "do_execute", _tell_statement)
@@ -166,22 +167,23 @@ def _tell_of_statements(engine: Engine) -> None:
         "do_execute_no_params",
         lambda cursor, statement, context: _tell_statement(cursor, statement, None, context),
     )
-    _tell_of_executed(engine.dialect, steps_of(engine).executed)
+    _tell_of_executed(engine.dialect, engine.steps)
 
 
-def _tell_of_executed(dialect: Any, told: list[Callable[[Any, str, Any], object]]) -> None:
+def _tell_of_executed(dialect: Any, steps: Steps) -> None:
     # Weakly: an engine that is forgotten goes without the garbage collector.
-    weakly, kind = ref(dialect), type(dialect)
+    itself, kind = ref(dialect), type(dialect)
+    execute, execute_no_params = kind.do_execute, kind.do_execute_no_params
 
     def do_execute(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        kind.do_execute(weakly(), cursor, statement, parameters, context)
-        for tell in told:
-            tell(cursor, statement, context)
+        execute(itself(), cursor, statement, parameters, context)
+        if steps.executed is not None:
+            steps.executed(cursor, statement, context)
 
     def do_execute_no_params(cursor: Any, statement: Any, context: Any = None) -> None:
-        kind.do_execute_no_params(weakly(), cursor, statement, context)
-        for tell in told:
-            tell(cursor, statement, context)
+        execute_no_params(itself(), cursor, statement, context)
+        if steps.executed is not None:
+            steps.executed(cursor, statement, context)
 
     dialect.do_execute, dialect.do_execute_no_params = do_execute, do_execute_no_params
 
@@ -191,6 +193,6 @@ def _tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any
     # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
     if isinstance(connection, _ToldConnection):
         # Some drivers have statements that are no strings.
-        said, several = str(statement), context.executemany
+        said = str(statement)
         for tell in connection.engine.steps.statement:
-            tell(connection, said, several)
+            tell(connection, said, context)

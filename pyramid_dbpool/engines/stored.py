@@ -244,8 +244,8 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     :param read_only: whether its transactions are read-only, so that COMMIT stores nothing.
     """
 
-    def begin(connection: Connection) -> None:
-        Traffic.forget(connection.info)
+    def begin(connection: Connection, info: dict[Any, Any]) -> None:
+        Traffic.forget(info)
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
@@ -332,14 +332,14 @@ def _note_connection(_connection: Connection) -> None:
         outcome.unseen.pop()
 
 
-def _note_read(connection: Connection, statement: str, _several: bool) -> None:
+def _note_read(connection: Connection, statement: str, _context: Any) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.last_heard = None
         Traffic.note(connection.connection, statement, connection.dialect.name)
 
 
-def _note_statement(connection: Connection, statement: str, _several: bool) -> None:
+def _note_statement(connection: Connection, statement: str, _context: Any) -> None:
     outcome = _current.get()
     if outcome is None:
         return

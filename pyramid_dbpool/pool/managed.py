@@ -61,6 +61,7 @@ __all__ = [
     "WatchedConnection",
     "is_condemned",
     "is_handed_out",
+    "is_silent",
 ]
 
 _here = inheritance.here
@@ -520,6 +521,17 @@ def is_condemned(connection: PoolProxiedConnection) -> bool:
     record = connection._connection_record if is_handed_out(connection) else None
     entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
     return entry is not None and entry.condemned
+
+
+def is_silent(connection: PoolProxiedConnection) -> bool:
+    """Tell, for the price of a checkout's look, whether its server has said nothing unasked.
+
+    False too where nobody can tell.
+    """
+    record = connection._connection_record if is_handed_out(connection) else None
+    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    glance = None if entry is None else entry.glance
+    return glance is not None and not glance(0, 1)
 
 
 # The records that are checked out, of all pools: what the collector finds comes back, and is
