@@ -19,7 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
-from ..drivers.statements import commits, commits_alone, first_word
+from ..drivers.statements import commits, commits_alone, first_word, is_plain_read
 from ..drivers.transactions import (
     in_autocommit,
     in_transaction,
@@ -346,6 +346,9 @@ def _note_statement(connection: Connection, statement: str, _context: Any) -> No
     outcome.last_heard = None
     dialect = connection.dialect.name
     committed = Traffic.note(connection.connection, statement, dialect)
+    if is_plain_read(statement) and outcome.preparing is None:
+        outcome.stored |= committed
+        return
     # SQLAlchemy's own PREPARE is noted as such.
     prepares = outcome.preparing is not None and _note_preparing(outcome, connection, statement)
     if not outcome.stored:
