@@ -16,7 +16,7 @@ from contextlib import suppress
 from os import getpid
 from typing import Any, NoReturn
 
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.pool import (
     ConnectionPoolEntry,
     PoolProxiedConnection,
@@ -85,8 +85,7 @@ class _Guard:
         # The first one: others may talk to the server, and a fork come in the middle of it.
         event.listen(engine, "connect", self._opened, insert=True)
         steps = steps_of(engine)
-        steps.statement.append(self._refuse_parents)
-        steps.commit.append(self._refuse_parents)
+        steps.inherited.append(self._refuse_parents)
         steps.rollback.append(_notice_fork)
         # When a child ends, or disposes of the engine, before it has used it.
         event.listen(engine, "close", _notice_fork)
@@ -126,11 +125,10 @@ class _Guard:
             # the connection would stay open for ever.
             proxy.detach()
 
-    def _refuse_parents(self, *_: object) -> None:
-        if not inheritance.here[0]:
-            parents = _ParentsConnection(self._owner)
-            inheritance.leave_parent()
-            parents.refuse()
+    def _refuse_parents(self, _connection: Connection) -> None:
+        parents = _ParentsConnection(self._owner)
+        inheritance.leave_parent()
+        parents.refuse()
 
 
 def _hold_forks_up(pool: Any, known: weakref.WeakSet[ConnectionPoolEntry]) -> None:

@@ -6,7 +6,7 @@ by itself; and where the connection is lost already.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exc
@@ -22,15 +22,15 @@ from ..secrets import mask_text
 from . import stored
 from .hearing import Heard
 from .overstays import Overstays
-from .steps import steps_of
+from .steps import notes_in, notes_of, steps_of
 
 __all__ = ["has_failed", "note_failure", "refuse_false_commits"]
 
-# A key of Connection.info: what the error of the transaction in hand said. The text and not the
-# error, whose traceback would keep a forgotten session, and so its connection, alive for ever.
-_FAILURE = "pyramid_dbpool.failure"
+# A note on a transaction: what its error said. The text and not the error, whose traceback would
+# keep a forgotten session, and so its connection, alive for ever.
+_FAILURE = "failure"
 # Another one: that the server has rolled it back, with all of its savepoints.
-_ENDED = "pyramid_dbpool.ended"
+_ENDED = "ended"
 
 # With these InnoDB rolls the whole transaction back: a row that others have changed since the
 # snapshot (MariaDB, innodb_snapshot_isolation), a full table of locks, a deadlock.
@@ -66,8 +66,7 @@ def refuse_false_commits(
             raise _error(connection)
 
     steps = steps_of(engine)
-    steps.begin.append(_forget_failure)
-    steps.rollback_to_savepoint.append(_forget_failure_in_savepoint)
+    steps.rollback_to_savepoint.append(_forget_failure)
     steps.commit.append(refuse_commit)
     steps.prepare.append(refuse_prepare)
 
@@ -78,8 +77,7 @@ def has_failed(connection: Connection) -> bool:
 
 
 def _has_failed(connection: PoolProxiedConnection) -> bool:
-    ended: bool = connection.info.get(_ENDED, False)
-    return ended or transaction_failed(connection.dbapi_connection)
+    return _ENDED in notes_of(connection.info) or transaction_failed(connection.dbapi_connection)
 
 
 def _is_false(connection: Connection, lose: Callable[[Connection], NoReturn]) -> bool:
@@ -128,7 +126,7 @@ def _lost(connection: Connection, said: Exception | None) -> sa_exc.OperationalE
 
 
 def _error(connection: Connection) -> TransactionFailed:
-    said = connection.info.get(_FAILURE)
+    said = notes_of(connection.info).get(_FAILURE)
     failure = "A statement of this transaction failed" + (f" ({said})" if said else "")
     return TransactionFailed(
         f"{failure} and its error was swallowed, so the server would roll everything back,"
@@ -141,12 +139,12 @@ def note_failure(heard: Heard) -> None:
     """Note on a connection which error made the server give its transaction up."""
     if heard.lost:
         return
-    info = heard.connection.info
+    notes = notes_in(heard.connection.info)
     if _ends_transaction(heard):
-        info[_ENDED] = True
+        notes[_ENDED] = True
     # The first one: those after it only say that the transaction is aborted.
-    if _FAILURE not in info and _has_failed(heard.connection):
-        info[_FAILURE] = _text(heard.error)
+    if _FAILURE not in notes and _has_failed(heard.connection):
+        notes[_FAILURE] = _text(heard.error)
 
 
 def _ends_transaction(heard: Heard) -> bool:
@@ -165,11 +163,9 @@ def _text(error: BaseException) -> str:
     return f"{name}: {mask_text(str(error).partition(chr(10))[0])}"
 
 
-def _forget_failure(_connection: Connection, info: dict[Any, Any]) -> None:
-    info.pop(_FAILURE, None)
-    info.pop(_ENDED, None)
-
-
-def _forget_failure_in_savepoint(connection: Connection) -> None:
-    if not connection.invalidated and _ENDED not in connection.info:
-        _forget_failure(connection, connection.info)
+def _forget_failure(connection: Connection) -> None:
+    # The savepoint that is gone back to is none of those that the server has rolled back.
+    if not connection.invalidated:
+        notes = notes_in(connection.info)
+        if _ENDED not in notes:
+            notes.pop(_FAILURE, None)

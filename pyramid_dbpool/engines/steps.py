@@ -8,14 +8,16 @@ which tells whoever is to know, and then does what SQLAlchemy's does, events of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.base import OptionEngine
 
-__all__ = ["Steps", "steps_of"]
+from ..pool import inheritance
+
+__all__ = ["Steps", "notes_in", "notes_of", "steps_of"]
 
 # SQLAlchemy's private names that this relies on, the same in 2.0 and 2.1: what an engine's
 # connections are made of, and those steps of theirs that come with an event.
@@ -32,6 +34,14 @@ RELIED_ON = (
     "_rollback_twophase_impl",
 )
 
+# A key of Connection.info: what is noted of one transaction, gone when another one begins.
+_NOTES = "pyramid_dbpool.notes"
+
+_NONE: Mapping[str, Any] = {}
+
+# One look at it costs less than a call.
+_here = inheritance.here
+
 # Gets the connection that takes the step.
 Told = Callable[[Connection], object]
 
@@ -45,7 +55,9 @@ class Steps:
     :ivar statement: a statement is sent; gets its text, and SQLAlchemy's context of it.
     :ivar executed: a statement was sent and has not failed; called with its cursor, the statement,
         and SQLAlchemy's context of it.
-    :ivar begin: also one with two phases; gets the `info` of the connection.
+    :ivar inherited: a statement or a COMMIT is about to be sent in a forked child that has not
+        left its parent's pools.
+    :ivar begin: also one with two phases.
     :ivar commit: a transaction with one phase.
     """
 
@@ -55,6 +67,7 @@ class Steps:
         "commit_prepared",
         "connect",
         "executed",
+        "inherited",
         "prepare",
         "rollback",
         "rollback_prepared",
@@ -64,9 +77,10 @@ class Steps:
 
     def __init__(self) -> None:
         self.connect: list[Told] = []
+        self.inherited: list[Told] = []
         self.statement: list[Callable[[Connection, str, Any], object]] = []
         self.executed: Callable[[Any, Any, Any], object] | None = None
-        self.begin: list[Callable[[Connection, dict[Any, Any]], object]] = []
+        self.begin: list[Told] = []
         self.commit: list[Told] = []
         self.rollback: list[Told] = []
         self.rollback_to_savepoint: list[Told] = []
@@ -86,13 +100,17 @@ class _ToldConnection(Connection):
             tell(self)
 
     def _begin_impl(self, transaction: Any) -> None:
-        info = self.info
+        self.info.pop(_NOTES, None)
         for tell in self.engine.steps.begin:
-            tell(self, info)
+            tell(self)
         super()._begin_impl(transaction)
 
     def _commit_impl(self) -> None:
-        for tell in self.engine.steps.commit:
+        steps = self.engine.steps
+        if not _here[0]:
+            for tell in steps.inherited:
+                tell(self)
+        for tell in steps.commit:
             tell(self)
         super()._commit_impl()
 
@@ -107,9 +125,9 @@ class _ToldConnection(Connection):
         super()._rollback_to_savepoint_impl(name)
 
     def _begin_twophase_impl(self, transaction: Any) -> None:
-        info = self.info
+        self.info.pop(_NOTES, None)
         for tell in self.engine.steps.begin:
-            tell(self, info)
+            tell(self)
         super()._begin_twophase_impl(transaction)
 
     def _prepare_twophase_impl(self, xid: Any) -> None:
@@ -157,6 +175,18 @@ def steps_of(engine: Engine) -> Steps:
     return engine.steps
 
 
+def notes_in(info: dict[Any, Any]) -> dict[str, Any]:
+    """Return the `info` of a connection for as long as its transaction lasts, to be written to."""
+    notes: dict[str, Any] = info.setdefault(_NOTES, {})
+    return notes
+
+
+def notes_of(info: dict[Any, Any]) -> Mapping[str, Any]:
+    """Return the same, to be read."""
+    notes: Mapping[str, Any] = info.get(_NOTES, _NONE)
+    return notes
+
+
 def _tell_of_statements(engine: _ToldEngine) -> None:
     # These events are the dialect's, which cost nothing of the above; and they come after those of
     # the engine, where an app may have made another statement of the one in hand.
@@ -193,6 +223,9 @@ def _tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any
     # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
     if isinstance(connection, _ToldConnection):
         # Some drivers have statements that are no strings.
-        said = str(statement)
-        for tell in connection.engine.steps.statement:
-            tell(connection, said, context)
+        said, steps = str(statement), connection.engine.steps
+        if not _here[0]:
+            for tell in steps.inherited:
+                tell(connection)
+        for note in steps.statement:
+            note(connection, said, context)

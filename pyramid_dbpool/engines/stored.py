@@ -244,8 +244,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     :param read_only: whether its transactions are read-only, so that COMMIT stores nothing.
     """
 
-    def begin(connection: Connection, info: dict[Any, Any]) -> None:
-        Traffic.forget(info)
+    def begin(connection: Connection) -> None:
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None

@@ -90,7 +90,8 @@ def caller_label(what: str) -> Label:
 
     :param what: what that function does, such as `unit_of_work`.
     """
-    frame = sys._getframe(1)
+    # From whoever called the function that calls this.
+    frame = sys._getframe(2)
     while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
         frame = frame.f_back
     # A frame would keep its variables alive.

@@ -36,6 +36,10 @@ class _Lasting(Session):
     # An app's own class may take arguments.
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close, whatever state the connection is in."""
+        if not self.in_transaction():
+            # As after each commit: nothing can be lost, and nothing is sent that could fail.
+            super().close(*args, **kwargs)
+            return
         note_close(self)
         self._end(partial(super().close, *args, **kwargs))
 

@@ -27,17 +27,6 @@ TransactionManager: TypeAlias = (
 )
 
 
-class _Nothing:
-    """Enters and leaves a block, and does nothing else."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-_NOTHING = _Nothing()
-
-
 def session_factory(settings: Mapping[str, Any], name: str = "default") -> Session:
     """Return a new session on this process's one engine for `settings`.
 
@@ -99,7 +88,9 @@ def unit_of_work(
     :raises TypeError: neither a session nor settings.
     :raises ValueError: a mode that is unknown, or that the database does not have.
     """
-    modes = TransactionModes(isolation_level, read_only, deferrable)
+    modes = None
+    if isolation_level or read_only or deferrable:
+        modes = TransactionModes(isolation_level, read_only, deferrable)
     return UnitOfWork(session_or_settings, modes, name, transaction_manager)
 
 
@@ -118,19 +109,22 @@ class UnitOfWork(AbstractContextManager[Session]):
         "_name",
         "_parts",
         "_session",
+        "_stores",
         "_watch",
     )
 
     def __init__(
         self,
         session_or_settings: AnySession | Mapping[str, Any],
-        modes: TransactionModes,
+        modes: TransactionModes | None,
         name: str = "default",
         manager: TransactionManager | None = None,
     ) -> None:
         self._given, self._name = session_or_settings, name
         self._modes = modes
         self._manager = manager
+        # A read-only unit has no COMMIT worth knowing of.
+        self._stores = modes is None or not modes.read_only
 
     def __enter__(self) -> Session:
         """Begin: nothing is sent yet, unless there are modes."""
@@ -141,39 +135,40 @@ class UnitOfWork(AbstractContextManager[Session]):
                 " unit_of_work the settings to get a session of its own."
             )
         self._former = type(session)
-        # Whoever observes already is told; a read-only unit has no COMMIT worth knowing of.
-        observes = not (self._modes.read_only or current_outcome())
-        self._watch = observed() if observes else _NOTHING
-        self._label = _NOTHING if current_label() else caller_label("unit_of_work")
+        # Whoever observes already is told.
+        self._watch = observed() if self._stores and current_outcome() is None else None
+        if self._watch is not None:
+            self._watch.__enter__()
+        self._label = caller_label("unit_of_work") if current_label() is None else None
+        if self._label is not None:
+            self._label.__enter__()
         # What few units have.
         self._parts: ExitStack | None = None
-        self._watch.__enter__()
-        self._label.__enter__()
         try:
-            self._begin(session)
+            make_lasting(session)
+            if self._modes is not None or self._manager is not None:
+                self._parts = ExitStack()
+                self._enter_parts(session, self._parts)
+            elif self._stores:
+                promise(session)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return session
 
-    def _begin(self, session: Session) -> None:
-        make_lasting(session)
-        if not self._modes.are_the_pools:
+    def _enter_parts(self, session: Session, parts: ExitStack) -> None:
+        if self._modes is not None:
             # Around the end of the unit: what hooks do before COMMIT is part of it.
-            self._enter(self._modes.applied(session))
+            parts.enter_context(self._modes.applied(session))
         if self._manager is not None:
             # Here, because zope.sqlalchemy imports every driver that is installed.
             from .joining import joined_transaction  # noqa: PLC0415
 
-            self._enter(joined_transaction(session, self._manager))
-        elif not self._modes.read_only:
+            parts.enter_context(joined_transaction(session, self._manager))
+        elif self._stores:
             promise(session)
-        self._modes.begin(session)
-
-    def _enter(self, part: AbstractContextManager[None]) -> None:
-        if self._parts is None:
-            self._parts = ExitStack()
-        self._parts.enter_context(part)
+        if self._modes is not None:
+            self._modes.begin(session)
 
     def __exit__(
         self,
@@ -185,8 +180,11 @@ class UnitOfWork(AbstractContextManager[Session]):
         session, parts = self._session, self._parts
         try:
             if error is None:
-                with parts or _NOTHING:
+                if parts is None:
                     self._commit(session)
+                else:
+                    with parts:
+                        self._commit(session)
             elif parts is not None:
                 parts.__exit__(kind, error, traceback)
         except sa_exc.DBAPIError as failed:
@@ -196,13 +194,18 @@ class UnitOfWork(AbstractContextManager[Session]):
             # The body may commit by hand.
             self._explain(error)
         finally:
-            if self._manager is None and not self._modes.read_only:
-                forget_promise(session)
-            if type(session) is not self._former:
-                session.__class__ = self._former
+            self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        if self._stores and self._manager is None:
+            forget_promise(session)
+        if type(session) is not self._former:
+            session.__class__ = self._former
+        if self._label is not None:
             self._label.__exit__()
+        if self._watch is not None:
             self._watch.__exit__()
-            close_session(session)
+        close_session(session)
 
     def _commit(self, session: Session) -> None:
         # Here, so that a connection that is lost in a flush is not taken for one that is
@@ -211,7 +214,7 @@ class UnitOfWork(AbstractContextManager[Session]):
         if self._manager is not None:
             # It does so itself.
             return
-        if self._modes.read_only:
+        if not self._stores:
             with unobserved():
                 session.commit()
             return
@@ -232,18 +235,18 @@ class UnitOfWork(AbstractContextManager[Session]):
         # Without a statement it was COMMIT itself; a flush has one. A read-only
         # unit has nothing that could be stored.
         lost = error.connection_invalidated and error.statement is None
-        if lost and not self._modes.read_only:
+        if lost and self._stores:
             raise CommitUnknown(error.orig, driver_text(error)) from error
 
 
 def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
+    if isinstance(session_or_settings, Session):
+        return session_or_settings
     if isinstance(session_or_settings, Mapping):
         return session_factory(session_or_settings, name)
     if isinstance(session_or_settings, scoped_session):
         return session_or_settings()
-    if not isinstance(session_or_settings, Session):
-        raise TypeError(
-            "unit_of_work takes a session or the app's settings, not"
-            f" {type(session_or_settings).__name__}."
-        )
-    return session_or_settings
+    raise TypeError(
+        "unit_of_work takes a session or the app's settings, not"
+        f" {type(session_or_settings).__name__}."
+    )

@@ -46,7 +46,7 @@ class Attempts(Generic[M]):
 
     handle: Callable[[M, Session], object]
     session: Session
-    modes: TransactionModes
+    modes: TransactionModes | None
     stop: Stop
     max_tries: int
     repeatable: bool

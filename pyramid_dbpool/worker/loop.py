@@ -115,7 +115,8 @@ def consume(
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     _check_modes(modes, session)
     stopper = Stop(stop)
-    attempts = Attempts(handle, session, modes, stopper, max_tries, idempotent or read_only)
+    own_modes = None if modes.are_the_pools else modes
+    attempts = Attempts(handle, session, own_modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:
         if stop_on_sigterm:
             stack.enter_context(stop_signal(stopper))
