@@ -49,11 +49,22 @@ def refuse_false_commits(
     """
     lose = partial(_lose, hear=hear, overstays=overstays)
 
+    def refuse_lost(connection: Connection) -> PoolProxiedConnection:
+        # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
+        # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost
+        # one.
+        if connection.invalidated:
+            lose(connection)
+        proxied = connection.connection
+        if not is_silent(proxied) and has_ended(proxied.dbapi_connection):
+            lose(connection)
+        return proxied
+
     def refuse_commit(connection: Connection) -> None:
         # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
         # came after a deadlock: the work would be lost while its author believes that it is
         # stored.
-        if _is_false(connection, lose):
+        if _has_failed(refuse_lost(connection)):
             error = _error(connection)
             # As after any failed COMMIT, the connection has to be out of the
             # transaction; SQLAlchemy takes it for ended and sends nothing more.
@@ -62,7 +73,7 @@ def refuse_false_commits(
 
     def refuse_prepare(connection: Connection) -> None:
         # PostgreSQL would forget it without an error, and the other databases commit their parts.
-        if _is_false(connection, lose):
+        if _has_failed(refuse_lost(connection)):
             raise _error(connection)
 
     steps = steps_of(engine)
@@ -77,22 +88,7 @@ def has_failed(connection: Connection) -> bool:
 
 
 def _has_failed(connection: PoolProxiedConnection) -> bool:
-    return _ENDED in notes_of(connection.info) or transaction_failed(connection.dbapi_connection)
-
-
-def _is_false(connection: Connection, lose: Callable[[Connection], NoReturn]) -> bool:
-    """Tell whether the server would not commit what was sent.
-
-    Raises what `lose` does if the connection is lost: COMMIT or PREPARE would be sent into the
-    void, and nobody know that it never arrived; or, where the first error was swallowed,
-    SQLAlchemy's own would not say that it was a lost one.
-    """
-    if connection.invalidated:
-        lose(connection)
-    proxied = connection.connection
-    if not is_silent(proxied) and has_ended(proxied.dbapi_connection):
-        lose(connection)
-    return _has_failed(proxied)
+    return transaction_failed(connection.dbapi_connection) or _ENDED in notes_of(connection.info)
 
 
 def _lose(

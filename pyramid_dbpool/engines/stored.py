@@ -82,6 +82,9 @@ class Outcome:
 
     on_error: Judge | None = None
     on_refusal: Told | None = None
+    # Whether whoever observes may run the work again, and so has to know what is stored; if not, he
+    # asks of errors only.
+    repeats = True
     # COMMITs that were begun, without those known to have been rolled back.
     commits = 0
     # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
@@ -176,9 +179,14 @@ class _Meaning(NamedTuple):
     write_refusal: WriteRefusal | None
 
 
-def observed(on_error: Judge | None = None, on_refusal: Told | None = None) -> Outcome:
+def observed(
+    on_error: Judge | None = None, on_refusal: Told | None = None, *, repeats: bool = True
+) -> Outcome:
     """Note what a block stores, in this thread (or greenlet) and in copies of its context."""
-    return Outcome(on_error, on_refusal)
+    outcome = Outcome(on_error, on_refusal)
+    if not repeats:
+        outcome.repeats = False
+    return outcome
 
 
 @contextmanager
@@ -248,7 +256,7 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
-            if _is_autocommit(connection, autocommit):
+            if outcome.repeats and _is_autocommit(connection, autocommit):
                 outcome.stored = True
 
     note_checkout = _note_reader if read_only else _note_checkout
@@ -312,7 +320,7 @@ class _ObservedPooled(_Observed, PooledConnection):
 
 def _note_checkout(connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
-    if outcome is not None:
+    if outcome is not None and outcome.repeats:
         outcome.unseen.append(None)
         observed = _ObservedPooled if isinstance(connection, PooledConnection) else _Observed
         observed.watch(connection)
@@ -320,7 +328,7 @@ def _note_checkout(connection: PoolProxiedConnection) -> None:
 
 def _note_reader(_connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
-    if outcome is not None:
+    if outcome is not None and outcome.repeats:
         outcome.unseen.append(None)
 
 
@@ -344,17 +352,15 @@ def _note_statement(connection: Connection, statement: str, _context: Any) -> No
         return
     outcome.last_heard = None
     dialect = connection.dialect.name
-    committed = Traffic.note(connection.connection, statement, dialect)
+    if Traffic.note(connection.connection, statement, dialect):
+        outcome.stored = True
     if is_plain_read(statement) and outcome.preparing is None:
-        outcome.stored |= committed
         return
     # SQLAlchemy's own PREPARE is noted as such.
     prepares = outcome.preparing is not None and _note_preparing(outcome, connection, statement)
-    if not outcome.stored:
-        outcome.stored = (
-            committed
-            or (not prepares and commits(statement, dialect))
-            or (dialect == "sqlite" and _is_alone(connection, statement))
+    if outcome.repeats and not outcome.stored:
+        outcome.stored = (not prepares and commits(statement, dialect)) or (
+            dialect == "sqlite" and _is_alone(connection, statement)
         )
 
 

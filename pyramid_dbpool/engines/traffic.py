@@ -50,7 +50,10 @@ class Traffic:
             traffic._before, traffic._at = traffic._at, now
             committed = traffic.is_committed(connection)
         # What is open stays so but for a ROLLBACK: the question is on the path of each statement.
-        if not traffic.opened or statement[:1] in {"R", "r"}:
+        rolls_back = statement[:1] in {"R", "r"}
+        if dialect == "postgresql" and not rolls_back:
+            traffic.opened = True
+        elif rolls_back or not traffic.opened:
             traffic.opened = leaves_open(statement, dialect, opened=traffic.opened)
         return committed
 

@@ -528,7 +528,7 @@ def is_silent(connection: PoolProxiedConnection) -> bool:
 
     False too where nobody can tell.
     """
-    record = connection._connection_record if is_handed_out(connection) else None
+    record = getattr(connection, "_connection_record", None)
     entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
     glance = None if entry is None else entry.glance
     return glance is not None and not glance(0, 1)

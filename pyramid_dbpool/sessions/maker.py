@@ -30,6 +30,9 @@ class _Lasting(Session):
 
     def rollback(self, *args: Any, **kwargs: Any) -> None:
         """Roll back; the server has done so itself where the connection is lost."""
+        if not self.in_transaction():
+            super().rollback(*args, **kwargs)
+            return
         note_rollback(self)
         self._end(partial(super().rollback, *args, **kwargs))
 
@@ -37,7 +40,6 @@ class _Lasting(Session):
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close, whatever state the connection is in."""
         if not self.in_transaction():
-            # As after each commit: nothing can be lost, and nothing is sent that could fail.
             super().close(*args, **kwargs)
             return
         note_close(self)

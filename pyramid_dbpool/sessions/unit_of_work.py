@@ -136,7 +136,9 @@ class UnitOfWork(AbstractContextManager[Session]):
             )
         self._former = type(session)
         # Whoever observes already is told.
-        self._watch = observed() if self._stores and current_outcome() is None else None
+        self._watch = (
+            observed(repeats=False) if self._stores and current_outcome() is None else None
+        )
         if self._watch is not None:
             self._watch.__enter__()
         self._label = caller_label("unit_of_work") if current_label() is None else None
