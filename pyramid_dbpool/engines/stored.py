@@ -82,8 +82,8 @@ class Outcome:
 
     on_error: Judge | None = None
     on_refusal: Told | None = None
-    # Whether whoever observes may run the work again, and so has to know what is stored; if not, he
-    # asks of errors only.
+    # Whether whoever observes may run the work again, and so has to know what is stored; if not,
+    # he asks what errors mean, and no more.
     repeats = True
     # COMMITs that were begun, without those known to have been rolled back.
     commits = 0

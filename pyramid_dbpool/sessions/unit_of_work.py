@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session, scoped_session
 
 from ..drivers.driver_errors import driver_text
 from ..engines.registry import find_engine, process_engine
-from ..engines.stored import current_outcome, observed, unobserved
+from ..engines.stored import Outcome, current_outcome, observed, unobserved
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, SessionInUse
-from ..pool.labels import caller_label, current_label
+from ..pool.labels import Label, caller_label, current_label
 from .closing import close_session
 from .maker import make_lasting, session_maker
 from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
@@ -135,14 +135,14 @@ class UnitOfWork(AbstractContextManager[Session]):
                 " unit_of_work the settings to get a session of its own."
             )
         self._former = type(session)
+        self._watch: Outcome | None = None
+        self._label: Label | None = None
         # Whoever observes already is told.
-        self._watch = (
-            observed(repeats=False) if self._stores and current_outcome() is None else None
-        )
-        if self._watch is not None:
+        if self._stores and current_outcome() is None:
+            self._watch = observed(repeats=False)
             self._watch.__enter__()
-        self._label = caller_label("unit_of_work") if current_label() is None else None
-        if self._label is not None:
+        if current_label() is None:
+            self._label = caller_label("unit_of_work")
             self._label.__enter__()
         # What few units have.
         self._parts: ExitStack | None = None

@@ -18,7 +18,7 @@ from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
 from ..sessions.unit_of_work import UnitOfWork
-from ..stopping import Stop, stoppable
+from ..stopping import Stop
 from .message_names import MessageName
 from .remedies import (
     DatabaseIsBack,
@@ -56,19 +56,12 @@ class Attempts(Generic[M]):
 
         :raises Exception: the error of the last try.
         """
-        # A stop does not wait as long as a caller may for a connection.
-        with stoppable(self.stop.is_set):
-            return self._run(message, named)
-
-    def _run(self, message: M, named: MessageName[M]) -> bool:
         tries, counted, waits_said = 0, 0, Reminder()
         while True:
             tries += 1
+            outcome = observed(self._note)
             try:
-                with (
-                    observed(self._note) as outcome,
-                    UnitOfWork(self.session, self.modes) as session,
-                ):
+                with outcome, UnitOfWork(self.session, self.modes) as session:
                     self.handle(message, session)
                 return True
             except Exception as error:
