@@ -21,7 +21,7 @@ __all__ = ["loops", "messages", "units"]
 OURS = "ours"
 PLAIN = "plain, QueuePool"
 
-SLICES = 50
+SLICES = 16
 """Turns that each side has in a round."""
 
 STATEMENT = select(1)
@@ -173,7 +173,7 @@ def compared(
 ) -> Figure:
     """Measure ours beside the plain way on a database."""
     try:
-        values = in_turn(sides(url), run.choose(9, 3), run.choose(20, 10))
+        values = in_turn(sides(url), run.choose(9, 3), run.choose(60, 40))
     finally:
         dispose_engine({"sqlalchemy.url": url})
     ratio = quotient(values, OURS, PLAIN)

@@ -188,16 +188,30 @@ def notes_of(info: dict[Any, Any]) -> Mapping[str, Any]:
 
 
 def _tell_of_statements(engine: _ToldEngine) -> None:
+    steps = engine.steps
+
+    def tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any) -> None:
+        connection = context.root_connection
+        # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
+        if not isinstance(connection, _ToldConnection):
+            return
+        if not _here[0]:
+            for tell in steps.inherited:
+                tell(connection)
+        # Some drivers have statements that are no strings.
+        said = str(statement)
+        for note in steps.statement:
+            note(connection, said, context)
+
+    def tell_bare_statement(cursor: Any, statement: Any, context: Any) -> None:
+        tell_statement(cursor, statement, None, context)
+
     # These events are the dialect's, which cost nothing of the above; and they come after those of
     # the engine, where an app may have made another statement of the one in hand.
-    event.listen(engine, "do_execute", _tell_statement)
-    event.listen(engine, "do_executemany", _tell_statement)
-    event.listen(
-        engine,
-        "do_execute_no_params",
-        lambda cursor, statement, context: _tell_statement(cursor, statement, None, context),
-    )
-    _tell_of_executed(engine.dialect, engine.steps)
+    event.listen(engine, "do_execute", tell_statement)
+    event.listen(engine, "do_executemany", tell_statement)
+    event.listen(engine, "do_execute_no_params", tell_bare_statement)
+    _tell_of_executed(engine.dialect, steps)
 
 
 def _tell_of_executed(dialect: Any, steps: Steps) -> None:
@@ -216,16 +230,3 @@ def _tell_of_executed(dialect: Any, steps: Steps) -> None:
             steps.executed(cursor, statement, context)
 
     dialect.do_execute, dialect.do_execute_no_params = do_execute, do_execute_no_params
-
-
-def _tell_statement(_cursor: Any, statement: Any, _parameters: Any, context: Any) -> None:
-    connection = context.root_connection
-    # What SQLAlchemy itself asks of the first connection of all, no caller has sent.
-    if isinstance(connection, _ToldConnection):
-        # Some drivers have statements that are no strings.
-        said, steps = str(statement), connection.engine.steps
-        if not _here[0]:
-            for tell in steps.inherited:
-                tell(connection)
-        for note in steps.statement:
-            note(connection, said, context)

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from types import FrameType
 
 _label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
@@ -92,12 +91,10 @@ def caller_label(what: str) -> Label:
     """
     # From whoever called the function that calls this.
     frame = sys._getframe(2)
-    while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
+    module = str(frame.f_globals.get("__name__", ""))
+    while frame.f_back is not None and module.partition(".")[0] in _BETWEEN:
         frame = frame.f_back
+        module = str(frame.f_globals.get("__name__", ""))
     # A frame would keep its variables alive.
-    code, module = frame.f_code, _module(frame)
+    code = frame.f_code
     return Label(lambda: f"{what} in {module}.{code.co_qualname}")
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))

@@ -100,18 +100,12 @@ class UnitOfWork(AbstractContextManager[Session]):
     A class, since each message of a worker enters one: five nested generators cost 40 µs.
     """
 
-    __slots__ = (
-        "_former",
-        "_given",
-        "_label",
-        "_manager",
-        "_modes",
-        "_name",
-        "_parts",
-        "_session",
-        "_stores",
-        "_watch",
-    )
+    # On the class what few units have: a label and a watch of their own, parts beside the session,
+    # and the class that their session had before.
+    _label: Label | None = None
+    _watch: Outcome | None = None
+    _parts: ExitStack | None = None
+    _former: type[Session] | None = None
 
     def __init__(
         self,
@@ -121,22 +115,20 @@ class UnitOfWork(AbstractContextManager[Session]):
         manager: TransactionManager | None = None,
     ) -> None:
         self._given, self._name = session_or_settings, name
-        self._modes = modes
-        self._manager = manager
+        self._modes, self._manager = modes, manager
         # A read-only unit has no COMMIT worth knowing of.
         self._stores = modes is None or not modes.read_only
 
     def __enter__(self) -> Session:
         """Begin: nothing is sent yet, unless there are modes."""
-        self._session = session = _session(self._given, self._name)
+        given = self._given
+        session = given if isinstance(given, Session) else _session(given, self._name)
+        self._session = session
         if session.in_transaction():
             raise SessionInUse(
                 "This session is already in a transaction: commit or close it first, or give"
                 " unit_of_work the settings to get a session of its own."
             )
-        self._former = type(session)
-        self._watch: Outcome | None = None
-        self._label: Label | None = None
         # Whoever observes already is told.
         if self._stores and current_outcome() is None:
             self._watch = observed(repeats=False)
@@ -144,14 +136,12 @@ class UnitOfWork(AbstractContextManager[Session]):
         if current_label() is None:
             self._label = caller_label("unit_of_work")
             self._label.__enter__()
-        # What few units have.
-        self._parts: ExitStack | None = None
         try:
-            make_lasting(session)
+            self._former = make_lasting(session)
             if self._modes is not None or self._manager is not None:
                 self._parts = ExitStack()
                 self._enter_parts(session, self._parts)
-            elif self._stores:
+            else:
                 promise(session)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -201,7 +191,7 @@ class UnitOfWork(AbstractContextManager[Session]):
     def _leave(self, session: Session) -> None:
         if self._stores and self._manager is None:
             forget_promise(session)
-        if type(session) is not self._former:
+        if self._former is not None:
             session.__class__ = self._former
         if self._label is not None:
             self._label.__exit__()
@@ -241,9 +231,9 @@ class UnitOfWork(AbstractContextManager[Session]):
             raise CommitUnknown(error.orig, driver_text(error)) from error
 
 
-def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
-    if isinstance(session_or_settings, Session):
-        return session_or_settings
+def _session(
+    session_or_settings: scoped_session[Session] | Mapping[str, Any], name: str
+) -> Session:
     if isinstance(session_or_settings, Mapping):
         return session_factory(session_or_settings, name)
     if isinstance(session_or_settings, scoped_session):
