@@ -14,15 +14,15 @@ from sqlalchemy.pool import QueuePool
 from pyramid_dbpool import consume, dispose_engine, session_factory, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres
 
-from .model import Figure, Run, Samples, at_most, measuring, median, quotient
+from .model import Figure, Run, at_most, measuring, percentile, quotient
 
 __all__ = ["loops", "messages", "units"]
 
 OURS = "ours"
 PLAIN = "plain, QueuePool"
 
-SLICES = 16
-"""Turns that each side has in a round."""
+UNITS = 60
+"""In a slice: whoever comes next finds the processor's caches full of the other's code."""
 
 STATEMENT = select(1)
 
@@ -35,26 +35,20 @@ class Side:
     seconds: Callable[[int], float]
 
 
-def in_turn(sides: Sequence[Side], rounds: int, count: int) -> dict[str, float | None]:
-    """Return each side's median over `rounds` of the microseconds for one unit.
+def in_turn(sides: Sequence[Side], turns: int) -> dict[str, float | None]:
+    """Return the microseconds for one unit of each side, the lower quartile of its slices.
 
-    In a round every side does `SLICES` slices of `count` units in turn with the others; the median
-    slice stands for the round.
+    The sides take turns, each with a slice of `UNITS`, so that whatever else the machine does
+    falls on all of them; the quartile leaves out most of that.
     """
-    samples = Samples()
+    slices: dict[str, list[float]] = {side.name: [] for side in sides}
     for side in sides:
-        side.seconds(5 * count)
-    for turn in range(rounds):
-        start = turn % len(sides)
-        order = [*sides[start:], *sides[:start]]
-        slices: dict[str, list[float]] = {side.name: [] for side in sides}
-        with measuring():
-            for _ in range(SLICES):
-                for side in order:
-                    slices[side.name].append(side.seconds(count) / count * 1e6)
-        for name, values in slices.items():
-            samples.add(name, median(values))
-    return samples.medians()
+        side.seconds(UNITS)
+    with measuring():
+        for turn in range(turns):
+            for side in sides if turn % 2 else reversed(sides):
+                slices[side.name].append(side.seconds(UNITS) / UNITS * 1e6)
+    return {name: percentile(values, 0.25) for name, values in slices.items()}
 
 
 def timed(loop: Callable[[int], object]) -> Callable[[int], float]:
@@ -173,7 +167,7 @@ def compared(
 ) -> Figure:
     """Measure ours beside the plain way on a database."""
     try:
-        values = in_turn(sides(url), run.choose(9, 3), run.choose(60, 40))
+        values = in_turn(sides(url), run.choose(240, 60))
     finally:
         dispose_engine({"sqlalchemy.url": url})
     ratio = quotient(values, OURS, PLAIN)
