@@ -9,6 +9,7 @@ from .idle import quiet
 from .model import Benchmark
 from .postgres import loopback
 from .requests import requests
+from .sessions import loops, messages, units
 
 __all__ = ["BENCHMARKS"]
 
@@ -16,6 +17,9 @@ BENCHMARKS = (
     Benchmark("checkout", "one checkout and return on the stub", checkout),
     Benchmark("postgres", "one checkout and return on PostgreSQL, loopback", loopback),
     Benchmark("requests", "requests beside the usual pattern, PostgreSQL", requests),
+    Benchmark("unit-of-work", "a unit of work beside a plain session", units),
+    Benchmark("message", "a message of consume beside a plain loop", messages),
+    Benchmark("session", "session_factory beside a plain session", loops),
     Benchmark("liveness", "what the look at the socket costs", liveness),
     Benchmark("contention", "64 threads on 10, holds of 4 ms", contention),
     Benchmark("no-hold", "64 threads on 10, no hold", no_hold),

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
@@ -117,11 +117,18 @@ def noting_sigterm() -> Iterator[Stop]:
         signal.signal(signal.SIGTERM, handler)
 
 
-@contextmanager
-def stoppable(stopped: Callable[[], bool]) -> Iterator[None]:
+class stoppable:  # as `contextlib.suppress`; a class, since each message enters one
     """Let waits for a connection inside the block end soon after `stopped()` becomes true."""
-    token = _stopped.set(stopped)
-    try:
-        yield
-    finally:
-        _stopped.reset(token)
+
+    __slots__ = ("_stopped", "_token")
+
+    _token: Token[Callable[[], bool] | None]
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+
+    def __enter__(self) -> None:
+        self._token = _stopped.set(self._stopped)
+
+    def __exit__(self, *_: object) -> None:
+        _stopped.reset(self._token)

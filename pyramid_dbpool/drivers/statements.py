@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "commits",
     "commits_alone",
     "first_word",
+    "is_plain_read",
     "leaves_open",
     "locks_rows",
     "plain_word",
@@ -31,6 +33,9 @@ _UNSAID = re.compile(
     r"|(?<![\w$])\$([a-z_]\w*|)\$.*?(?:\$\1\$|\Z)",
     re.I | re.S,
 )
+
+# What a SELECT does beside reading has one of these in it.
+_PERHAPS_MORE = ("update", "share", "lock", "notify", ";")
 
 # How most statements begin; none of these commits.
 _PLAIN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
@@ -200,6 +205,22 @@ def plain_word(statement: str) -> str:
     """
     word = statement[:6].upper()
     return word if word in _PLAIN and statement[6:7] == " " and ";" not in statement else ""
+
+
+@functools.lru_cache(maxsize=256)
+def is_plain_read(statement: str) -> bool:
+    """Tell, in a hurry, whether a statement does nothing but read, whatever the database.
+
+    Most that are sent do; an app has some hundreds, which SQLAlchemy sends as the same strings
+    again and again: what they do is found out once.
+
+    >>> is_plain_read("SELECT a FROM t"), is_plain_read("SELECT a FROM t FOR UPDATE")
+    (True, False)
+    """
+    if plain_word(statement) != "SELECT":
+        return False
+    lowered = statement.lower()
+    return not any(word in lowered for word in _PERHAPS_MORE)
 
 
 def locks_rows(statement: str) -> bool:

@@ -2,6 +2,7 @@
 
 - `registry`: `get_engine`, `dispose_engine`, `warm`; `process_engine` gives its settings as well.
 - `build`: makes one, and hangs onto it what the others are for:
+- `steps`: tells those below of what the engine's connections do, before they do it.
 - `forks`: keeps every connection in the process that opened it.
 - `connecting`: what an engine adds to each opening of a connection, and says of one that fails.
 - `application_name`: what the server's list of sessions calls this process.

@@ -29,6 +29,7 @@ from ..errors import ForkedConnectionError
 from ..pool import inheritance
 from ..pool.fork_gate import opening
 from ..pool.managed import ManagedPool
+from .steps import steps_of
 
 __all__ = ["protect"]
 
@@ -75,7 +76,7 @@ class _ParentsConnection:
 
 
 class _Guard:
-    """Watches over the connections of one engine; lives as long as its listeners."""
+    """Watches over the connections of one engine; lives as long as the engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = weakref.ref(engine)
@@ -83,9 +84,9 @@ class _Guard:
         self._owner = getpid()
         # The first one: others may talk to the server, and a fork come in the middle of it.
         event.listen(engine, "connect", self._opened, insert=True)
-        event.listen(engine, "before_cursor_execute", self._before_statement, retval=True)
-        event.listen(engine, "commit", self._before_commit)
-        event.listen(engine, "rollback", _notice_fork)
+        steps = steps_of(engine)
+        steps.inherited.append(self._refuse_parents)
+        steps.rollback.append(_notice_fork)
         # When a child ends, or disposes of the engine, before it has used it.
         event.listen(engine, "close", _notice_fork)
         if not isinstance(engine.pool, ManagedPool):
@@ -124,17 +125,10 @@ class _Guard:
             # the connection would stay open for ever.
             proxy.detach()
 
-    def _before_statement(
-        self, connection: Connection, _cursor: Any, statement: Any, parameters: Any, *_: Any
-    ) -> tuple[Any, Any]:
-        self._before_commit(connection)
-        return statement, parameters
-
-    def _before_commit(self, _connection: Connection) -> None:
-        if not inheritance.here[0]:
-            parents = _ParentsConnection(self._owner)
-            inheritance.leave_parent()
-            parents.refuse()
+    def _refuse_parents(self, _connection: Connection) -> None:
+        parents = _ParentsConnection(self._owner)
+        inheritance.leave_parent()
+        parents.refuse()
 
 
 def _hold_forks_up(pool: Any, known: weakref.WeakSet[ConnectionPoolEntry]) -> None:

@@ -6,9 +6,9 @@ by itself; and where the connection is lost already.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NoReturn
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -17,18 +17,20 @@ from ..drivers.last_words import last_words
 from ..drivers.sockets import has_ended
 from ..drivers.transactions import in_autocommit, transaction_failed
 from ..errors import TransactionFailed
+from ..pool.managed import is_silent
 from ..secrets import mask_text
 from . import stored
 from .hearing import Heard
 from .overstays import Overstays
+from .steps import notes_in, notes_of, steps_of
 
 __all__ = ["has_failed", "note_failure", "refuse_false_commits"]
 
-# A key of Connection.info: what the error of the transaction in hand said. The text and not the
-# error, whose traceback would keep a forgotten session, and so its connection, alive for ever.
-_FAILURE = "pyramid_dbpool.failure"
+# A note on a transaction: what its error said. The text and not the error, whose traceback would
+# keep a forgotten session, and so its connection, alive for ever.
+_FAILURE = "failure"
 # Another one: that the server has rolled it back, with all of its savepoints.
-_ENDED = "pyramid_dbpool.ended"
+_ENDED = "ended"
 
 # With these InnoDB rolls the whole transaction back: a row that others have changed since the
 # snapshot (MariaDB, innodb_snapshot_isolation), a full table of locks, a deadlock.
@@ -45,14 +47,39 @@ def refuse_false_commits(
 
     :param hear: gets what a server has said that ended the connection.
     """
-    refuse_lost = partial(_refuse_lost_connection, hear=hear, overstays=overstays)
-    event.listen(engine, "commit", refuse_lost)
-    event.listen(engine, "begin", _forget_failure)
-    event.listen(engine, "begin_twophase", _forget_failure)
-    event.listen(engine, "rollback_savepoint", _forget_failure_in_savepoint)
-    event.listen(engine, "commit", _refuse_failed_transaction)
-    event.listen(engine, "prepare_twophase", refuse_lost)
-    event.listen(engine, "prepare_twophase", _refuse_prepare)
+    lose = partial(_lose, hear=hear, overstays=overstays)
+
+    def refuse_lost(connection: Connection) -> PoolProxiedConnection:
+        # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
+        # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost
+        # one.
+        if connection.invalidated:
+            lose(connection)
+        proxied = connection.connection
+        if not is_silent(proxied) and has_ended(proxied.dbapi_connection):
+            lose(connection)
+        return proxied
+
+    def refuse_commit(connection: Connection) -> None:
+        # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
+        # came after a deadlock: the work would be lost while its author believes that it is
+        # stored.
+        if _has_failed(refuse_lost(connection)):
+            error = _error(connection)
+            # As after any failed COMMIT, the connection has to be out of the
+            # transaction; SQLAlchemy takes it for ended and sends nothing more.
+            connection.connection.rollback()
+            raise error
+
+    def refuse_prepare(connection: Connection) -> None:
+        # PostgreSQL would forget it without an error, and the other databases commit their parts.
+        if _has_failed(refuse_lost(connection)):
+            raise _error(connection)
+
+    steps = steps_of(engine)
+    steps.rollback_to_savepoint.append(_forget_failure)
+    steps.commit.append(refuse_commit)
+    steps.prepare.append(refuse_prepare)
 
 
 def has_failed(connection: Connection) -> bool:
@@ -61,26 +88,21 @@ def has_failed(connection: Connection) -> bool:
 
 
 def _has_failed(connection: PoolProxiedConnection) -> bool:
-    ended: bool = connection.info.get(_ENDED, False)
-    return ended or transaction_failed(connection.dbapi_connection)
+    return transaction_failed(connection.dbapi_connection) or _ENDED in notes_of(connection.info)
 
 
-def _refuse_lost_connection(
-    connection: Connection, *_xid: object, hear: Callable[[Heard], object], overstays: Overstays
-) -> None:
-    # COMMIT or PREPARE would be sent into the void, and nobody know that it never arrived; or,
-    # where the first error was swallowed, SQLAlchemy's own would not say that it was a lost one.
+def _lose(
+    connection: Connection, *, hear: Callable[[Heard], object], overstays: Overstays
+) -> NoReturn:
     if connection.invalidated:
         lost = _lost(connection, None)
         stored.note_given_up(lost)
-    elif has_ended(connection.connection.dbapi_connection):
+    else:
         said = last_words(connection.connection.dbapi_connection)
         lost = _lost(connection, said)
         heard = Heard(lost.orig or lost, connection.connection, connection.dialect, True, False)
         hear(heard)
         overstays.explain(lost, heard)
-    else:
-        return
     connection.invalidate(lost)
     raise stored.judged(lost)
 
@@ -99,25 +121,8 @@ def _lost(connection: Connection, said: Exception | None) -> sa_exc.OperationalE
     return lost
 
 
-def _refuse_failed_transaction(connection: Connection) -> None:
-    # PostgreSQL answers such a COMMIT with ROLLBACK and no error, and MariaDB commits what
-    # came after a deadlock: the work would be lost while its author believes that it is stored.
-    if has_failed(connection):
-        error = _error(connection)
-        # As after any failed COMMIT, the connection has to be out of the
-        # transaction; SQLAlchemy takes it for ended and sends nothing more.
-        connection.connection.rollback()
-        raise error
-
-
-def _refuse_prepare(connection: Connection, _xid: Any) -> None:
-    # PostgreSQL would forget it without an error, and the other databases commit their parts.
-    if has_failed(connection):
-        raise _error(connection)
-
-
 def _error(connection: Connection) -> TransactionFailed:
-    said = connection.info.get(_FAILURE)
+    said = notes_of(connection.info).get(_FAILURE)
     failure = "A statement of this transaction failed" + (f" ({said})" if said else "")
     return TransactionFailed(
         f"{failure} and its error was swallowed, so the server would roll everything back,"
@@ -130,12 +135,12 @@ def note_failure(heard: Heard) -> None:
     """Note on a connection which error made the server give its transaction up."""
     if heard.lost:
         return
-    info = heard.connection.info
+    notes = notes_in(heard.connection.info)
     if _ends_transaction(heard):
-        info[_ENDED] = True
+        notes[_ENDED] = True
     # The first one: those after it only say that the transaction is aborted.
-    if _FAILURE not in info and _has_failed(heard.connection):
-        info[_FAILURE] = _text(heard.error)
+    if _FAILURE not in notes and _has_failed(heard.connection):
+        notes[_FAILURE] = _text(heard.error)
 
 
 def _ends_transaction(heard: Heard) -> bool:
@@ -154,12 +159,9 @@ def _text(error: BaseException) -> str:
     return f"{name}: {mask_text(str(error).partition(chr(10))[0])}"
 
 
-def _forget_failure(connection: Connection, *_: Any) -> None:
+def _forget_failure(connection: Connection) -> None:
+    # The savepoint that is gone back to is none of those that the server has rolled back.
     if not connection.invalidated:
-        connection.info.pop(_FAILURE, None)
-        connection.info.pop(_ENDED, None)
-
-
-def _forget_failure_in_savepoint(connection: Connection, *_: Any) -> None:
-    if not connection.invalidated and _ENDED not in connection.info:
-        _forget_failure(connection)
+        notes = notes_in(connection.info)
+        if _ENDED not in notes:
+            notes.pop(_FAILURE, None)

@@ -6,10 +6,11 @@ Noted at the engine, which all statements pass: the ORM's, Core's and text.
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 
 from ..drivers.statements import (
     changes_nothing,
+    is_plain_read,
     locks_rows,
     plain_word,
     rolls_back,
@@ -19,11 +20,12 @@ from ..drivers.statements import (
     writes,
 )
 from .hearing import Heard
+from .steps import steps_of
 
 __all__ = ["Sent", "note_error", "note_statements"]
 
-# A key of Connection.info.
-_SENT = "pyramid_dbpool.sent"
+# A key of Connection.info, and an attribute of the connection itself.
+_SENT = "pyramid_dbpool_sent"
 
 # How a statement begins whose driver counts the rows that it has changed.
 _COUNTED = frozenset({"UPDATE ", "DELETE ", "update ", "delete "})
@@ -78,8 +80,11 @@ class Sent:
         # It must not know the connection in its turn: a forgotten session's would never come back.
         if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
             connection.info.pop(_SENT, None)
+            setattr(connection, _SENT, None)
         else:
             connection.info[_SENT] = self
+            # There too: each statement asks for it.
+            setattr(connection, _SENT, self)
 
     def end(self) -> None:
         """Note that what was written is stored, or was rolled back."""
@@ -181,34 +186,32 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
     dialect = engine.dialect.name
     locks, notifies = dialect in {"mysql", "mariadb", "sqlite"}, dialect == "postgresql"
 
-    def note(
-        connection: Connection, _cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
-    ) -> None:
-        # What a transaction before this one has left here, nobody looks at any more.
-        sent: Sent | None = connection.info.get(_SENT)
+    def note(connection: Connection, statement: str, context: Any) -> None:
+        sent: Sent | None = getattr(connection, _SENT, None)
         if sent is None:
             return
-        said = str(statement)
+        if is_plain_read(statement):
+            sent._last = None
+            return
         if stores:
-            sent.note_change(said, dialect, several=several)
+            sent.note_change(statement, dialect, several=context.executemany)
             if notifies:
-                sent.note_notify(said)
+                sent.note_notify(statement)
         if locks:
-            sent.note_lock(said, dialect)
+            sent.note_lock(statement, dialect)
 
-    event.listen(engine, "before_cursor_execute", note)
+    steps = steps_of(engine)
+    steps.statement.append(note)
     if stores:
-        event.listen(engine, "after_cursor_execute", _note_no_rows)
+        steps.executed = _note_no_rows
 
 
-def _note_no_rows(
-    connection: Connection, cursor: Any, statement: Any, _p: Any, _c: Any, several: bool
-) -> None:
+def _note_no_rows(cursor: Any, statement: Any, context: Any) -> None:
     # After each SELECT too; so this comes before everything that costs more.
-    if statement[:7] not in _COUNTED or several or ";" in statement:
+    if str(statement)[:7] not in _COUNTED or context.executemany or ";" in statement:
         return
     # SQLite counts what RETURNING returns only when it is fetched.
     if cursor.rowcount == 0 and cursor.description is None:
-        sent: Sent | None = connection.info.get(_SENT)
+        sent: Sent | None = getattr(context.root_connection, _SENT, None)
         if sent is not None:
             sent.undo_last()

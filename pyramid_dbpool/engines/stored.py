@@ -19,7 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from ..clock import monotonic
 from ..drivers.driver_errors import driver_error, driver_text, error_chain, sqlstate
-from ..drivers.statements import commits, commits_alone, first_word
+from ..drivers.statements import commits, commits_alone, first_word, is_plain_read
 from ..drivers.transactions import (
     in_autocommit,
     in_transaction,
@@ -34,6 +34,7 @@ from ..pool.labels import current_label
 from ..pool.managed import ManagedPool, PooledConnection, WatchedConnection
 from .hearing import Heard
 from .overstays import Overstays
+from .steps import steps_of
 from .traffic import Traffic
 from .write_outage import WriteOutage
 
@@ -82,6 +83,9 @@ class Outcome:
 
     on_error: Judge | None = None
     on_refusal: Told | None = None
+    # Whether whoever observes may run the work again, and so has to know what is stored; if not,
+    # he asks what errors mean, and no more.
+    repeats = True
     # COMMITs that were begun, without those known to have been rolled back.
     commits = 0
     # Something was sent that needs no COMMIT of SQLAlchemy's to be stored.
@@ -179,9 +183,14 @@ class _Meaning(NamedTuple):
     write_refusal: WriteRefusal | None
 
 
-def observed(on_error: Judge | None = None, on_refusal: Told | None = None) -> Outcome:
+def observed(
+    on_error: Judge | None = None, on_refusal: Told | None = None, *, repeats: bool = True
+) -> Outcome:
     """Note what a block stores, in this thread (or greenlet) and in copies of its context."""
-    return Outcome(on_error, on_refusal)
+    outcome = Outcome(on_error, on_refusal)
+    if not repeats:
+        outcome.repeats = False
+    return outcome
 
 
 @contextmanager
@@ -248,11 +257,10 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
     """
 
     def begin(connection: Connection) -> None:
-        Traffic.forget(connection.info)
         outcome = _current.get()
         if outcome is not None:
             outcome.committing = None
-            if _is_autocommit(connection, autocommit):
+            if outcome.repeats and _is_autocommit(connection, autocommit):
                 outcome.stored = True
 
     note_checkout = _note_reader if read_only else _note_checkout
@@ -261,17 +269,17 @@ def note_outcomes(engine: Engine, *, autocommit: bool, read_only: bool) -> None:
         engine.pool.on_refusal = note_refusal
     else:
         event.listen(engine, "checkout", lambda _dbapi, _record, fairy: note_checkout(fairy))
-    event.listen(engine, "engine_connect", _note_connection)
-    event.listen(engine, "begin", begin)
-    event.listen(engine, "begin_twophase", lambda connection, _xid: begin(connection))
     event.listen(engine, "handle_error", _judge_error, retval=True)
-    event.listen(engine, "rollback_twophase", _end_preparing)
-    event.listen(engine, "before_cursor_execute", _note_read if read_only else _note_statement)
+    steps = steps_of(engine)
+    steps.connect.append(_note_connection)
+    steps.begin.append(begin)
+    steps.statement.append(_note_read if read_only else _note_statement)
+    steps.rollback_prepared.append(_end_preparing)
     if not read_only:
-        event.listen(engine, "rollback", _note_rollback)
-        event.listen(engine, "commit", _note_commit)
-        event.listen(engine, "prepare_twophase", _note_prepare)
-        event.listen(engine, "commit_twophase", lambda connection, *_: _note_commit(connection))
+        steps.rollback.append(_note_rollback)
+        steps.commit.append(_note_commit)
+        steps.prepare.append(_note_prepare)
+        steps.commit_prepared.append(_note_commit)
 
 
 def _is_autocommit(connection: Connection, configured: bool) -> bool:
@@ -316,7 +324,7 @@ class _ObservedPooled(_Observed, PooledConnection):
 
 def _note_checkout(connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
-    if outcome is not None:
+    if outcome is not None and outcome.repeats:
         outcome.unseen.append(None)
         observed = _ObservedPooled if isinstance(connection, PooledConnection) else _Observed
         observed.watch(connection)
@@ -326,7 +334,7 @@ def _note_checkout(connection: PoolProxiedConnection) -> None:
 
 def _note_reader(connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
-    if outcome is not None:
+    if outcome is not None and outcome.repeats:
         outcome.unseen.append(None)
         if current_label() is None:
             outcome.name_holder(connection)
@@ -339,27 +347,28 @@ def _note_connection(_connection: Connection) -> None:
         outcome.unseen.pop()
 
 
-def _note_read(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+def _note_read(connection: Connection, statement: str, _context: Any) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.last_heard = None
-        Traffic.note(connection.connection, str(statement), connection.dialect.name)
+        Traffic.note(connection.connection, statement, connection.dialect.name)
 
 
-def _note_statement(connection: Connection, _cursor: Any, statement: Any, *_args: object) -> None:
+def _note_statement(connection: Connection, statement: str, _context: Any) -> None:
     outcome = _current.get()
     if outcome is None:
         return
     outcome.last_heard = None
-    said, dialect = str(statement), connection.dialect.name
-    committed = Traffic.note(connection.connection, said, dialect)
+    dialect = connection.dialect.name
+    if Traffic.note(connection.connection, statement, dialect):
+        outcome.stored = True
+    if is_plain_read(statement) and outcome.preparing is None:
+        return
     # SQLAlchemy's own PREPARE is noted as such.
-    prepares = outcome.preparing is not None and _note_preparing(outcome, connection, said)
-    if not outcome.stored:
-        outcome.stored = (
-            committed
-            or (not prepares and commits(said, dialect))
-            or (dialect == "sqlite" and _is_alone(connection, said))
+    prepares = outcome.preparing is not None and _note_preparing(outcome, connection, statement)
+    if outcome.repeats and not outcome.stored:
+        outcome.stored = (not prepares and commits(statement, dialect)) or (
+            dialect == "sqlite" and _is_alone(connection, statement)
         )
 
 
@@ -397,14 +406,14 @@ def _note_commit(connection: Connection) -> None:
         outcome.preparing = None
 
 
-def _note_prepare(connection: Connection, _xid: Any) -> None:
+def _note_prepare(connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None if outcome.prepared else connection.connection
         outcome.prepared = True
 
 
-def _end_preparing(*_: object) -> None:
+def _end_preparing(_connection: Connection) -> None:
     outcome = _current.get()
     if outcome is not None:
         outcome.preparing = None

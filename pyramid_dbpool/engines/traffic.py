@@ -6,19 +6,18 @@ back, how long the connection had nothing to do, and how long a statement took.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy.pool import PoolProxiedConnection
 
 from ..clock import monotonic
 from ..drivers.statements import leaves_open
 from ..drivers.transactions import in_transaction
+from .steps import notes_in, notes_of
 
 __all__ = ["Traffic"]
 
 
-# A key of Connection.info.
-_TRAFFIC = "pyramid_dbpool.traffic"
+# A note on a transaction.
+_TRAFFIC = "traffic"
 
 
 class Traffic:
@@ -37,26 +36,24 @@ class Traffic:
     @staticmethod
     def on(connection: PoolProxiedConnection) -> Traffic | None:
         """Return what was sent in the transaction of a connection; None: nothing."""
-        return connection.info.get(_TRAFFIC)
-
-    @staticmethod
-    def forget(info: dict[Any, Any]) -> None:
-        """Begin another transaction."""
-        info.pop(_TRAFFIC, None)
+        return notes_of(connection.info).get(_TRAFFIC)
 
     @staticmethod
     def note(connection: PoolProxiedConnection, statement: str, dialect: str) -> bool:
         """Note a statement that is about to be sent; tell whether all before it was committed."""
-        info, now = connection.info, monotonic()
-        traffic: Traffic | None = info.get(_TRAFFIC)
+        notes, now = notes_in(connection.info), monotonic()
+        traffic: Traffic | None = notes.get(_TRAFFIC)
         if traffic is None:
             traffic, committed = Traffic(now), False
-            info[_TRAFFIC] = traffic
+            notes[_TRAFFIC] = traffic
         else:
             traffic._before, traffic._at = traffic._at, now
             committed = traffic.is_committed(connection)
         # What is open stays so but for a ROLLBACK: the question is on the path of each statement.
-        if not traffic.opened or statement[:1] in {"R", "r"}:
+        rolls_back = statement[:1] in {"R", "r"}
+        if dialect == "postgresql" and not rolls_back:
+            traffic.opened = True
+        elif rolls_back or not traffic.opened:
             traffic.opened = leaves_open(statement, dialect, opened=traffic.opened)
         return committed
 

@@ -53,13 +53,18 @@ class TransactionModes:
                 )
             object.__setattr__(self, "isolation_level", level)
 
+    @property
+    def are_the_pools(self) -> bool:
+        """Whether nothing has to be said to the server."""
+        return not (self.isolation_level or self.read_only or self.deferrable)
+
     def check(self, dialect: str, *, twophase: bool = False) -> None:
         """Refuse a mode that the database does not have.
 
         :param twophase: whether the transactions are prepared before they are committed.
         :raises ValueError: there is one.
         """
-        if twophase and dialect in {"mysql", "mariadb"} and self != TransactionModes():
+        if twophase and dialect in {"mysql", "mariadb"} and not self.are_the_pools:
             # Their XA START begins the transaction: SET TRANSACTION comes too late.
             raise ValueError(f"two-phase transactions on {dialect} have the pool's modes only.")
         if dialect == "sqlite":
@@ -76,7 +81,7 @@ class TransactionModes:
 
         :raises ValueError: the database does not have such a mode.
         """
-        if self == TransactionModes():
+        if self.are_the_pools:
             yield
             return
         if session.bind is not None:
@@ -97,7 +102,7 @@ class TransactionModes:
         :raises ValueError: the database does not have such a mode.
         :raises sqlalchemy.exc.DBAPIError: the database is away or refuses.
         """
-        if self == TransactionModes():
+        if self.are_the_pools:
             return
         if not session.in_transaction():
             session.begin()

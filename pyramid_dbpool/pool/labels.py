@@ -6,8 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import FrameType
+from contextvars import ContextVar, Token
 
 _label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
@@ -42,16 +41,27 @@ def holder_label(label: object) -> Iterator[None]:
 class Label:
     """A holder's name whose text is made when somebody looks at it, which is hardly ever.
 
+    Who checks connections out inside its `with` has it; afterwards the holder has finished.
+
     :param make: returns the text; called in any thread, so it may not change anything.
         An empty text says that the name is no longer known.
     :ivar over: whether the holder has finished: then its thread may be at other work.
     """
 
-    __slots__ = ("_make", "over")
+    __slots__ = ("_make", "_token", "over")
+
+    _token: Token[object | None]
 
     def __init__(self, make: Callable[[], str]) -> None:
         self._make = make
         self.over = False
+
+    def __enter__(self) -> None:
+        self._token = _label.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _label.reset(self._token)
+        self.over = True
 
     def __str__(self) -> str:
         text = self._make()
@@ -67,42 +77,24 @@ class Label:
             self._make = lambda: text
 
 
-@contextmanager
-def labelled_by(thing: object) -> Iterator[None]:
-    """Name those who check connections out inside the block after `str(thing)`."""
+def label_of(thing: object) -> Label:
+    """Return a label that says `str(thing)`, for as long as there is the thing."""
     # Weakly: the last label of a connection stays with it while it is idle.
     weakly = weakref.ref(thing)
-    with _labelled(Label(lambda: "" if (alive := weakly()) is None else str(alive))):
-        yield
+    return Label(lambda: "" if (alive := weakly()) is None else str(alive))
 
 
-@contextmanager
-def labelled_by_caller(what: str) -> Iterator[None]:
-    """Name the holder after the function that called us, unless it has a name already.
+def caller_label(what: str) -> Label:
+    """Return a label that names the function which called this package.
 
-    :param what: what the function does, such as `unit_of_work`.
+    :param what: what that function does, such as `unit_of_work`.
     """
-    if current_label() is not None:
-        yield
-        return
-    frame = sys._getframe(1)
-    while frame.f_back is not None and _module(frame).partition(".")[0] in _BETWEEN:
+    # From whoever called the function that calls this.
+    frame = sys._getframe(2)
+    module = str(frame.f_globals.get("__name__", ""))
+    while frame.f_back is not None and module.partition(".")[0] in _BETWEEN:
         frame = frame.f_back
+        module = str(frame.f_globals.get("__name__", ""))
     # A frame would keep its variables alive.
-    code, module = frame.f_code, _module(frame)
-    del frame
-    with _labelled(Label(lambda: f"{what} in {module}.{code.co_qualname}")):
-        yield
-
-
-@contextmanager
-def _labelled(label: Label) -> Iterator[None]:
-    try:
-        with holder_label(label):
-            yield
-    finally:
-        label.end()
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
+    code = frame.f_code
+    return Label(lambda: f"{what} in {module}.{code.co_qualname}")

@@ -61,6 +61,7 @@ __all__ = [
     "WatchedConnection",
     "is_condemned",
     "is_handed_out",
+    "is_silent",
     "name_lease",
 ]
 
@@ -529,6 +530,17 @@ def name_lease(connection: PoolProxiedConnection, label: object | None) -> None:
     entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
     if entry is not None:
         entry.label = label
+
+
+def is_silent(connection: PoolProxiedConnection) -> bool:
+    """Tell, for the price of a checkout's look, whether its server has said nothing unasked.
+
+    False too where nobody can tell.
+    """
+    record = getattr(connection, "_connection_record", None)
+    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    glance = None if entry is None else entry.glance
+    return glance is not None and not glance(0, 1)
 
 
 # The records that are checked out, of all pools: what the collector finds comes back, and is

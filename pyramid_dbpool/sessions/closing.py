@@ -17,7 +17,8 @@ def close_session(session: Session) -> None:
     try:
         # A failure in close() would leave the connection checked out; after this,
         # close() has nothing more to roll back.
-        roll_back(session)
+        if session.in_transaction():
+            roll_back(session)
     finally:
         session.close()
 

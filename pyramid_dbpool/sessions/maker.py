@@ -1,8 +1,7 @@
 """The sessionmaker of a pool: requests, workers and scripts have their sessions from it."""
 
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ from ..engines.registry import ProcessEngine
 from .closing import log_failed_rollback
 from .uncommitted import note_close, note_rollback, taken_by
 
-__all__ = ["SessionMaker", "lasting", "new_session_maker", "session_maker"]
+__all__ = ["SessionMaker", "make_lasting", "new_session_maker", "session_maker"]
 
 # An attribute of a class of sessions: the one whose sessions last.
 _LASTING = "_pyramid_dbpool_lasting"
@@ -100,19 +99,16 @@ def new_session_maker(made: ProcessEngine, info: dict[str, Any]) -> SessionMaker
     return sessionmaker(made.engine, class_=_lasting_class(base), info=info)
 
 
-@contextmanager
-def lasting(session: Session) -> Iterator[None]:
-    """Have a session of the app's own class end as ours do, inside of the block.
+def make_lasting(session: Session) -> type[Session] | None:
+    """Have a session of the app's own class end as ours do; return that class, to be given back.
 
     What a handler has added and not flushed would be gone at its close(), without a trace.
     """
+    if isinstance(session, _Lasting):
+        return None
     former = type(session)
-    if not issubclass(former, _Lasting):
-        session.__class__ = _lasting_class(former)
-    try:
-        yield
-    finally:
-        session.__class__ = former
+    session.__class__ = _lasting_class(former)
+    return former
 
 
 def _lasting_class(base: type[Session]) -> type[Session]:

@@ -1,7 +1,8 @@
 """A session on the process's engine, and one unit of work on it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import transaction
@@ -10,15 +11,15 @@ from sqlalchemy.orm import Session, scoped_session
 
 from ..drivers.driver_errors import driver_text
 from ..engines.registry import find_engine, process_engine
-from ..engines.stored import current_outcome, observed, unobserved
+from ..engines.stored import Outcome, current_outcome, observed, unobserved
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, SessionInUse
-from ..pool.labels import labelled_by_caller
+from ..pool.labels import Label, caller_label, current_label
 from .closing import close_session
-from .maker import lasting, session_maker
+from .maker import make_lasting, session_maker
 from .uncommitted import forget_promise, promise, refuse_discarded, warn_of_rollback
 
-__all__ = ["session_factory", "unit_of_work"]
+__all__ = ["UnitOfWork", "session_factory", "unit_of_work"]
 
 AnySession: TypeAlias = Session | scoped_session[Session]
 TransactionManager: TypeAlias = (
@@ -50,7 +51,6 @@ def session_factory(settings: Mapping[str, Any], name: str = "default") -> Sessi
     return session_maker(process_engine(settings, name))()
 
 
-@contextmanager
 def unit_of_work(
     session_or_settings: AnySession | Mapping[str, Any],
     *,
@@ -59,7 +59,7 @@ def unit_of_work(
     read_only: bool = False,
     deferrable: bool = False,
     transaction_manager: TransactionManager | None = None,
-) -> Iterator[Session]:
+) -> AbstractContextManager[Session]:
     """Commit on success, roll back on error, close in any case.
 
     Yields the session. An error is raised again, after the rollback; nothing is tried again.
@@ -88,84 +88,157 @@ def unit_of_work(
     :raises TypeError: neither a session nor settings.
     :raises ValueError: a mode that is unknown, or that the database does not have.
     """
-    modes = TransactionModes(isolation_level, read_only, deferrable)
-    session = _session(session_or_settings, name)
-    if session.in_transaction():
-        raise SessionInUse(
-            "This session is already in a transaction: commit or close it first, or give"
-            " unit_of_work the settings to get a session of its own."
-        )
-    if transaction_manager is None:
-        unit = _committed(session, read_only)
-    else:
-        # Here, because zope.sqlalchemy imports every driver that is installed.
-        from .joining import joined_transaction  # noqa: PLC0415
+    modes = None
+    if isolation_level or read_only or deferrable:
+        modes = TransactionModes(isolation_level, read_only, deferrable)
+    return UnitOfWork(session_or_settings, modes, name, transaction_manager)
 
-        unit = joined_transaction(session, transaction_manager)
-    # Whoever observes already is told; a read-only unit has no COMMIT worth knowing of.
-    watch = nullcontext() if read_only or current_outcome() else observed()
-    try:
-        with (
-            labelled_by_caller("unit_of_work"),
-            lasting(session),
-            watch,
-            # Around the body too: it may commit by hand.
-            _commit_outcome(session, read_only),
+
+class UnitOfWork(AbstractContextManager[Session]):
+    """What `unit_of_work` returns; for who has the modes already.
+
+    A class, since each message of a worker enters one: five nested generators cost 40 µs.
+    """
+
+    # On the class what few units have: a label and a watch of their own, parts beside the session,
+    # and the class that their session had before.
+    _label: Label | None = None
+    _watch: Outcome | None = None
+    _parts: ExitStack | None = None
+    _former: type[Session] | None = None
+
+    def __init__(
+        self,
+        session_or_settings: AnySession | Mapping[str, Any],
+        modes: TransactionModes | None,
+        name: str = "default",
+        manager: TransactionManager | None = None,
+    ) -> None:
+        self._given, self._name = session_or_settings, name
+        self._modes, self._manager = modes, manager
+        # A read-only unit has no COMMIT worth knowing of.
+        self._stores = modes is None or not modes.read_only
+
+    def __enter__(self) -> Session:
+        """Begin: nothing is sent yet, unless there are modes."""
+        given = self._given
+        session = given if isinstance(given, Session) else _session(given, self._name)
+        self._session = session
+        if session.in_transaction():
+            raise SessionInUse(
+                "This session is already in a transaction: commit or close it first, or give"
+                " unit_of_work the settings to get a session of its own."
+            )
+        # Whoever observes already is told.
+        if self._stores and current_outcome() is None:
+            self._watch = observed(repeats=False)
+            self._watch.__enter__()
+        if current_label() is None:
+            self._label = caller_label("unit_of_work")
+            self._label.__enter__()
+        try:
+            self._former = make_lasting(session)
+            if self._modes is not None or self._manager is not None:
+                self._parts = ExitStack()
+                self._enter_parts(session, self._parts)
+            else:
+                promise(session)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return session
+
+    def _enter_parts(self, session: Session, parts: ExitStack) -> None:
+        if self._modes is not None:
             # Around the end of the unit: what hooks do before COMMIT is part of it.
-            modes.applied(session),
-            unit,
-        ):
-            modes.begin(session)
-            yield session
-            # Here, so that a connection that is lost in a flush is not taken for one that is
-            # lost in COMMIT.
-            session.flush()
-    finally:
+            parts.enter_context(self._modes.applied(session))
+        if self._manager is not None:
+            # Here, because zope.sqlalchemy imports every driver that is installed.
+            from .joining import joined_transaction  # noqa: PLC0415
+
+            parts.enter_context(joined_transaction(session, self._manager))
+        elif self._stores:
+            promise(session)
+        if self._modes is not None:
+            self._modes.begin(session)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commit, or after an error roll back; close in any case."""
+        session, parts = self._session, self._parts
+        try:
+            if error is None:
+                if parts is None:
+                    self._commit(session)
+                else:
+                    with parts:
+                        self._commit(session)
+            elif parts is not None:
+                parts.__exit__(kind, error, traceback)
+        except sa_exc.DBAPIError as failed:
+            self._explain(failed)
+            raise
+        else:
+            # The body may commit by hand.
+            self._explain(error)
+        finally:
+            self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        if self._stores and self._manager is None:
+            forget_promise(session)
+        if self._former is not None:
+            session.__class__ = self._former
+        if self._label is not None:
+            self._label.__exit__()
+        if self._watch is not None:
+            self._watch.__exit__()
         close_session(session)
 
+    def _commit(self, session: Session) -> None:
+        # Here, so that a connection that is lost in a flush is not taken for one that is
+        # lost in COMMIT.
+        session.flush()
+        if self._manager is not None:
+            # It does so itself.
+            return
+        if not self._stores:
+            with unobserved():
+                session.commit()
+            return
+        refuse_discarded(session)
+        session.commit()
+        warn_of_rollback(session)
 
-def _session(session_or_settings: AnySession | Mapping[str, Any], name: str) -> Session:
+    def _explain(self, error: BaseException | None) -> None:
+        """Tell a COMMIT whose answer was lost from one that failed, on an engine of others.
+
+        :raises CommitUnknown: it was lost.
+        """
+        if not isinstance(error, sa_exc.DBAPIError) or isinstance(error, CommitUnknown):
+            return
+        # Our engines know what they have sent; a lost ROLLBACK has no statement either.
+        if find_engine(self._session.bind) is not None:
+            return
+        # Without a statement it was COMMIT itself; a flush has one. A read-only
+        # unit has nothing that could be stored.
+        lost = error.connection_invalidated and error.statement is None
+        if lost and self._stores:
+            raise CommitUnknown(error.orig, driver_text(error)) from error
+
+
+def _session(
+    session_or_settings: scoped_session[Session] | Mapping[str, Any], name: str
+) -> Session:
     if isinstance(session_or_settings, Mapping):
         return session_factory(session_or_settings, name)
     if isinstance(session_or_settings, scoped_session):
         return session_or_settings()
-    if not isinstance(session_or_settings, Session):
-        raise TypeError(
-            "unit_of_work takes a session or the app's settings, not"
-            f" {type(session_or_settings).__name__}."
-        )
-    return session_or_settings
-
-
-@contextmanager
-def _committed(session: Session, read_only: bool) -> Iterator[None]:
-    if read_only:
-        yield
-        with unobserved():
-            session.commit()
-        return
-    promise(session)
-    try:
-        yield
-        refuse_discarded(session)
-        session.commit()
-        warn_of_rollback(session)
-    finally:
-        forget_promise(session)
-
-
-@contextmanager
-def _commit_outcome(session: Session, read_only: bool) -> Iterator[None]:
-    """Tell a COMMIT whose answer was lost from one that failed, on an engine that is not ours."""
-    try:
-        yield
-    except sa_exc.DBAPIError as error:
-        if find_engine(session.bind) is not None:
-            # Our engines know what they have sent; a lost ROLLBACK has no statement either.
-            raise
-        # Without a statement it was COMMIT itself; a flush has one. A read-only
-        # unit has nothing that could be stored.
-        lost = error.connection_invalidated and error.statement is None and not read_only
-        if lost and not isinstance(error, CommitUnknown):
-            raise CommitUnknown(error.orig, driver_text(error)) from error
-        raise
+    raise TypeError(
+        "unit_of_work takes a session or the app's settings, not"
+        f" {type(session_or_settings).__name__}."
+    )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import Engine, select
@@ -17,8 +17,8 @@ from ..drivers.writability import WriteRefusal, storage_refusal
 from ..engines.stored import Outcome, database_error, is_aftermath, observed
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
-from ..sessions.unit_of_work import unit_of_work
-from ..stopping import Stop, stoppable
+from ..sessions.unit_of_work import UnitOfWork
+from ..stopping import Stop
 from .message_names import MessageName
 from .remedies import (
     DatabaseIsBack,
@@ -46,7 +46,7 @@ class Attempts(Generic[M]):
 
     handle: Callable[[M, Session], object]
     session: Session
-    modes: TransactionModes
+    modes: TransactionModes | None
     stop: Stop
     max_tries: int
     repeatable: bool
@@ -56,19 +56,12 @@ class Attempts(Generic[M]):
 
         :raises Exception: the error of the last try.
         """
-        # A stop does not wait as long as a caller may for a connection.
-        with stoppable(self.stop.is_set):
-            return self._run(message, named)
-
-    def _run(self, message: M, named: MessageName[M]) -> bool:
-        tries, counted, modes, waits_said = 0, 0, asdict(self.modes), Reminder()
+        tries, counted, waits_said = 0, 0, Reminder()
         while True:
             tries += 1
+            outcome = observed(self._note)
             try:
-                with (
-                    observed(self._note) as outcome,
-                    unit_of_work(self.session, **modes) as session,
-                ):
+                with outcome, UnitOfWork(self.session, self.modes) as session:
                     self.handle(message, session)
                 return True
             except Exception as error:

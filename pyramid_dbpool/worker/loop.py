@@ -13,9 +13,9 @@ from ..engines.application_name import take_role
 from ..engines.probes import check_at_start
 from ..engines.registry import find_engine
 from ..engines.transaction_modes import TransactionModes
-from ..pool.labels import labelled_by
+from ..pool.labels import label_of
 from ..sessions.unit_of_work import session_factory as default_session_factory
-from ..stopping import Event, Stop, stop_signal
+from ..stopping import Event, Stop, stop_signal, stoppable
 from .attempts import Attempts
 from .message_names import MessageName
 from .sources import SupportsGet, messages_of
@@ -115,13 +115,14 @@ def consume(
     session = session_factory(settings) if name == "default" else session_factory(settings, name)
     _check_modes(modes, session)
     stopper = Stop(stop)
-    attempts = Attempts(handle, session, modes, stopper, max_tries, idempotent or read_only)
+    own_modes = None if modes.are_the_pools else modes
+    attempts = Attempts(handle, session, own_modes, stopper, max_tries, idempotent or read_only)
     with contextlib.ExitStack() as stack:
         if stop_on_sigterm:
             stack.enter_context(stop_signal(stopper))
         _check_at_start(session, stopper)
-        stoppable = stop_on_sigterm or stop is not None
-        source = messages_of(messages, stopper if stoppable else None)
+        can_stop = stop_on_sigterm or stop is not None
+        source = messages_of(messages, stopper if can_stop else None)
         for number, message in enumerate(stack.enter_context(contextlib.closing(source)), 1):
             named = MessageName(message, number, identify)
             if _settle(attempts, message, named, on_error) and ack is not None:
@@ -170,7 +171,8 @@ def _settle(
 ) -> bool:
     """Handle a message or hand it on; return whether it was handled."""
     try:
-        with labelled_by(named):
+        # A stop does not wait as long as a caller may for a connection.
+        with label_of(named), stoppable(attempts.stop.is_set):
             return attempts.run(message, named)
     except Exception as error:
         _hide_parameters(error)

@@ -17,7 +17,7 @@ M = TypeVar("M")
 IDENTITY_TYPES = (str, int, bytes, uuid.UUID)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # frozen, it would take three times as long to make, for each message
 class MessageName(Generic[M]):
     """A message's name, made at the first log line that needs it."""
 

@@ -9,11 +9,32 @@ from pyramid_dbpool.drivers.statements import (
     commits,
     commits_alone,
     first_word,
+    is_plain_read,
     savepoint,
     surely_commits,
     undone_if_failed,
     writes,
 )
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_one"),
+    [
+        ("select a from t", True),
+        ("SELECT a FROM t FOR UPDATE", False),
+        ("SELECT a FROM t FOR KEY SHARE", False),
+        ("SELECT a FROM t LOCK IN SHARE MODE", False),
+        ("SELECT GET_LOCK('a', 1)", False),
+        ("SELECT pg_notify('a', 'b')", False),
+        ("SELECT 1; COMMIT", False),
+        ("/* all */ SELECT 1", False),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", False),
+        ("INSERT INTO t VALUES (1)", False),
+    ],
+)
+def test_what_only_reads_for_certain(statement: str, is_one: bool) -> None:
+    """The usual statement is looked at no further; one that may do more is."""
+    assert is_plain_read(statement) is is_one
 
 
 @pytest.mark.parametrize(
