@@ -49,20 +49,29 @@ class CheckoutParts:
     reclaim: Callable[[], object]
 
 
-def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
+def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float | None]:
     """Serve a caller from the line of a full pool, with what somebody gives back.
 
     A `Checkout` does that in twice the time, and 64 threads on ten connections all wait for it.
+    It goes on from here where there is more to be done.
 
-    :return: a checkout that is to go on from here, where there is more to be done.
+    :return: a connection that may be handed out, and for how many seconds he stood in the line;
+        None: not at all.
     """
     shared = parts.shared
     timeout = shared.timeout
-    if not timeout or current_deadline() is not None or current_stopped() is not None:
-        return Checkout(parts, None, began)
+    if (
+        timeout is None
+        or not 0 < timeout <= _FOREVER
+        or current_deadline() is not None
+        or current_stopped() is not None
+    ):
+        checkout = Checkout(parts, None, began)
+        return checkout.run(), checkout.waited_seconds
     gate = threading.Lock()
     gate.acquire()
     waiter = Waiter(gate.release, began, parts.opener.context())
+    rest: Checkout | None = None
     try:
         try:
             with shared.lock:
@@ -71,18 +80,20 @@ def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
             # `with shared.door`, without its two calls.
             if shared.door.late:
                 shared.door.let_in()
-        if not stands:
-            return Checkout(parts, None, began)
-        if not parts.seems_to_hold() and gate.acquire(timeout=timeout):
+        if stands and not parts.seems_to_hold() and gate.acquire(timeout=timeout):
             entry = waiter.granted
             if isinstance(entry, PooledEntry):
                 entry.holder = threading.get_ident()
                 if entry.passes(entry.leased_at):
-                    return entry
+                    return entry, shared.clock() - began
+        rest = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
+        return rest.run(), rest.waited_seconds
     except BaseException:
-        Checkout(parts, None, began, waiter=waiter).give_back()
+        # In here until `run` sees to it: whoever is killed just before would stand in the line
+        # for ever, and get what others wait for.
+        if rest is None or not rest.runs:
+            (rest or Checkout(parts, None, began, waiter=waiter)).give_back()
         raise
-    return Checkout(parts, None, began, waiter=waiter, gate=gate)
 
 
 class Checkout:
@@ -112,6 +123,7 @@ class Checkout:
         "_slot",
         "_touched",
         "_waiter",
+        "runs",
         "waited_seconds",
     )
 
@@ -140,6 +152,8 @@ class Checkout:
         self._touched = False
         # Whether it is counted among those who wait beside what they hold.
         self._counted = False
+        # Whether what is in hand is given back by `run`, should he be killed.
+        self.runs = False
         # How long the caller has stood in the line; None: not at all.
         self.waited_seconds: float | None = None
         timeout, until = shared.timeout, current_deadline()
@@ -151,6 +165,7 @@ class Checkout:
     def run(self) -> PooledEntry:
         """Return a connection that may be handed out, or raise."""
         try:
+            self.runs = True
             while True:
                 if self._entry is None and not self._slot:
                     self._obtain()

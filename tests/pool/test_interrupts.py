@@ -1,15 +1,21 @@
 """A caller who is interrupted, wherever it may be, takes no connection and no slot with him."""
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
+import traceback
+from contextlib import suppress
 
 import pytest
+from sqlalchemy.pool import PoolProxiedConnection
 
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.pool import upkeep
 from pyramid_dbpool.pool.managed import ManagedPool
-from tests.support.makers import Maker
+from tests.pool.test_door import striking
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 
 
 def test_lease_that_nobody_received_is_forgotten(
@@ -122,6 +128,58 @@ def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)
     lease.close()
     pool.dispose()
+
+
+def killed() -> None:
+    """Interrupt whoever calls this."""
+    raise KeyboardInterrupt
+
+
+# Each of its steps begins and ends threads.
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
+@pytest.mark.parametrize("served", [False, True], ids=["in vain", "served"])
+def test_who_is_killed_in_a_full_line_leaves_it(
+    maker: Maker, served: bool, background: bool
+) -> None:
+    """At every opcode, until he waits as any other does: what comes back is for the others."""
+    sys._getframe().f_trace_opcodes = True
+    for step in itertools.count():
+        timeout = PATIENCE if served else 0.0005
+        pool = ManagedPool(maker, 1, 0, timeout=PATIENCE, background=background, liveness=True)
+        core, over, leases = pool._core, threading.Event(), list[PoolProxiedConnection]()
+        # Who holds one himself goes another way.
+        in_thread(lambda: leases.append(pool.connect())).join()  # noqa: B023
+        (lease,) = leases
+        object.__setattr__(core.shared, "timeout", timeout)
+
+        def give_back() -> None:
+            wait_for(lambda: core.line.waiting or over.is_set())  # noqa: B023 - joined below
+            lease.close()  # noqa: B023
+
+        giver = in_thread(give_back) if served else None
+        where = set[str]()
+        # Where the lock has just been taken, only a tracer can interrupt: it would stay taken.
+        sys.settrace(striking(killed, [step], lambda: not core.door.is_inside()))  # noqa: B023
+        try:
+            with suppress(PoolTimeout):
+                leases.append(pool.connect())
+        except KeyboardInterrupt as error:
+            where = {each.name for each in traceback.extract_tb(error.__traceback__)}
+        finally:
+            sys.settrace(None)
+        over.set()
+        if giver is not None:
+            giver.join()
+        assert core.line.waiting == 0, where
+        for each in leases:
+            each.close()
+        assert (core.line.leased, core.line.opening, len(core.line.idle)) == (0, 0, 1), where
+        maker.forget()
+        if not where or "_obtain" in where:
+            assert step > 50, "nothing was interrupted"
+            return
 
 
 INTERRUPTED = """

@@ -1,5 +1,6 @@
 """`ManagedPool` on its own: what the conformance suite does not ask of every pool."""
 
+import math
 import re
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from pyramid_dbpool.pool.deadlines import deadline
 from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.options import PoolOptions
-from tests.support.makers import PATIENCE, Maker, in_thread
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 
 
 def test_recreate_passes_every_argument(maker: Maker) -> None:
@@ -134,3 +135,38 @@ def test_deadline_that_is_none_is_refused(seconds: Any) -> None:
     """Nobody waits for ever because of a slip in arithmetic."""
     with pytest.raises(ValueError, match="takes seconds"), deadline(seconds):
         pass
+
+
+@pytest.mark.parametrize("timeout", [-1, -5.0])
+def test_nobody_waits_for_less_than_no_time(maker: Maker, timeout: float) -> None:
+    """He is refused at once, as with 0."""
+    pool = ManagedPool(maker, 1, 0, timeout=timeout)
+    lease, refused = pool.connect(), list[bool]()
+
+    def call() -> None:
+        with pytest.raises(PoolTimeout):
+            pool.connect()
+        refused.append(True)
+
+    in_thread(call).join(PATIENCE)
+    assert refused
+    lease.close()
+    pool.dispose()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10])
+def test_a_timeout_may_be_longer_than_a_lock_can_wait(maker: Maker, timeout: float) -> None:
+    """Who waits in a full line is served, as with any other."""
+    pool = ManagedPool(maker, 1, 0, timeout=timeout)
+    lease, served = pool.connect(), list[bool]()
+
+    def call() -> None:
+        pool.connect().close()
+        served.append(True)
+
+    waiter = in_thread(call)
+    wait_for(lambda: pool.snapshot().waiting or not waiter.is_alive())
+    lease.close()
+    waiter.join(PATIENCE)
+    assert served
+    pool.dispose()
