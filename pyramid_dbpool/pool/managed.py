@@ -310,6 +310,13 @@ class ManagedPool(QueuePool):
     def _do_return_conn(self, record: Any) -> None:
         """Take a record back: the one way in, also for what the garbage collector returns."""
         _checked_out.discard(record)
+        ManagedPool._return_conn(self, record)
+
+    def _return_conn(self, record: Any) -> None:
+        """Take back a record that its holder has let go of.
+
+        SQLAlchemy's own calls `_do_return_conn`; the detour costs.
+        """
         core = self._core
         entry: PooledEntry = record.dbpool_entry
         # Were its last holder killed in another checkout while this return waits for the lock or
@@ -347,8 +354,11 @@ class ManagedPool(QueuePool):
         elif core.upkeep.planned_for != stats.opened:
             core.look_after()
 
-    # SQLAlchemy calls the one on a return, the other on a detach; the detour costs.
-    _return_conn = _do_return_conn
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Have every return come by a `_do_return_conn` that an app has written."""
+        super().__init_subclass__(**arguments)
+        if cls._do_return_conn is not ManagedPool._do_return_conn:
+            cls._return_conn = cls._do_return_conn  # type: ignore[method-assign]
 
     def _invalidate(
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
@@ -635,6 +645,7 @@ class PooledConnection(_ConnectionFairy):
         # Before it is returned: were this thread interrupted after that, it could go on to use
         # what is somebody else's by then.
         self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
+        _checked_out.discard(record)
         record.fairy_ref = None
         pool._return_conn(record)
 
@@ -765,6 +776,12 @@ class PooledRecord(_ConnectionRecord):
         pool = self._owner
         echo = pool._should_log_debug()
         _finalize_fairy(None, self, pool, echo=echo, transaction_was_reset=False, **found)
+
+    def checkin(self, *arguments: Any, **named: Any) -> None:
+        """Give the record back, as SQLAlchemy does."""
+        # A listener may fail: its connection would never be closed.
+        _checked_out.discard(self)
+        super().checkin(*arguments, **named)
 
     def reconnected(self) -> DBAPIConnection:
         """Return a connection for a caller who was given an empty record."""

@@ -4,6 +4,7 @@ import gc
 import sqlite3
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,8 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from pyramid_dbpool.drivers.transactions import at_rest_by
 from pyramid_dbpool.pool.managed import ManagedPool, PooledConnection
+from tests.pool.test_door import Plain
+from tests.support.makers import wait_until_gone
 
 Calls = list[str]
 
@@ -262,6 +265,53 @@ def test_what_is_dropped_with_its_pool_is_rolled_back() -> None:
     del connection
     gc.collect()
     assert calls == ["rollback"]
+
+
+def test_return_that_a_listener_breaks_keeps_no_connection_open() -> None:
+    """Nobody has it any more, and so the driver closes it."""
+    pool = ManagedPool(Plain, 1, 0)
+    event.listen(pool, "checkin", lambda *_: 1 / 0)
+    connection = pool.connect()
+    known = weakref.ref(connection.dbapi_connection)
+    with pytest.raises(ZeroDivisionError):
+        connection.close()
+    del connection, pool
+    wait_until_gone(known)
+
+
+def test_return_that_is_interrupted_at_its_end_keeps_no_connection_open() -> None:
+    """It comes back no more; the pool that had it is gone, and the driver closes it."""
+
+    class Interrupting(ManagedPool):
+        def _return_conn(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    pool = Interrupting(Plain, 1, 0)
+    connection = pool.connect()
+    known = weakref.ref(connection.dbapi_connection)
+    with pytest.raises(KeyboardInterrupt):
+        connection.close()
+    del connection, pool
+    wait_until_gone(known)
+
+
+@pytest.mark.parametrize("heard", [None, "checkin"])
+def test_return_comes_by_what_a_subclass_has_written(heard: str | None) -> None:
+    """An app may have its own `_do_return_conn`, as with SQLAlchemy's pools."""
+    returned: Calls = []
+
+    class Apps(ManagedPool):
+        def _do_return_conn(self, record: object) -> None:
+            returned.append("returned")
+            super()._do_return_conn(record)
+
+    pool = Apps(Plain, 1, 0)
+    if heard:
+        event.listen(pool, heard, lambda *_: None)
+    for _ in range(2):
+        pool.connect().close()
+    assert returned == ["returned"] * 2
+    assert (pool.snapshot().idle, pool.snapshot().leased) == (1, 0)
 
 
 def test_usual_return_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
