@@ -89,7 +89,6 @@ RELIED_ON = frozenset(
         "_do_return_conn",
         "_echo",
         "_finalize_fairy",
-        "_finalizer",
         "_invalidate",
         "_max_overflow",
         "_orig_logging_name",
@@ -109,6 +108,8 @@ RELIED_ON = frozenset(
         "get_connection",
         "starttime",
     }
+    # SQLAlchemy 2.1's only.
+    | ({"_finalizer"} if _KNOWS_CLEANUP else set())
 )
 
 
