@@ -84,7 +84,7 @@ def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float
             entry = waiter.granted
             if isinstance(entry, PooledEntry):
                 entry.holder = threading.get_ident()
-                if entry.passes(entry.leased_at):
+                if entry.passes_on(entry.leased_at):
                     return entry, shared.clock() - began
         rest = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
         return rest.run(), rest.waited_seconds
