@@ -27,6 +27,7 @@ RELIED_ON = (
     "_commit_impl",
     "_commit_twophase_impl",
     "_connection_cls",
+    "_dbapi_connection",
     "_option_cls",
     "_prepare_twophase_impl",
     "_rollback_impl",
@@ -95,9 +96,14 @@ class _ToldConnection(Connection):
     engine: _ToldEngine
 
     def __init__(self, engine: _ToldEngine) -> None:
-        super().__init__(engine)
-        for tell in engine.steps.connect:
-            tell(self)
+        try:
+            super().__init__(engine)
+        finally:
+            # Also where a listener of the app's has failed, as one that pings does: the checkout
+            # would count as one of whose work nobody knows. Without a checkout there is no step.
+            if hasattr(self, "_dbapi_connection"):
+                for tell in engine.steps.connect:
+                    tell(self)
 
     def _begin_impl(self, transaction: Any) -> None:
         self.info.pop(_NOTES, None)
