@@ -58,7 +58,10 @@ def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
     """
     shared = parts.shared
     timeout = shared.timeout
-    if not timeout or current_deadline() is not None or current_stopped() is not None:
+    # What `Lock.acquire` takes for no limit, or not at all, is no usual wait.
+    if timeout is None or not 0 < timeout <= _FOREVER:
+        return Checkout(parts, None, began)
+    if current_deadline() is not None or current_stopped() is not None:
         return Checkout(parts, None, began)
     gate = threading.Lock()
     gate.acquire()
