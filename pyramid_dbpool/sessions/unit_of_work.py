@@ -193,11 +193,14 @@ class UnitOfWork(AbstractContextManager[Session]):
             forget_promise(session)
         if self._former is not None:
             session.__class__ = self._former
-        if self._label is not None:
-            self._label.__exit__()
-        if self._watch is not None:
-            self._watch.__exit__()
-        close_session(session)
+        try:
+            # These fail in a generator that another thread ends than has begun it.
+            if self._label is not None:
+                self._label.__exit__()
+            if self._watch is not None:
+                self._watch.__exit__()
+        finally:
+            close_session(session)
 
     def _commit(self, session: Session) -> None:
         # Here, so that a connection that is lost in a flush is not taken for one that is

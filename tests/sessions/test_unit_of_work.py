@@ -1,5 +1,6 @@
 """unit_of_work: commit on success, roll back on error, close in any case."""
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,20 @@ def test_an_error_rolls_back_closes_and_is_raised(
         session.add(Row())
         session.flush()
         raise error
+    assert count() == 0
+
+
+def test_a_unit_that_ends_in_another_context_gives_its_connection_back(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """As in a generator that another thread ends: Python refuses to reset what it has set."""
+    unit = unit_of_work(settings)
+    session = contextvars.copy_context().run(unit.__enter__)
+    session.add(Row())
+    session.flush()
+    with pytest.raises(ValueError, match="different Context"):
+        unit.__exit__(Broken, Broken(), None)
+    assert not session.in_transaction()
     assert count() == 0
 
 
