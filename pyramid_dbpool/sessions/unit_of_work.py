@@ -129,14 +129,14 @@ class UnitOfWork(AbstractContextManager[Session]):
                 "This session is already in a transaction: commit or close it first, or give"
                 " unit_of_work the settings to get a session of its own."
             )
-        # Whoever observes already is told.
-        if self._stores and current_outcome() is None:
-            self._watch = observed(repeats=False)
-            self._watch.__enter__()
-        if current_label() is None:
-            self._label = caller_label("unit_of_work")
-            self._label.__enter__()
         try:
+            # Whoever observes already is told.
+            if self._stores and current_outcome() is None:
+                self._watch = observed(repeats=False).__enter__()
+            if current_label() is None:
+                label = caller_label("unit_of_work")
+                label.__enter__()
+                self._label = label
             self._former = make_lasting(session)
             if self._modes is not None or self._manager is not None:
                 self._parts = ExitStack()

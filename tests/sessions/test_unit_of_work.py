@@ -18,6 +18,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
+from pyramid_dbpool.engines.stored import current_outcome
 from pyramid_dbpool.sessions.closing import close_session
 from tests.sessions.work import DIES_AT_COMMIT, Broken, terminate
 from tests.support.webapp import Row
@@ -60,6 +61,20 @@ def test_a_unit_that_ends_in_another_context_gives_its_connection_back(
         unit.__exit__(Broken, Broken(), None)
     assert not session.in_transaction()
     assert count() == 0
+
+
+def test_a_unit_that_is_killed_at_its_beginning_observes_nothing_more(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its thread does later would be taken for a part of it."""
+
+    def killed(_what: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyramid_dbpool.sessions.unit_of_work.caller_label", killed)
+    with pytest.raises(KeyboardInterrupt), unit_of_work(settings):
+        pytest.fail("it has begun")
+    assert current_outcome() is None
 
 
 def test_a_scoped_session_is_accepted(settings: dict[str, Any], count: Callable[[], int]) -> None:
