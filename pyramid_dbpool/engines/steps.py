@@ -27,6 +27,7 @@ RELIED_ON = (
     "_commit_impl",
     "_commit_twophase_impl",
     "_connection_cls",
+    "_dbapi_connection",
     "_option_cls",
     "_prepare_twophase_impl",
     "_rollback_impl",
@@ -95,9 +96,14 @@ class _ToldConnection(Connection):
     engine: _ToldEngine
 
     def __init__(self, engine: _ToldEngine) -> None:
-        super().__init__(engine)
-        for tell in engine.steps.connect:
-            tell(self)
+        try:
+            super().__init__(engine)
+        finally:
+            # Also where a listener of the app's has failed, as one that pings does: the checkout
+            # would count as one of whose work nobody knows. Without a checkout there is no step.
+            if hasattr(self, "_dbapi_connection"):
+                for tell in engine.steps.connect:
+                    tell(self)
 
     def _begin_impl(self, transaction: Any) -> None:
         self.info.pop(_NOTES, None)
@@ -176,13 +182,16 @@ def steps_of(engine: Engine) -> Steps:
 
 
 def notes_in(info: dict[Any, Any]) -> dict[str, Any]:
-    """Return the `info` of a connection for as long as its transaction lasts, to be written to."""
+    """Return what is noted of a connection's transaction, to be written to.
+
+    :param info: the connection's.
+    """
     notes: dict[str, Any] = info.setdefault(_NOTES, {})
     return notes
 
 
 def notes_of(info: dict[Any, Any]) -> Mapping[str, Any]:
-    """Return the same, to be read."""
+    """Return the same, to be read: empty if nothing is noted."""
     notes: Mapping[str, Any] = info.get(_NOTES, _NONE)
     return notes
 
@@ -200,8 +209,8 @@ def _tell_of_statements(engine: _ToldEngine) -> None:
                 tell(connection)
         # Some drivers have statements that are no strings.
         said = str(statement)
-        for note in steps.statement:
-            note(connection, said, context)
+        for tell_of in steps.statement:
+            tell_of(connection, said, context)
 
     def tell_bare_statement(cursor: Any, statement: Any, context: Any) -> None:
         tell_statement(cursor, statement, None, context)

@@ -53,25 +53,24 @@ def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float
     """Serve a caller from the line of a full pool, with what somebody gives back.
 
     A `Checkout` does that in twice the time, and 64 threads on ten connections all wait for it.
-    It goes on from here where there is more to be done.
+    It takes over where there is more to be done.
 
-    :return: a connection that may be handed out, and for how many seconds he stood in the line;
-        None: not at all.
+    :return: the connection, and how long he has stood in the line; None: not at all.
     """
     shared = parts.shared
     timeout = shared.timeout
     if (
         timeout is None
+        # `Lock.acquire` takes -1 for no limit, and what is too long not at all.
         or not 0 < timeout <= _FOREVER
         or current_deadline() is not None
         or current_stopped() is not None
     ):
-        checkout = Checkout(parts, None, began)
-        return checkout.run(), checkout.waited_seconds
+        return Checkout(parts, None, began).served()
     gate = threading.Lock()
     gate.acquire()
     waiter = Waiter(gate.release, began, parts.opener.context())
-    rest: Checkout | None = None
+    checkout: Checkout | None = None
     try:
         try:
             with shared.lock:
@@ -86,13 +85,12 @@ def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float
                 entry.holder = threading.get_ident()
                 if entry.passes_on(entry.leased_at):
                     return entry, shared.clock() - began
-        rest = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
-        return rest.run(), rest.waited_seconds
+        checkout = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
+        return checkout.served()
     except BaseException:
-        # In here until `run` sees to it: whoever is killed just before would stand in the line
-        # for ever, and get what others wait for.
-        if rest is None or not rest.runs:
-            (rest or Checkout(parts, None, began, waiter=waiter)).give_back()
+        if checkout is None or not checkout.gives_back:
+            # By itself if it is there: after its own `give_back` it has nothing in hand.
+            (checkout or Checkout(parts, None, began, waiter=waiter)).give_back()
         raise
 
 
@@ -123,7 +121,7 @@ class Checkout:
         "_slot",
         "_touched",
         "_waiter",
-        "runs",
+        "gives_back",
         "waited_seconds",
     )
 
@@ -147,13 +145,13 @@ class Checkout:
         self._slot = slot
         self._record: Record | None = None
         self._waiter, self._gate = waiter, gate
+        # Whether what is in hand is given back from here, if the caller is killed.
+        self.gives_back = False
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
         # Whether it is counted among those who wait beside what they hold.
         self._counted = False
-        # Whether what is in hand is given back by `run`, should he be killed.
-        self.runs = False
         # How long the caller has stood in the line; None: not at all.
         self.waited_seconds: float | None = None
         timeout, until = shared.timeout, current_deadline()
@@ -162,10 +160,14 @@ class Checkout:
         # Whether the caller gave itself less time than the pool would have.
         self._cut = until is not None and until == self._limit and is_callers(until)
 
+    def served(self) -> tuple[PooledEntry, float | None]:
+        """Run, and say how long the caller has stood in the line as well."""
+        return self.run(), self.waited_seconds
+
     def run(self) -> PooledEntry:
         """Return a connection that may be handed out, or raise."""
         try:
-            self.runs = True
+            self.gives_back = True
             while True:
                 if self._entry is None and not self._slot:
                     self._obtain()

@@ -109,8 +109,7 @@ class Core:
         if taken is None:
             entry, waited = in_full_line(parts, began)
         else:
-            checkout = Checkout(parts, taken, began)
-            entry, waited = checkout.run(), checkout.waited_seconds
+            entry, waited = Checkout(parts, taken, began).served()
         entry.label = current_label()
         if waited is not None:
             if self.line.replaced:

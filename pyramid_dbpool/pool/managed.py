@@ -107,9 +107,9 @@ RELIED_ON = frozenset(
         "fresh",
         "get_connection",
         "starttime",
+        # 2.1's.
+        *(["_finalizer"] if hasattr(_ConnectionFairy, "_finalizer") else []),
     }
-    # SQLAlchemy 2.1's only.
-    | ({"_finalizer"} if _KNOWS_CLEANUP else set())
 )
 
 

@@ -129,14 +129,14 @@ class UnitOfWork(AbstractContextManager[Session]):
                 "This session is already in a transaction: commit or close it first, or give"
                 " unit_of_work the settings to get a session of its own."
             )
-        # Whoever observes already is told.
-        if self._stores and current_outcome() is None:
-            self._watch = observed(repeats=False)
-            self._watch.__enter__()
-        if current_label() is None:
-            self._label = caller_label("unit_of_work")
-            self._label.__enter__()
         try:
+            # Whoever observes already is told.
+            if self._stores and current_outcome() is None:
+                self._watch = observed(repeats=False).__enter__()
+            if current_label() is None:
+                label = caller_label("unit_of_work")
+                label.__enter__()
+                self._label = label
             self._former = make_lasting(session)
             if self._modes is not None or self._manager is not None:
                 self._parts = ExitStack()
@@ -193,11 +193,14 @@ class UnitOfWork(AbstractContextManager[Session]):
             forget_promise(session)
         if self._former is not None:
             session.__class__ = self._former
-        if self._label is not None:
-            self._label.__exit__()
-        if self._watch is not None:
-            self._watch.__exit__()
-        close_session(session)
+        try:
+            # These fail in a generator that another thread ends than has begun it.
+            if self._label is not None:
+                self._label.__exit__()
+            if self._watch is not None:
+                self._watch.__exit__()
+        finally:
+            close_session(session)
 
     def _commit(self, session: Session) -> None:
         # Here, so that a connection that is lost in a flush is not taken for one that is

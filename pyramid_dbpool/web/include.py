@@ -14,7 +14,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from ..engines.application_name import name_app
+from ..engines.application_name import name_app, take_role
 from ..engines.probes import check_at_start
 from ..engines.registry import EngineHook, process_engine
 from ..errors import SettingsError
@@ -22,7 +22,7 @@ from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
 from . import failures, readiness, retry
 from .overload import add_overload_view
-from .request_db import RequestAttribute, RequestSessions, request_sessionmaker
+from .request_db import SERVED, RequestAttribute, RequestSessions, request_sessionmaker
 
 __all__ = [
     "PyramidSettingsError",
@@ -151,7 +151,10 @@ def _subscribe_if_left_out(registry: Registry) -> None:
         return
 
     def own_sessions(event: NewRequest) -> None:
+        # A subrequest's would be closed in the transaction that it shares, and its writes lost.
+        event.request.environ[SERVED] = True
         RequestSessions.of(event.request).name_thread()
+        take_role("web")
 
     def created(_event: ApplicationCreated) -> None:
         retry.do_at_creation(registry)

@@ -130,6 +130,38 @@ def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     pool.dispose()
 
 
+@pytest.mark.slow
+def test_who_is_killed_in_a_full_line_stands_there_no_more(maker: Maker) -> None:
+    """At every opcode of a wait in vain: what comes back later would be handed to nobody."""
+    # Python 3.12 tells of instructions only after `settrace` if a frame asked before it.
+    sys._getframe().f_trace_opcodes = True
+
+    left = [0]
+
+    def killed() -> None:
+        left[0] = -1
+        raise KeyboardInterrupt
+
+    for step in itertools.count():
+        pool = ManagedPool(maker, 1, 0, timeout=0.001)
+        lease = pool.connect()
+        (entry,) = pool._core.line.members
+        # As if another thread had it: who holds one himself waits in another way.
+        entry.holder = 0
+        left[0] = step
+        sys.settrace(striking(killed, left))
+        try:
+            with pytest.raises((KeyboardInterrupt, PoolTimeout)):
+                pool.connect()
+        finally:
+            sys.settrace(None)
+        assert pool._core.line.waiting == 0
+        lease.close()
+        if left[0] >= 0:
+            assert step > 500, "nothing was interrupted"
+            return
+
+
 def killed() -> None:
     """Interrupt whoever calls this."""
     raise KeyboardInterrupt

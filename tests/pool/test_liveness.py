@@ -143,6 +143,8 @@ def test_from_hand_to_hand_a_look_stands_for_a_moment(maker: Maker) -> None:
     assert looks.count == 1
     looks.answer = True
     assert not entry.passes_on(1.0 + 3 * moment)
+    # Nor is the next one spared the look, should this one be killed.
+    assert not entry.passes_on(1.0 + 4 * moment)
     looks.answer = False
     assert entry.passes_on(2.0)
     closed = True

@@ -1,5 +1,6 @@
 """unit_of_work: commit on success, roll back on error, close in any case."""
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
+from pyramid_dbpool.engines.stored import current_outcome
 from pyramid_dbpool.sessions.closing import close_session
 from tests.sessions.work import DIES_AT_COMMIT, Broken, terminate
 from tests.support.webapp import Row
@@ -45,6 +47,34 @@ def test_an_error_rolls_back_closes_and_is_raised(
         session.flush()
         raise error
     assert count() == 0
+
+
+def test_a_unit_that_ends_in_another_context_gives_its_connection_back(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """As in a generator that another thread ends: Python refuses to reset what it has set."""
+    unit = unit_of_work(settings)
+    session = contextvars.copy_context().run(unit.__enter__)
+    session.add(Row())
+    session.flush()
+    with pytest.raises(ValueError, match="different Context"):
+        unit.__exit__(Broken, Broken(), None)
+    assert not session.in_transaction()
+    assert count() == 0
+
+
+def test_a_unit_that_is_killed_at_its_beginning_observes_nothing_more(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its thread does later would be taken for a part of it."""
+
+    def killed(_what: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyramid_dbpool.sessions.unit_of_work.caller_label", killed)
+    with pytest.raises(KeyboardInterrupt), unit_of_work(settings):
+        pytest.fail("it has begun")
+    assert current_outcome() is None
 
 
 def test_a_scoped_session_is_accepted(settings: dict[str, Any], count: Callable[[], int]) -> None:
