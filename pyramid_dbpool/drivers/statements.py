@@ -37,6 +37,9 @@ _UNSAID = re.compile(
 # What a SELECT does beside reading has one of these in it.
 _PERHAPS_MORE = ("update", "share", "lock", "notify", ";")
 
+# Longer statements (characters) are not kept in memory.
+_KEPT = 4096
+
 # How most statements begin; none of these commits.
 _PLAIN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 
@@ -207,7 +210,6 @@ def plain_word(statement: str) -> str:
     return word if word in _PLAIN and statement[6:7] == " " and ";" not in statement else ""
 
 
-@functools.lru_cache(maxsize=256)
 def is_plain_read(statement: str) -> bool:
     """Tell, in a hurry, whether a statement does nothing but read, whatever the database.
 
@@ -217,6 +219,12 @@ def is_plain_read(statement: str) -> bool:
     >>> is_plain_read("SELECT a FROM t"), is_plain_read("SELECT a FROM t FOR UPDATE")
     (True, False)
     """
+    # A long list of values makes another statement each time.
+    return len(statement) <= _KEPT and _is_plain_read(statement)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_plain_read(statement: str) -> bool:
     if plain_word(statement) != "SELECT":
         return False
     lowered = statement.lower()

@@ -358,7 +358,7 @@ class ManagedPool(QueuePool):
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Have every return come by a `_do_return_conn` that an app has written."""
         super().__init_subclass__(**arguments)
-        if cls._do_return_conn is not ManagedPool._do_return_conn:
+        if "_do_return_conn" in vars(cls) and "_return_conn" not in vars(cls):
             cls._return_conn = cls._do_return_conn  # type: ignore[method-assign]
 
     def _invalidate(
