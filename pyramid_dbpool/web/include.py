@@ -22,7 +22,7 @@ from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
 from . import failures, readiness, retry
 from .overload import add_overload_view
-from .request_db import RequestAttribute, RequestSessions, request_sessionmaker
+from .request_db import RequestAttribute, RequestSessions, note_served, request_sessionmaker
 
 __all__ = [
     "PyramidSettingsError",
@@ -151,6 +151,7 @@ def _subscribe_if_left_out(registry: Registry) -> None:
         return
 
     def own_sessions(event: NewRequest) -> None:
+        note_served(event.request)
         RequestSessions.of(event.request).name_thread()
 
     def created(_event: ApplicationCreated) -> None:

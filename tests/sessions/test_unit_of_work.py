@@ -1,6 +1,8 @@
 """unit_of_work: commit on success, roll back on error, close in any case."""
 
-from collections.abc import Callable
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -68,6 +70,53 @@ def test_sessions_of_an_apps_own_leave_nothing_on_their_class(settings: dict[str
         before = listeners()
     with unit_of_work(Own(get_engine(settings))):
         assert listeners() == before
+
+
+def test_it_decorates_a_function(settings: dict[str, Any], count: Callable[[], int]) -> None:
+    """Each call is a unit of its own; one inside of another, too."""
+    scoped = scoped_session(sessionmaker(get_engine(settings)))
+
+    @unit_of_work(scoped)
+    def work(times: int) -> int:
+        scoped.add(Row())
+        return times
+
+    assert [work(1), work(2)] == [1, 2]
+    assert count() == 2
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_one_is_entered_once(
+    settings: dict[str, Any], count: Callable[[], int], inside: bool
+) -> None:
+    """The session of the outer one would be dropped with what it has written, and success said."""
+    unit = unit_of_work(settings)
+    with pytest.raises(RuntimeError, match="entered once"), unit as session:
+        session.add(Row())
+        if inside:
+            unit.__enter__()
+        else:
+            session.flush()
+            unit.__exit__(None, None, None)
+            unit.__enter__()
+    assert count() == (0 if inside else 1)
+
+
+@pytest.mark.parametrize("how", ["next", "close"])
+def test_it_may_end_in_another_context(settings: dict[str, Any], how: str) -> None:
+    """As that of a generator which a server iterates in one thread, and closes in another."""
+
+    def rows() -> Iterator[str]:
+        with unit_of_work(settings) as session:
+            session.execute(text("SELECT 1"))
+            yield "row"
+
+    body: Any = rows()
+    contextvars.copy_context().run(next, body)
+    assert get_engine(settings).pool.checkedout() == 1  # type: ignore[attr-defined]
+    end = body.close if how == "close" else functools.partial(next, body, None)
+    contextvars.copy_context().run(end)
+    assert get_engine(settings).pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def test_a_session_in_a_transaction_is_refused(

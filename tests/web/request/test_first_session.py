@@ -153,11 +153,17 @@ def test_who_asks_first_after_the_view_is_named(settings: dict[str, Any]) -> Non
     assert seen == ["GET route 'index'"]
 
 
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("tweens", [False, True])
 def test_a_subrequest_may_be_the_first_to_ask_in_the_transaction(
-    settings: dict[str, Any], count: Callable[[], int], tweens: bool
+    settings: dict[str, Any], count: Callable[[], int], tweens: bool, listed: bool
 ) -> None:
-    """What it writes is committed with its request, or rolled back with it."""
+    """What it writes is committed with its request, or rolled back with it.
+
+    Also where an app's own list of tweens has left ours out.
+    """
+    if not listed:
+        settings["pyramid.tweens"] = "pyramid_tm.tm_tween_factory"
 
     def outer(request: Request) -> None:
         inner = request.copy_get()
