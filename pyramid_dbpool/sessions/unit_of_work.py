@@ -148,13 +148,14 @@ class UnitOfWork(ContextDecorator, AbstractContextManager[Session]):
         return session
 
     def _begin(self, session: Session) -> None:
-        # Whoever observes already is told.
-        if self._stores and current_outcome() is None:
-            self._watch = observed(repeats=False)
-            self._watch.__enter__()
-        if current_label() is None:
-            self._label = caller_label("unit_of_work")
-            self._label.__enter__()
+        # Whoever observes already is told; and a request names itself when it takes a connection.
+        if current_outcome() is None:
+            if current_label() is None:
+                self._label = caller_label("unit_of_work")
+                self._label.__enter__()
+            if self._stores:
+                self._watch = observed(repeats=False)
+                self._watch.__enter__()
         make_lasting(session)
         if self._modes is not None or self._manager is not None:
             self._parts = ExitStack()

@@ -10,8 +10,9 @@ from pyramid.config import Configurator
 from pyramid.events import NewResponse
 from pyramid.request import Request
 from pyramid.response import Response
+from sqlalchemy import text
 
-from pyramid_dbpool import ManagedPool, RequestOver, get_engine
+from pyramid_dbpool import ManagedPool, RequestOver, get_engine, unit_of_work
 from pyramid_dbpool.engines import probes
 from pyramid_dbpool.pool.labels import current_label
 from pyramid_dbpool.web.request_db import RequestSessions
@@ -134,6 +135,24 @@ def test_who_takes_a_connection_of_the_engine_is_named_all_the_same(
         with web.engine.connect():
             seen.extend(labels(web))
     assert seen == ["GET route 'index'", "thread 'MainThread'"]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_unit_of_work_in_a_request_is_named_after_that(
+    settings: dict[str, Any], read_only: bool
+) -> None:
+    """Also where the request has asked for no session of its own."""
+    settings["sqlalchemy.replica.url"] = settings["sqlalchemy.url"]
+    seen: list[str] = []
+
+    def index(request: Request) -> None:
+        with unit_of_work(settings, read_only=read_only) as session:
+            session.execute(text("SELECT 1"))
+            seen.extend(labels(web))
+
+    with app(settings, *PARTS, index=index) as web:
+        web.get()
+    assert seen == ["GET route 'index'"]
 
 
 def test_who_asks_first_after_the_view_is_named(settings: dict[str, Any]) -> None:
