@@ -77,7 +77,7 @@ def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
             entry = waiter.granted
             if isinstance(entry, PooledEntry):
                 entry.holder = threading.get_ident()
-                if entry.passes(entry.leased_at):
+                if entry.passes_on(entry.leased_at):
                     return entry
     except BaseException:
         Checkout(parts, None, began, waiter=waiter).give_back()

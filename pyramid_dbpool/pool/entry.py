@@ -10,6 +10,11 @@ from typing import Protocol
 from ..drivers.sockets import Look
 from .line import Entry
 
+# A connection that goes from hand to hand is not looked at again within so many seconds: its
+# server could go away between the look and the caller's statement as well. The look is a tenth of
+# what each of 64 threads does under the interpreter's lock, where none holds one for long.
+LOOK_STANDS = 0.001
+
 
 class Record(Protocol):
     """What a pool's source knows a connection by; it finds its entry again by its record."""
@@ -41,6 +46,7 @@ class PooledEntry(Entry):
         "expires_at",
         "glance",
         "look",
+        "looked_at",
         "patience",
         "pid",
         "record",
@@ -72,6 +78,7 @@ class PooledEntry(Entry):
         self.expires_at = math.inf
         self.check_at = math.inf
         self.checked_at = now
+        self.looked_at = -math.inf
         # How long after a return (seconds) a look at the socket is enough.
         self.patience = math.inf
 
@@ -101,6 +108,13 @@ class PooledEntry(Entry):
             and (self.closed is None or not self.closed())
             and (self.look is None or not self.look.speaks())
         )
+
+    def passes_on(self, now: float) -> bool:
+        """Tell the same of a connection that its last holder has given back just now."""
+        if now - self.looked_at < LOOK_STANDS:
+            return now < self.check_at and (self.closed is None or not self.closed())
+        self.looked_at = now
+        return self.passes(now)
 
     def stop_looking(self) -> None:
         """Let the descriptors for the looks go, and the connection.

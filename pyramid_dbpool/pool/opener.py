@@ -98,7 +98,7 @@ class Openings(Generic[E]):
         # When those under way began.
         self._began: dict[object, float] = {}
         # Whether `min_idle` is to be kept open: somebody has asked.
-        self._in_use = False
+        self.in_use = False
         self._opened_at = NEVER
         # What `set_timer` was told last, if that is still to come.
         self._look_at = math.inf
@@ -137,22 +137,12 @@ class Openings(Generic[E]):
                 self.plan(now)
         return True
 
-    def join_full(self, waiter: Waiter) -> bool:
-        """Let a caller into the line of a full pool, for whom nothing is to be planned.
-
-        :return: false if it is not full, or the line is, or openings fail.
-        """
-        if self.outage is not None or not self._line.join_full(waiter):
-            return False
-        self._in_use = True
-        return True
-
     def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
-        self._in_use = False
+        self.in_use = False
 
     def _asked(self) -> None:
-        self._in_use = True
+        self.in_use = True
         if self.outage is not None:
             self.outage.wanted = True
 
@@ -224,7 +214,7 @@ class Openings(Generic[E]):
 
     def _missing(self) -> int:
         """Count what is missing from `min_idle`, once the pool has been used."""
-        if self._line.replaced or not self._in_use:
+        if self._line.replaced or not self.in_use:
             return 0
         return max(0, self._min_idle - self._line.total)
 
@@ -537,7 +527,11 @@ class BackgroundOpener:
 
     def join_full_locked(self, waiter: Waiter) -> bool:
         """Let a caller into the line of a full pool; false if there is more to be thought of."""
-        return self.openings.join_full(waiter)
+        openings = self.openings
+        if openings.outage is not None or not self._line.join_full(waiter):
+            return False
+        openings.in_use = True
+        return True
 
     def timed_out(self, waited: float, *, cut: bool, setting: str | None) -> BaseException:
         """Make the error of a caller whose time is over."""

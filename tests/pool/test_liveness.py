@@ -1,12 +1,14 @@
 """What the pool asks of a driver to know that a connection lives, and what it counts of it."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine.default import DefaultDialect
 
 from pyramid_dbpool.pool import health
+from pyramid_dbpool.pool.entry import LOOK_STANDS
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import Connection, Maker, wait_for
 from tests.support.pool_load import managed, plugin_engine, unit
@@ -116,3 +118,37 @@ def test_dead_idle_connections_are_not_handed_out(maker: Maker) -> None:
     lease.close()
     # Some of them by those who look at the suspects meanwhile.
     wait_for(lambda: pool.snapshot().closed["dead"] == 4)
+
+
+class Looks:
+    """A socket that is looked at, and says nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.count, self.answer = 0, False
+
+    def speaks(self) -> bool:
+        """Count a look."""
+        self.count += 1
+        return self.answer
+
+
+def test_from_hand_to_hand_a_look_stands_for_a_moment(maker: Maker) -> None:
+    """For a moment only; and what the driver has closed, or is in doubt, is not handed on."""
+    pool = ManagedPool(maker)
+    lease: Any = pool.connect()
+    entry, looks = lease._connection_record.dbpool_entry, Looks()
+    closed, moment = False, LOOK_STANDS / 2
+    entry.look, entry.closed = looks, lambda: closed
+    assert [entry.passes_on(at) for at in (1.0, 1.0 + moment)] == [True, True]
+    assert looks.count == 1
+    looks.answer = True
+    assert not entry.passes_on(1.0 + 3 * moment)
+    looks.answer = False
+    assert entry.passes_on(2.0)
+    closed = True
+    assert not entry.passes_on(2.0 + moment)
+    closed = False
+    entry.doubt()
+    assert not entry.passes_on(2.0 + moment)
+    entry.look = None
+    lease.close()
