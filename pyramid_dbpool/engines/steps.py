@@ -185,13 +185,16 @@ def steps_of(engine: Engine) -> Steps:
 
 
 def notes_in(info: dict[Any, Any]) -> dict[str, Any]:
-    """Return the `info` of a connection for as long as its transaction lasts, to be written to."""
+    """Return what is noted of a connection's transaction, to be written to.
+
+    :param info: the connection's.
+    """
     notes: dict[str, Any] = info.setdefault(_NOTES, {})
     return notes
 
 
 def notes_of(info: dict[Any, Any]) -> Mapping[str, Any]:
-    """Return the same, to be read."""
+    """Return the same, to be read: empty if nothing is noted."""
     notes: Mapping[str, Any] = info.get(_NOTES, _NONE)
     return notes
 
@@ -209,8 +212,8 @@ def _tell_of_statements(engine: _ToldEngine) -> None:
                 tell(connection)
         # Some drivers have statements that are no strings.
         said = str(statement)
-        for note in steps.statement:
-            note(connection, said, context)
+        for tell_of in steps.statement:
+            tell_of(connection, said, context)
 
     def tell_bare_statement(cursor: Any, statement: Any, context: Any) -> None:
         tell_statement(cursor, statement, None, context)

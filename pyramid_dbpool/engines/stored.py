@@ -331,8 +331,8 @@ def _note_checkout(connection: PoolProxiedConnection) -> None:
     outcome = _current.get()
     if outcome is not None and outcome.repeats:
         outcome.unseen.append(None)
-        observed = _ObservedPooled if isinstance(connection, PooledConnection) else _Observed
-        observed.watch(connection)
+        kind = _ObservedPooled if isinstance(connection, PooledConnection) else _Observed
+        kind.watch(connection)
         if current_label() is None:
             outcome.name_holder(connection)
 

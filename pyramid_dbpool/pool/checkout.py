@@ -49,20 +49,28 @@ class CheckoutParts:
     reclaim: Callable[[], object]
 
 
-def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
+def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float | None]:
     """Serve a caller from the line of a full pool, with what somebody gives back.
 
     A `Checkout` does that in twice the time, and 64 threads on ten connections all wait for it.
+    It takes over where there is more to be done.
 
-    :return: a checkout that is to go on from here, where there is more to be done.
+    :return: the connection, and how long he has stood in the line; None: not at all.
     """
     shared = parts.shared
     timeout = shared.timeout
-    if not timeout or current_deadline() is not None or current_stopped() is not None:
-        return Checkout(parts, None, began)
+    if (
+        timeout is None
+        # `Lock.acquire` takes -1 for no limit, and what is too long not at all.
+        or not 0 < timeout <= _FOREVER
+        or current_deadline() is not None
+        or current_stopped() is not None
+    ):
+        return Checkout(parts, None, began).served()
     gate = threading.Lock()
     gate.acquire()
     waiter = Waiter(gate.release, began, parts.opener.context())
+    checkout: Checkout | None = None
     try:
         try:
             with shared.lock:
@@ -71,18 +79,18 @@ def in_full_line(parts: CheckoutParts, began: float) -> PooledEntry | Checkout:
             # `with shared.door`, without its two calls.
             if shared.door.late:
                 shared.door.let_in()
-        if not stands:
-            return Checkout(parts, None, began)
-        if not parts.seems_to_hold() and gate.acquire(timeout=timeout):
+        if stands and not parts.seems_to_hold() and gate.acquire(timeout=timeout):
             entry = waiter.granted
             if isinstance(entry, PooledEntry):
                 entry.holder = threading.get_ident()
                 if entry.passes_on(entry.leased_at):
-                    return entry
+                    return entry, shared.clock() - began
+        checkout = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
+        return checkout.served()
     except BaseException:
-        Checkout(parts, None, began, waiter=waiter).give_back()
+        if checkout is None or not checkout.gives_back:
+            Checkout(parts, None, began, waiter=waiter).give_back()
         raise
-    return Checkout(parts, None, began, waiter=waiter, gate=gate)
 
 
 class Checkout:
@@ -112,6 +120,7 @@ class Checkout:
         "_slot",
         "_touched",
         "_waiter",
+        "gives_back",
         "waited_seconds",
     )
 
@@ -135,6 +144,8 @@ class Checkout:
         self._slot = slot
         self._record: Record | None = None
         self._waiter, self._gate = waiter, gate
+        # Whether what is in hand is given back from here, if the caller is killed.
+        self.gives_back = False
         self._served = again
         # Whether the connection in hand may be in the middle of a ping.
         self._touched = False
@@ -148,9 +159,15 @@ class Checkout:
         # Whether the caller gave itself less time than the pool would have.
         self._cut = until is not None and until == self._limit and is_callers(until)
 
+    def served(self) -> tuple[PooledEntry, float | None]:
+        """Run, and say how long the caller has stood in the line as well."""
+        return self.run(), self.waited_seconds
+
     def run(self) -> PooledEntry:
         """Return a connection that may be handed out, or raise."""
         try:
+            # No call between these two lines: an interrupt there would give back twice.
+            self.gives_back = True
             while True:
                 if self._entry is None and not self._slot:
                     self._obtain()

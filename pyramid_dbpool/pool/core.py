@@ -106,12 +106,10 @@ class Core:
         if self.door.is_inside():
             self._refuse_inside(taken)
         parts = self._checkout_parts
-        found: PooledEntry | Checkout
-        found = in_full_line(parts, began) if taken is None else Checkout(parts, taken, began)
-        if isinstance(found, Checkout):
-            entry, waited = found.run(), found.waited_seconds
+        if taken is None:
+            entry, waited = in_full_line(parts, began)
         else:
-            entry, waited = found, self.shared.clock() - began
+            entry, waited = Checkout(parts, taken, began).served()
         entry.label = current_label()
         if waited is not None:
             if self.line.replaced:

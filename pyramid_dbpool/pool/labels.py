@@ -72,15 +72,6 @@ class Label:
         text = self._make()
         return f"{text} (over)" if text and self.over else text
 
-    def end(self, text: str | None = None) -> None:
-        """Note that the holder has finished.
-
-        :param text: its name from now on; lets go of what the name was to be made from.
-        """
-        self.over = True
-        if text is not None:
-            self._make = lambda: text
-
 
 def label_of(thing: object) -> Label:
     """Return a label that says `str(thing)`, for as long as there is the thing."""

@@ -89,7 +89,6 @@ RELIED_ON = frozenset(
         "_do_return_conn",
         "_echo",
         "_finalize_fairy",
-        "_finalizer",
         "_invalidate",
         "_max_overflow",
         "_orig_logging_name",
@@ -108,6 +107,8 @@ RELIED_ON = frozenset(
         "fresh",
         "get_connection",
         "starttime",
+        # 2.1's.
+        *(["_finalizer"] if hasattr(_ConnectionFairy, "_finalizer") else []),
     }
 )
 

@@ -14,7 +14,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from ..engines.application_name import name_app
+from ..engines.application_name import name_app, take_role
 from ..engines.probes import check_at_start
 from ..engines.registry import EngineHook, process_engine
 from ..errors import SettingsError
@@ -153,6 +153,7 @@ def _subscribe_if_left_out(registry: Registry) -> None:
     def own_sessions(event: NewRequest) -> None:
         note_served(event.request)
         RequestSessions.of(event.request).name_thread()
+        take_role("web")
 
     def created(_event: ApplicationCreated) -> None:
         retry.do_at_creation(registry)

@@ -63,9 +63,8 @@ class RequestLabel(Label):
 
     def end_of(self, request: Any) -> None:
         """Note that the request is over; it need not be alive any more."""
-        environ = request.environ
-        route, path = request.__dict__.get("matched_route"), environ.get("PATH_INFO", "")
-        self._named_by = environ["REQUEST_METHOD"], route, path
+        route = request.__dict__.get("matched_route")
+        self._named_by = request.method, route, request.environ.get("PATH_INFO", "")
         self.over = True
 
 

@@ -35,7 +35,7 @@ def test_every_file_is_there(page: Path) -> None:
 
 
 def test_every_name_behind_a_file_is_in_it() -> None:
-    """As the table has them: ``pool/checkout.py`` (``_give_back``)."""
+    """As the table has them: ``pool/checkout.py`` (``give_back``)."""
     page = publish_doctree(PAGE.read_text(), settings_overrides={"report_level": 5})
     pairs = [
         (file.astext(), name.astext())

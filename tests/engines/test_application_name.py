@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pyramid.request import Request
+from pyramid.tweens import EXCVIEW
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -53,9 +54,10 @@ def test_a_script_is_named_by_its_program(postgres_url: str) -> None:
     assert name_of({"sqlalchemy.url": postgres_url}) == f"import-notes script {PID}"
 
 
-def test_a_web_app_is_named_by_its_package(psycopg_url: str) -> None:
+@pytest.mark.parametrize("tweens", ["", EXCVIEW], ids=["our tweens", "none of ours"])
+def test_a_web_app_is_named_by_its_package(psycopg_url: str, tweens: str) -> None:
     """From the first request on."""
-    settings = {"sqlalchemy.url": psycopg_url}
+    settings = {"sqlalchemy.url": psycopg_url, "pyramid.tweens": tweens}
     with app(settings, "pyramid_dbpool", index=lambda request: request.db.scalar(NAME)) as web:
         assert web.get().text == f"tests.support web {PID}"
 

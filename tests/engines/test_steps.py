@@ -16,6 +16,10 @@ from pyramid_dbpool.engines.stored import observed
 EVENTS = [name for name in vars(ConnectionEvents) if name[0] != "_" and name != "dispatch"]
 
 
+class Refused(Exception):
+    """What an app's listener raises."""
+
+
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[Engine]:
     """Give an engine, disposed afterwards."""
@@ -48,6 +52,18 @@ def test_engines_with_options_tell_as_well(engine: Engine) -> None:
         connection.execute(text("SELECT 1"))
     assert outcome.commits == 1
     assert not outcome.unseen
+
+
+def test_a_connection_that_an_apps_listener_refuses_has_stored_nothing(engine: Engine) -> None:
+    """One that pings, say: its checkout would count as one of whose work nobody knows."""
+
+    def refuse(_connection: Any) -> None:
+        raise Refused
+
+    event.listen(engine, "engine_connect", refuse)
+    with observed() as outcome, pytest.raises(Refused):
+        engine.connect()
+    assert outcome.nothing_stored
 
 
 def test_what_an_app_makes_of_a_statement_is_what_counts(engine: Engine) -> None:

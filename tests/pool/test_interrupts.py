@@ -1,5 +1,6 @@
 """A caller who is interrupted, wherever it may be, takes no connection and no slot with him."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.pool import upkeep
 from pyramid_dbpool.pool.managed import ManagedPool
+from tests.pool.test_door import striking
 from tests.support.makers import Maker
 
 
@@ -122,6 +124,38 @@ def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
     assert (pool.snapshot().waiting, pool._core.stats.waiting_holders) == (0, 0)
     lease.close()
     pool.dispose()
+
+
+@pytest.mark.slow
+def test_who_is_killed_in_a_full_line_stands_there_no_more(maker: Maker) -> None:
+    """At every opcode of a wait in vain: what comes back later would be handed to nobody."""
+    # Python 3.12 tells of instructions only after `settrace` if a frame asked before it.
+    sys._getframe().f_trace_opcodes = True
+
+    left = [0]
+
+    def killed() -> None:
+        left[0] = -1
+        raise KeyboardInterrupt
+
+    for step in itertools.count():
+        pool = ManagedPool(maker, 1, 0, timeout=0.001)
+        lease = pool.connect()
+        (entry,) = pool._core.line.members
+        # As if another thread had it: who holds one himself waits in another way.
+        entry.holder = 0
+        left[0] = step
+        sys.settrace(striking(killed, left))
+        try:
+            with pytest.raises((KeyboardInterrupt, PoolTimeout)):
+                pool.connect()
+        finally:
+            sys.settrace(None)
+        assert pool._core.line.waiting == 0
+        lease.close()
+        if left[0] >= 0:
+            assert step > 500, "nothing was interrupted"
+            return
 
 
 INTERRUPTED = """

@@ -1,19 +1,21 @@
 """`ManagedPool` on its own: what the conformance suite does not ask of every pool."""
 
+import math
 import re
+import threading
 import time
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, exc
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from pyramid_dbpool.errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from pyramid_dbpool.pool.deadlines import deadline
 from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.options import PoolOptions
-from tests.support.makers import PATIENCE, Maker, in_thread
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 
 
 def test_recreate_passes_every_argument(maker: Maker) -> None:
@@ -68,6 +70,31 @@ def test_caller_who_waits_for_nobody_opens_for_himself(maker: Maker) -> None:
         pool.connect()
     for lease in leases:
         lease.close()
+
+
+@pytest.mark.parametrize("timeout", [-1.0, -5.0])
+def test_a_time_below_zero_is_no_time(maker: Maker, timeout: float) -> None:
+    """A lock would be waited for for ever, or complain."""
+    pool = ManagedPool(maker, 1, 0, timeout=timeout)
+    leases: list[PoolProxiedConnection] = []
+    # Who holds one himself waits in another way.
+    in_thread(lambda: leases.append(pool.connect())).join()
+    with pytest.raises(PoolTimeout):
+        pool.connect()
+    leases[0].close()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 2.0 * threading.TIMEOUT_MAX])
+def test_who_waits_for_longer_than_a_lock_can_is_served(maker: Maker, timeout: float) -> None:
+    """A lock would refuse to be waited for so long."""
+    pool = ManagedPool(maker, 1, 0, timeout=timeout)
+    lease = pool.connect()
+    served: list[object] = []
+    thread = in_thread(lambda: served.append(pool.connect()))
+    wait_for(lambda: pool.snapshot().waiting or not thread.is_alive())
+    lease.close()
+    thread.join()
+    assert served
 
 
 def test_full_line_is_said_so(maker: Maker) -> None:

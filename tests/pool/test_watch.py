@@ -231,10 +231,8 @@ def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
 ) -> None:
     """A request that leaks is named; the one that the thread serves now is not."""
     clock = Clock(watched)
-    label = Label(lambda: "GET route 'leaks'")
-    with holder_label(label):
+    with Label(lambda: "GET route 'leaks'"):
         left = watched.connect()
-    label.end()
     with holder_label(Label(lambda: "GET route 'innocent'")):
         watched.connect().close()
     assert warnings(caplog) == []

@@ -19,6 +19,7 @@ from pyramid_dbpool import (
     session_factory,
     unit_of_work,
 )
+from pyramid_dbpool.engines.stored import current_outcome
 from pyramid_dbpool.sessions.closing import close_session
 from tests.sessions.work import DIES_AT_COMMIT, Broken, terminate
 from tests.support.webapp import Row
@@ -47,6 +48,33 @@ def test_an_error_rolls_back_closes_and_is_raised(
         session.flush()
         raise error
     assert count() == 0
+
+
+def test_a_unit_that_ends_in_another_context_gives_its_connection_back(
+    settings: dict[str, Any], count: Callable[[], int]
+) -> None:
+    """As in a generator that another thread ends; and what it raises is what the body did."""
+    unit = unit_of_work(settings)
+    session = contextvars.copy_context().run(unit.__enter__)
+    session.add(Row())
+    session.flush()
+    unit.__exit__(Broken, Broken(), None)
+    assert not session.in_transaction()
+    assert count() == 0
+
+
+def test_a_unit_that_is_killed_at_its_beginning_observes_nothing_more(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its thread does later would be taken for a part of it."""
+
+    def killed(_what: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyramid_dbpool.sessions.unit_of_work.caller_label", killed)
+    with pytest.raises(KeyboardInterrupt), unit_of_work(settings):
+        pytest.fail("it has begun")
+    assert current_outcome() is None
 
 
 def test_a_scoped_session_is_accepted(settings: dict[str, Any], count: Callable[[], int]) -> None:
@@ -103,7 +131,7 @@ def test_one_is_entered_once(
 
 
 @pytest.mark.parametrize("how", ["next", "close"])
-def test_it_may_end_in_another_context(settings: dict[str, Any], how: str) -> None:
+def test_its_generator_may_end_in_another_context(settings: dict[str, Any], how: str) -> None:
     """As that of a generator which a server iterates in one thread, and closes in another."""
 
     def rows() -> Iterator[str]:

@@ -172,11 +172,14 @@ def test_a_subrequest_without_tweens_gives_its_connection_back(settings: dict[st
         assert web.checked_out() == 0
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["all tweens", "none of ours"])
 @pytest.mark.parametrize("tweens", [False, True])
 def test_a_subrequest_that_shares_the_environ_shares_the_transaction(
-    settings: dict[str, Any], count: Callable[[], int], tweens: bool
+    settings: dict[str, Any], count: Callable[[], int], tweens: bool, listed: bool
 ) -> None:
     """What it writes is committed with the request's own work, or rolled back with it."""
+    if not listed:
+        settings["pyramid.tweens"] = f"pyramid_tm.tm_tween_factory {EXCVIEW}"
 
     def outer(request: Request) -> None:
         add(request)

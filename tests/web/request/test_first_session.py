@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.events import NewResponse
-from pyramid.request import Request
+from pyramid.request import Request, apply_request_extensions
 from pyramid.response import Response
+from pyramid.testing import DummyRequest
 from sqlalchemy import text
 
 from pyramid_dbpool import ManagedPool, RequestOver, get_engine, unit_of_work
@@ -73,6 +74,18 @@ def test_a_request_goes_without_the_garbage_collector(
             assert seen[0]() is None
         finally:
             gc.enable()
+
+
+def test_a_request_that_a_unit_test_made_ends_as_well(settings: dict[str, Any]) -> None:
+    """Its environ may be empty, of the method too."""
+    with app(settings, *PARTS) as web:
+        for request in (DummyRequest(), Request({})):
+            request.registry = web.registry
+            apply_request_extensions(request)
+            rows(request)
+            request._process_finished_callbacks()
+            with pytest.raises(RequestOver, match="GET ''"):
+                rows(request)
 
 
 def early(handler: Callable[[Request], Response], _registry: Any) -> Any:
