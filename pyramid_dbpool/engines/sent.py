@@ -208,7 +208,10 @@ def note_statements(engine: Engine, *, stores: bool) -> None:
 
 def _note_no_rows(cursor: Any, statement: Any, context: Any) -> None:
     # After each SELECT too; so this comes before everything that costs more.
-    if str(statement)[:7] not in _COUNTED or context.executemany or ";" in statement:
+    if str(statement)[:7] not in _COUNTED or ";" in statement:
+        return
+    # Without a context it is an app that has the dialect execute it.
+    if context is None or context.executemany:
         return
     # SQLite counts what RETURNING returns only when it is fetched.
     if cursor.rowcount == 0 and cursor.description is None:

@@ -20,14 +20,15 @@ from ..pool import inheritance
 __all__ = ["Steps", "notes_in", "notes_of", "steps_of"]
 
 # SQLAlchemy's private names that this relies on, the same in 2.0 and 2.1: what an engine's
-# connections are made of, and those steps of theirs that come with an event.
+# connections are made of, what raises where there is none, and those steps of theirs that come
+# with an event.
 RELIED_ON = (
     "_begin_impl",
     "_begin_twophase_impl",
     "_commit_impl",
     "_commit_twophase_impl",
     "_connection_cls",
-    "_dbapi_connection",
+    "_handle_dbapi_exception_noconnection",
     "_option_cls",
     "_prepare_twophase_impl",
     "_rollback_impl",
@@ -50,7 +51,8 @@ Told = Callable[[Connection], object]
 class Steps:
     """Whom to tell of each step, in this order.
 
-    Each is called with the connection; what it raises is raised in the place of the step.
+    Each but the first is called with the connection; what it raises is raised in the place of the
+    step.
 
     :ivar connect: a connection is made; it has been checked out.
     :ivar statement: a statement is sent; gets its text, and SQLAlchemy's context of it.
@@ -77,7 +79,7 @@ class Steps:
     )
 
     def __init__(self) -> None:
-        self.connect: list[Told] = []
+        self.connect: list[Callable[[], object]] = []
         self.inherited: list[Told] = []
         self.statement: list[Callable[[Connection, str, Any], object]] = []
         self.executed: Callable[[Any, Any, Any], object] | None = None
@@ -97,13 +99,14 @@ class _ToldConnection(Connection):
 
     def __init__(self, engine: _ToldEngine) -> None:
         try:
-            super().__init__(engine)
-        finally:
-            # Also where a listener of the app's has failed, as one that pings does: the checkout
-            # would count as one of whose work nobody knows. Without a checkout there is no step.
-            if hasattr(self, "_dbapi_connection"):
-                for tell in engine.steps.connect:
-                    tell(self)
+            taken = engine.raw_connection()
+        except engine.dialect.loaded_dbapi.Error as error:
+            # As SQLAlchemy does, which would tell the app's listeners before us: what one of them
+            # sends, and fails with, would be taken for what nobody sees.
+            self._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
+        for tell in engine.steps.connect:
+            tell()
+        super().__init__(engine, taken)
 
     def _begin_impl(self, transaction: Any) -> None:
         self.info.pop(_NOTES, None)
@@ -224,17 +227,17 @@ def _tell_of_statements(engine: _ToldEngine) -> None:
 
 
 def _tell_of_executed(dialect: Any, steps: Steps) -> None:
-    # Weakly: an engine that is forgotten goes without the garbage collector.
+    # Weakly: an engine that is forgotten goes without the garbage collector. The class's own are
+    # looked up each time: whoever measures or mocks may replace them later.
     itself, kind = ref(dialect), type(dialect)
-    execute, execute_no_params = kind.do_execute, kind.do_execute_no_params
 
     def do_execute(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        execute(itself(), cursor, statement, parameters, context)
+        kind.do_execute(itself(), cursor, statement, parameters, context)
         if steps.executed is not None:
             steps.executed(cursor, statement, context)
 
     def do_execute_no_params(cursor: Any, statement: Any, context: Any = None) -> None:
-        execute_no_params(itself(), cursor, statement, context)
+        kind.do_execute_no_params(itself(), cursor, statement, context)
         if steps.executed is not None:
             steps.executed(cursor, statement, context)
 

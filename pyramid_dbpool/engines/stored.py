@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -111,7 +111,8 @@ class Outcome:
     # The last of them, if nothing was sent since; for as long as somebody observes.
     last_heard: BaseException | None = None
 
-    _token: Token[Outcome | None]
+    # Who observed before.
+    _former: Outcome | None
 
     def __init__(self, on_error: Judge | None = None, on_refusal: Told | None = None) -> None:
         if on_error is not None:
@@ -123,11 +124,15 @@ class Outcome:
         self.unseen: list[None] = []
 
     def __enter__(self) -> Self:
-        self._token = _current.set(self)
+        self._former = _current.get()
+        _current.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        # By no token: an interrupt may come before there is one, and a generator be closed in
+        # another context than it was begun in, which refuses it.
+        if _current.get() is self:
+            _current.set(self._former)
         self.last_heard = None
 
     def judge(self, error: Exception) -> Exception | None:
@@ -340,7 +345,7 @@ def _note_reader(connection: PoolProxiedConnection) -> None:
             outcome.name_holder(connection)
 
 
-def _note_connection(_connection: Connection) -> None:
+def _note_connection() -> None:
     # It comes right after its checkout.
     outcome = _current.get()
     if outcome is not None and outcome.unseen:

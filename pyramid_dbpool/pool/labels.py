@@ -6,7 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 _label: ContextVar[object | None] = ContextVar("dbpool_label", default=None)
 
@@ -48,20 +48,25 @@ class Label:
     :ivar over: whether the holder has finished: then its thread may be at other work.
     """
 
-    __slots__ = ("_make", "_token", "over")
+    __slots__ = ("_former", "_make", "over")
 
-    _token: Token[object | None]
+    # The name before this one.
+    _former: object | None
 
     def __init__(self, make: Callable[[], str]) -> None:
         self._make = make
         self.over = False
 
     def __enter__(self) -> None:
-        self._token = _label.set(self)
+        self._former = _label.get()
+        _label.set(self)
 
     def __exit__(self, *_: object) -> None:
-        _label.reset(self._token)
         self.over = True
+        # By no token: an interrupt may come before there is one, and a generator be closed in
+        # another context than it was begun in, which refuses it.
+        if _label.get() is self:
+            _label.set(self._former)
 
     def __str__(self) -> str:
         text = self._make()

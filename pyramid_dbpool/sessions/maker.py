@@ -99,16 +99,13 @@ def new_session_maker(made: ProcessEngine, info: dict[str, Any]) -> SessionMaker
     return sessionmaker(made.engine, class_=_lasting_class(base), info=info)
 
 
-def make_lasting(session: Session) -> type[Session] | None:
-    """Have a session of the app's own class end as ours do; return that class, to be given back.
+def make_lasting(session: Session) -> None:
+    """Have a session of the app's own class end as ours do, until it has that class again.
 
     What a handler has added and not flushed would be gone at its close(), without a trace.
     """
-    if isinstance(session, _Lasting):
-        return None
-    former = type(session)
-    session.__class__ = _lasting_class(former)
-    return former
+    if not isinstance(session, _Lasting):
+        session.__class__ = _lasting_class(type(session))
 
 
 def _lasting_class(base: type[Session]) -> type[Session]:

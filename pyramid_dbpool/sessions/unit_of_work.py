@@ -1,9 +1,11 @@
 """A session on the process's engine, and one unit of work on it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ContextDecorator, ExitStack
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import transaction
 from sqlalchemy import exc as sa_exc
@@ -59,7 +61,7 @@ def unit_of_work(
     read_only: bool = False,
     deferrable: bool = False,
     transaction_manager: TransactionManager | None = None,
-) -> AbstractContextManager[Session]:
+) -> UnitOfWork:
     """Commit on success, roll back on error, close in any case.
 
     Yields the session. An error is raised again, after the rollback; nothing is tried again.
@@ -94,18 +96,21 @@ def unit_of_work(
     return UnitOfWork(session_or_settings, modes, name, transaction_manager)
 
 
-class UnitOfWork(AbstractContextManager[Session]):
+class UnitOfWork(ContextDecorator, AbstractContextManager[Session]):
     """What `unit_of_work` returns; for who has the modes already.
 
-    A class, since each message of a worker enters one: five nested generators cost 40 µs.
+    A class, since each message of a worker enters one: five nested generators cost 40 µs. As what
+    they made, it decorates functions too, each call of which is a unit, and it is entered once.
     """
 
-    # On the class what few units have: a label and a watch of their own, parts beside the session,
-    # and the class that their session had before.
+    # On the class what few units have: a label and a watch of their own, and parts beside the
+    # session; and what one has that was entered.
     _label: Label | None = None
     _watch: Outcome | None = None
     _parts: ExitStack | None = None
-    _former: type[Session] | None = None
+    _session: Session | None = None
+    # The class that its session had before.
+    _former: type[Session]
 
     def __init__(
         self,
@@ -119,34 +124,44 @@ class UnitOfWork(AbstractContextManager[Session]):
         # A read-only unit has no COMMIT worth knowing of.
         self._stores = modes is None or not modes.read_only
 
+    def _recreate_cm(self) -> Self:
+        return type(self)(self._given, self._modes, self._name, self._manager)
+
     def __enter__(self) -> Session:
         """Begin: nothing is sent yet, unless there are modes."""
+        if self._session is not None:
+            # The inner one would end the outer one's session in the place of its own.
+            raise RuntimeError("A unit of work is entered once: call unit_of_work() for each.")
         given = self._given
         session = given if isinstance(given, Session) else _session(given, self._name)
-        self._session = session
         if session.in_transaction():
             raise SessionInUse(
                 "This session is already in a transaction: commit or close it first, or give"
                 " unit_of_work the settings to get a session of its own."
             )
+        self._former, self._session = type(session), session
         try:
-            # Whoever observes already is told.
-            if self._stores and current_outcome() is None:
-                self._watch = observed(repeats=False).__enter__()
-            if current_label() is None:
-                label = caller_label("unit_of_work")
-                label.__enter__()
-                self._label = label
-            self._former = make_lasting(session)
-            if self._modes is not None or self._manager is not None:
-                self._parts = ExitStack()
-                self._enter_parts(session, self._parts)
-            else:
-                promise(session)
+            self._begin(session)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return session
+
+    def _begin(self, session: Session) -> None:
+        # Whoever observes already is told; and a request names itself when it takes a connection.
+        if current_outcome() is None:
+            if current_label() is None:
+                self._label = caller_label("unit_of_work")
+                self._label.__enter__()
+            if self._stores:
+                self._watch = observed(repeats=False)
+                self._watch.__enter__()
+        make_lasting(session)
+        if self._modes is not None or self._manager is not None:
+            self._parts = ExitStack()
+            self._enter_parts(session, self._parts)
+        else:
+            promise(session)
 
     def _enter_parts(self, session: Session, parts: ExitStack) -> None:
         if self._modes is not None:
@@ -169,14 +184,14 @@ class UnitOfWork(AbstractContextManager[Session]):
         traceback: TracebackType | None,
     ) -> None:
         """Commit, or after an error roll back; close in any case."""
-        session, parts = self._session, self._parts
         try:
+            parts = self._parts
             if error is None:
                 if parts is None:
-                    self._commit(session)
+                    self._commit()
                 else:
                     with parts:
-                        self._commit(session)
+                        self._commit()
             elif parts is not None:
                 parts.__exit__(kind, error, traceback)
         except sa_exc.DBAPIError as failed:
@@ -186,23 +201,32 @@ class UnitOfWork(AbstractContextManager[Session]):
             # The body may commit by hand.
             self._explain(error)
         finally:
-            self._leave(session)
+            try:
+                self._leave()
+            except BaseException:
+                # An interrupt in the middle of it: each part of it may be done twice.
+                self._leave()
+                raise
 
-    def _leave(self, session: Session) -> None:
+    @property
+    def _entered(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _leave(self) -> None:
+        session = self._entered
         if self._stores and self._manager is None:
             forget_promise(session)
-        if self._former is not None:
+        if type(session) is not self._former:
             session.__class__ = self._former
-        try:
-            # These fail in a generator that another thread ends than has begun it.
-            if self._label is not None:
-                self._label.__exit__()
-            if self._watch is not None:
-                self._watch.__exit__()
-        finally:
-            close_session(session)
+        if self._label is not None:
+            self._label.__exit__()
+        if self._watch is not None:
+            self._watch.__exit__()
+        close_session(session)
 
-    def _commit(self, session: Session) -> None:
+    def _commit(self) -> None:
+        session = self._entered
         # Here, so that a connection that is lost in a flush is not taken for one that is
         # lost in COMMIT.
         session.flush()
@@ -225,7 +249,7 @@ class UnitOfWork(AbstractContextManager[Session]):
         if not isinstance(error, sa_exc.DBAPIError) or isinstance(error, CommitUnknown):
             return
         # Our engines know what they have sent; a lost ROLLBACK has no statement either.
-        if find_engine(self._session.bind) is not None:
+        if find_engine(self._entered.bind) is not None:
             return
         # Without a statement it was COMMIT itself; a flush has one. A read-only
         # unit has nothing that could be stored.

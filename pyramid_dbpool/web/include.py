@@ -22,7 +22,7 @@ from ..settings import AppSettings, PoolSettings, load_app
 from ..stopping import noting_sigterm
 from . import failures, readiness, retry
 from .overload import add_overload_view
-from .request_db import SERVED, RequestAttribute, RequestSessions, request_sessionmaker
+from .request_db import RequestAttribute, RequestSessions, note_served, request_sessionmaker
 
 __all__ = [
     "PyramidSettingsError",
@@ -151,8 +151,7 @@ def _subscribe_if_left_out(registry: Registry) -> None:
         return
 
     def own_sessions(event: NewRequest) -> None:
-        # A subrequest's would be closed in the transaction that it shares, and its writes lost.
-        event.request.environ[SERVED] = True
+        note_served(event.request)
         RequestSessions.of(event.request).name_thread()
         take_role("web")
 

@@ -46,6 +46,7 @@ __all__ = [
     "RequestAttribute",
     "RequestSessions",
     "end_sessions",
+    "note_served",
     "note_thread_manager",
     "request_sessionmaker",
 ]
@@ -527,6 +528,17 @@ def _manager_of(request: Request) -> Any:
     manager = getattr(request, "tm", None)
     # An app without pyramid_tm may have something else under this name.
     return getattr(manager, "manager", manager) if hasattr(manager, "registerSynch") else None
+
+
+def note_served(request: Request) -> None:
+    """Note that a request is served, unless it is another one's subrequest.
+
+    For apps whose outermost tween is not ours, which knows so.
+    """
+    stack = [each["request"] for each in threadlocals.stack]
+    served = (each for each in stack if isinstance(each, Request) and _is_served(each))
+    if next(served, request) is request:
+        request.environ[SERVED] = True
 
 
 def note_thread_manager(request: Request) -> None:

@@ -150,12 +150,12 @@ class _Attempt(Outcome):
         self.unseen = []
         self._request = request
         environ = request.environ
+        if environ.get("retry.attempt"):
+            # What the attempt before has read is at its end; that may not have come by here.
+            request.make_body_seekable()
         if SERVED in environ:
             # By an attempt before this one, of which all share the environ.
             self._incidents = Incidents.before(environ)
-            if environ.get("retry.attempt"):
-                # What that has read is at its end.
-                request.make_body_seekable()
         else:
             environ[SERVED] = True
 

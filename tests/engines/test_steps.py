@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine.events import ConnectionEvents
+from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool import dispose_engine, get_engine
 from pyramid_dbpool.engines.sent import Sent
@@ -84,6 +85,45 @@ def test_first_questions_of_sqlalchemy_are_nobodys(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
     assert noted == ["SELECT 1"]
+
+
+def test_a_listener_that_fails_as_a_connection_is_made_has_sent_nothing_unseen(
+    engine: Engine,
+) -> None:
+    """Its statement is the connection's: a request whose first one fails may be repeated."""
+
+    @event.listens_for(engine, "engine_connect")
+    def fail(connection: Connection) -> None:
+        connection.execute(text("SELECT nothing FROM nowhere"))
+
+    judged: list[bool] = []
+    with observed(lambda outcome, _error: judged.append(outcome.nothing_stored)) as outcome:
+        with pytest.raises(OperationalError), engine.connect():
+            pytest.fail("not reached")
+        assert outcome.nothing_stored
+    assert judged
+    assert all(judged)
+
+
+def test_a_dialect_executes_for_an_app_too(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a context, and by what has been put in the place of its class's own since."""
+    measured: list[str] = []
+    kind: Any = type(engine.dialect)
+    plain = kind.do_execute
+
+    def measure(dialect: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        measured.append(statement)
+        plain(dialect, cursor, statement, *rest)
+
+    monkeypatch.setattr(kind, "do_execute", measure)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a int)"))
+        cursor: Any = connection.connection.cursor()
+        engine.dialect.do_execute(cursor, "UPDATE t SET a = 1", ())
+        assert cursor.rowcount == 0
+    assert measured == ["CREATE TABLE t (a int)", "UPDATE t SET a = 1"]
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "with parameters"])

@@ -11,8 +11,9 @@ from pyramid.events import NewResponse
 from pyramid.request import Request, apply_request_extensions
 from pyramid.response import Response
 from pyramid.testing import DummyRequest
+from sqlalchemy import text
 
-from pyramid_dbpool import ManagedPool, RequestOver, get_engine
+from pyramid_dbpool import ManagedPool, RequestOver, get_engine, unit_of_work
 from pyramid_dbpool.engines import probes
 from pyramid_dbpool.pool.labels import current_label
 from pyramid_dbpool.web.request_db import RequestSessions
@@ -149,6 +150,24 @@ def test_who_takes_a_connection_of_the_engine_is_named_all_the_same(
     assert seen == ["GET route 'index'", "thread 'MainThread'"]
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_unit_of_work_in_a_request_is_named_after_that(
+    settings: dict[str, Any], read_only: bool
+) -> None:
+    """Also where the request has asked for no session of its own."""
+    settings["sqlalchemy.replica.url"] = settings["sqlalchemy.url"]
+    seen: list[str] = []
+
+    def index(request: Request) -> None:
+        with unit_of_work(settings, read_only=read_only) as session:
+            session.execute(text("SELECT 1"))
+            seen.extend(labels(web))
+
+    with app(settings, *PARTS, index=index) as web:
+        web.get()
+    assert seen == ["GET route 'index'"]
+
+
 def test_who_asks_first_after_the_view_is_named(settings: dict[str, Any]) -> None:
     """A subscriber to the response, when the tweens are over."""
     seen: list[str] = []
@@ -166,11 +185,17 @@ def test_who_asks_first_after_the_view_is_named(settings: dict[str, Any]) -> Non
     assert seen == ["GET route 'index'"]
 
 
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("tweens", [False, True])
 def test_a_subrequest_may_be_the_first_to_ask_in_the_transaction(
-    settings: dict[str, Any], count: Callable[[], int], tweens: bool
+    settings: dict[str, Any], count: Callable[[], int], tweens: bool, listed: bool
 ) -> None:
-    """What it writes is committed with its request, or rolled back with it."""
+    """What it writes is committed with its request, or rolled back with it.
+
+    Also where an app's own list of tweens has left ours out.
+    """
+    if not listed:
+        settings["pyramid.tweens"] = "pyramid_tm.tm_tween_factory"
 
     def outer(request: Request) -> None:
         inner = request.copy_get()

@@ -7,11 +7,12 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid_retry import RetryableException
 from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool.web import retry
 from tests.support.webapp import PARTS, app
-from tests.web.retry.views import at_first, lose_connection, ours_committed
+from tests.web.retry.views import at_first, lose_connection, number, ours_committed
 
 
 def audit_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
@@ -73,3 +74,31 @@ def test_nobody_is_warned_of_tweens_where_they_belong(
     with app(settings, *PARTS, commit_now, audit):
         pass
     assert [r for r in caplog.records if r.name == retry.__name__] == []
+
+
+def impatient_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """Return a tween that reads the body, and has the first attempt of a request end there."""
+
+    def tween(request: Request) -> Response:
+        if number(request) == 0:
+            request.environ["wsgi.input"].read()
+            raise RetryableException
+        return handler(request)
+
+    return tween
+
+
+def impatient(config: Configurator) -> None:
+    config.add_tween(f"{__name__}.impatient_tween_factory")
+
+
+def test_a_body_is_read_from_its_beginning_where_ours_had_no_part_in_the_first_attempt(
+    settings: dict[str, Any],
+) -> None:
+    """A tween over ours has read it, and asked for another attempt."""
+
+    def index(request: Request) -> Any:
+        return request.environ["wsgi.input"].read().decode()
+
+    with app(settings, *PARTS, commit_now, impatient, index=index) as web:
+        assert web.client.post("/", b"all of it").text == "all of it"
