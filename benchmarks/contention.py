@@ -55,7 +55,7 @@ class Outcome:
     @property
     def rate(self) -> float:
         """Units a second."""
-        return len(self.waits) / self.seconds
+        return sum(self.served) / self.seconds
 
 
 class Crowd:
@@ -99,9 +99,13 @@ class Crowd:
         self._stop = True
         for thread in threads:
             thread.join(130.0)
-        counted = zip(self._waits, before, after, strict=True)
-        waits = [wait for waits, first, last in counted for wait in waits[first:last]]
         served = [last - first for first, last in zip(before, after, strict=True)]
+        # Also those that end only now: whoever starves waits until the others have stopped.
+        waits = [
+            wait
+            for waits, first in zip(self._waits, before, strict=True)
+            for wait in waits[first:]
+        ]
         return Outcome(served, waits, seconds)
 
 

@@ -49,7 +49,7 @@ from .deadlines import pool_limit
 from .entry import PooledEntry
 from .fork_gate import opening
 from .labels import current_label
-from .line import LEASED
+from .line import IDLE, LEASED
 from .options import PoolOptions, Spelling, argument_name, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
@@ -352,7 +352,9 @@ class ManagedPool(QueuePool):
                 core.door.let_in()
         if not kept:
             core.health.close(entry, "retired" if entry.condemned else "surplus")
-        elif core.upkeep.planned_for != stats.opened:
+        elif core.upkeep.planned_for != stats.opened and entry.state is IDLE:
+            # What went to a waiter is planned for when it is idle: in a crowd, where nothing ever
+            # is, each return would plan in vain, for half of what a caller's turn costs.
             core.look_after()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
