@@ -79,10 +79,6 @@ def transaction_failed(dbapi_connection: Any) -> bool:
     PostgreSQL does after any error: COMMIT would then roll back and report no error. True only
     for psycopg and psycopg2, the drivers that let it pass; costs no round trip.
     """
-    pgconn = getattr(dbapi_connection, "pgconn", None)
-    if pgconn is not None:
-        # psycopg's, before each COMMIT: without another call.
-        return bool(pgconn.transaction_status == PG_IN_ERROR)
     return _pg_status(dbapi_connection) == PG_IN_ERROR
 
 

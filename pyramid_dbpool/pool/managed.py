@@ -361,6 +361,7 @@ class ManagedPool(QueuePool):
         """Have every return come by a `_do_return_conn` that an app has written."""
         super().__init_subclass__(**arguments)
         if "_do_return_conn" in vars(cls) and "_return_conn" not in vars(cls):
+            # As SQLAlchemy's pools have it, whose return calls the other one.
             cls._return_conn = cls._do_return_conn  # type: ignore[method-assign]
 
     def _invalidate(
@@ -530,17 +531,22 @@ def is_handed_out(connection: object) -> TypeGuard[PoolProxiedConnection]:
     return isinstance(connection, _ConnectionFairy)
 
 
-def is_condemned(connection: PoolProxiedConnection) -> bool:
-    """Tell whether a connection that was handed out will be closed when it comes back."""
+def _entry_of(connection: object) -> PooledEntry | None:
+    """Return the pool's side of what a caller has; None if no pool of ours has handed it out."""
     record = connection._connection_record if is_handed_out(connection) else None
     entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    return entry
+
+
+def is_condemned(connection: PoolProxiedConnection) -> bool:
+    """Tell whether a connection that was handed out will be closed when it comes back."""
+    entry = _entry_of(connection)
     return entry is not None and entry.condemned
 
 
 def name_lease(connection: PoolProxiedConnection, label: object | None) -> None:
     """Name who has checked a connection out, if that has become known only afterwards."""
-    record = connection._connection_record if is_handed_out(connection) else None
-    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    entry = _entry_of(connection)
     if entry is not None:
         entry.label = label
 
@@ -550,8 +556,7 @@ def is_silent(connection: PoolProxiedConnection) -> bool:
 
     False too where nobody can tell.
     """
-    record = getattr(connection, "_connection_record", None)
-    entry: PooledEntry | None = getattr(record, "dbpool_entry", None)
+    entry = _entry_of(connection)
     glance = None if entry is None else entry.glance
     return glance is not None and not glance(0, 1)
 

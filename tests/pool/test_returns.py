@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from pyramid_dbpool.drivers.transactions import at_rest_by
 from pyramid_dbpool.pool.managed import ManagedPool, PooledConnection
 from tests.pool.test_door import Plain
-from tests.support.makers import wait_until_gone
+from tests.support.makers import Maker, wait_until_gone
 
 Calls = list[str]
 
@@ -327,6 +327,29 @@ def test_usual_return_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
     connection._checkin()
     unheard.engine.dispose()
     heard.engine.dispose()
+
+
+class Emptied(ManagedPool):
+    """A pool whose connections another thread invalidates just as they are handed out."""
+
+    def _do_get(self) -> Any:
+        record = super()._do_get()
+        record.invalidate()
+        return record
+
+
+def test_caller_who_is_given_an_empty_record_gets_a_connection(maker: Maker) -> None:
+    """Where none can be opened he has the error, and the slot is free."""
+    pool = Emptied(maker, 1, 0)
+    lease = pool.connect()
+    driver: Any = lease.dbapi_connection
+    assert driver is maker.made[1]
+    lease.close()
+    maker.error = OSError("no more")
+    with pytest.raises(OSError, match="no more"):
+        pool.connect()
+    assert (pool.checkedout(), pool.snapshot().leased) == (0, 0)
+    pool.dispose()
 
 
 class AtRest:
