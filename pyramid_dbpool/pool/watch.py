@@ -115,14 +115,13 @@ class LeaseWatch:
     def seems_to_hold(self) -> bool:
         """Tell whether this caller holds a connection by now, as far as one sees unlocked."""
         # `_is_theirs` in short: every wait comes by here, and fifteen calls cost 5 µs. Without the
-        # lock, which all of them want: others cannot change the set under C's code, and a copy
-        # is nobody else's.
-        if threading.get_ident() in map(_HOLDER, self._line.members):
+        # lock, which all of them want: a copy is made in one step of C's, in which nobody else
+        # runs; between `map` and `in` somebody would, and change the set.
+        members = list(self._line.members)
+        if threading.get_ident() in map(_HOLDER, members):
             return True
         label = current_label()
-        return isinstance(label, Label) and any(
-            each.label is label for each in list(self._line.members)
-        )
+        return isinstance(label, Label) and any(each.label is label for each in members)
 
     def holds_already(self) -> bool:
         """Tell whether this caller holds a connection; warn of it, once for each place."""

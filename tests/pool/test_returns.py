@@ -489,9 +489,9 @@ if not child:
 os.waitpid(child, 0)
 far.setblocking(False)
 try:
-    print("sent", far.recv(10))
+    print("sent", far.recv(10), flush=True)
 except BlockingIOError:
-    print("nothing sent")
+    print("nothing sent", flush=True)
 os._exit(0)
 """
     assert run(script) == "nothing sent\n"
