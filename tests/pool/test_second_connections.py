@@ -1,6 +1,8 @@
 """Callers who wait for a connection beside one that they hold are warned of."""
 
 import contextvars
+import itertools
+import sys
 import threading
 from contextlib import AbstractContextManager
 
@@ -13,6 +15,7 @@ from pyramid_dbpool.pool import checkout, watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.stopping import stoppable
+from tests.pool.test_door import striking
 from tests.support.holding import warnings
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 from tests.support.webapp import View, WebApp, app
@@ -246,3 +249,30 @@ def test_a_thread_of_the_holders_own_is_the_same_holder(
     (text,) = warnings(caplog)
     assert "GET route 'both' waits for a second connection and has held one" in text
     first.close()
+
+
+def test_a_look_without_the_lock_stands_what_other_threads_change(maker: Maker) -> None:
+    """Another thread opens a connection at any of its opcodes, and nobody's wait fails."""
+    sys._getframe().f_trace_opcodes = True
+    for step in itertools.count():
+        pool = ManagedPool(maker, 3, 0)
+        lease = pool.connect()
+        lease.dbapi_connection.close()  # type: ignore[union-attr]
+        (entry,) = pool._core.line.members
+        # Somebody else's, so that all of them are looked at.
+        entry.holder = 0
+        left = [step]
+
+        def open_another(pool: ManagedPool = pool) -> None:
+            other = in_thread(lambda: pool.connect().close())
+            other.join()
+
+        sys.settrace(striking(open_another, left))
+        try:
+            assert not pool._core.watch.seems_to_hold()
+        finally:
+            sys.settrace(None)
+        maker.forget()
+        if left[0] >= 0:
+            assert step > 5, "nothing was looked at"
+            return
