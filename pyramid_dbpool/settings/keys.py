@@ -71,8 +71,11 @@ def _refuse_other_prefixes(settings: Mapping[str, Any], mistakes: Mistakes) -> N
     for key in settings:
         head, _, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
         prefix = _meant_by(head, rest)
-        if prefix is not None:
-            wanted = prefix + rest
+        if prefix is None:
+            continue
+        wanted = prefix + rest
+        # A URL that is missing is looked for elsewhere, and more is said of that.
+        if wanted != "sqlalchemy.url" or wanted in settings:
             # A named pool's key is as good as it stands.
             near = None if "." in rest else _nearest_key(wanted, "default")
             mistakes.note(f"{key} is not a setting: write {near or wanted}.")
@@ -83,11 +86,11 @@ def _meant_by(head: str, rest: str) -> str | None:
     if head == _PACKAGE:
         return "dbpool."
     ours = nearest(head.lower(), ("dbpool", "sqlalchemy"), _SLIP)
-    # sqlalchemy2.echo is for an engine of the app's own, and a URL is looked for elsewhere.
+    # sqlalchemy2.echo is for an engine of the app's own.
     if ours is None or head.startswith(ours):
         return None
     key = f"{ours}.{rest.rpartition('.')[2]}"
-    return f"{ours}." if key in BY_KEY and key != "sqlalchemy.url" else None
+    return f"{ours}." if key in BY_KEY else None
 
 
 def _named_by(key: str) -> str | None:

@@ -132,6 +132,8 @@ def test_an_unknown_key_like_no_other_gets_no_guess(key: str) -> None:
         ("DBPOOL.min_idle", "dbpool.min_idle"),
         ("dbpol.replica.read_only", "dbpool.replica.read_only"),
         ("sqlalchmy.pool_size", "sqlalchemy.pool_size"),
+        ("sqlalchmy.url", "sqlalchemy.url"),
+        ("sqlalchmy.replica.url", "sqlalchemy.replica.url"),
     ],
 )
 def test_another_spelling_of_a_prefix_is_refused(key: str, wanted: str) -> None:
