@@ -103,11 +103,16 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
         show("Starting PostgreSQL, the streamer and the web app ...")
         server = start_postgres(args.folder / "postgres")
         stack.callback(server.stop)
+        streamer_port = STREAMER_PORT if is_free(STREAMER_PORT) else free_port()
+        tell_of_others("PostgreSQL", server.port, POSTGRES_PORT)
+        tell_of_others("the streamer", streamer_port, STREAMER_PORT)
+        if args.port is None:
+            tell_of_others("the page", port, WEB_PORT)
         variables = {
             "database_url": server.url(),
             "broker_folder": str((args.folder / "broker").absolute()),
             "http_port": str(port),
-            "streamer_port": str(STREAMER_PORT if is_free(STREAMER_PORT) else free_port()),
+            "streamer_port": str(streamer_port),
         }
         # A % in a value would start an interpolation.
         variables = {key: value.replace("%", "%%") for key, value in variables.items()}
@@ -138,6 +143,12 @@ def web_port(wanted: int | None) -> int:
     if not is_free(wanted):
         raise DemoError(f"--port {wanted} is taken; give another one, or leave it out")
     return wanted
+
+
+def tell_of_others(what: str, port: int | None, usual: int) -> None:
+    """Say that something is not where the ini files have it."""
+    if port != usual:
+        show(f"Port {usual} is taken, so {what} is at {port}.")
 
 
 def is_free(port: int) -> bool:

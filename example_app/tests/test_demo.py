@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
@@ -16,6 +16,7 @@ import pytest
 from processes import PATIENCE, Program, programs_with, wait_until
 
 from example_app import programs
+from example_app.demo import WEB_PORT
 
 pytestmark = pytest.mark.slow
 
@@ -236,8 +237,19 @@ def taken_port() -> Iterator[int]:
 def one_line(demo: Program) -> str:
     """Give the one line in which a demo says why it cannot start."""
     assert demo.end() == 1
-    (line,) = [line for line in demo.lines if not line.startswith("Starting")]
+    (line,) = [line for line in demo.lines if not line.startswith(("Starting", "Port "))]
     return line
+
+
+def test_a_demo_elsewhere_says_so(start_demo: StartDemo) -> None:
+    """Where its ports are taken, the ini files lead to somebody else."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # somebody else has it already
+            stack.enter_context(socket.create_server(("127.0.0.1", WEB_PORT)))
+        demo = start_demo()
+        address = address_of(demo)
+    port = address.rpartition(":")[2].rstrip("/")
+    assert f"Port {WEB_PORT} is taken, so the page is at {port}." in demo.output
 
 
 def test_port_that_is_taken(start_demo: StartDemo, taken_port: int) -> None:
