@@ -28,10 +28,14 @@ THREE = [
     "Who restarts the streamer? Nothing is lost: this page comes back and catches up.",
 ]
 
-# The second and the third come from a server that is just about to go.
+# One cause, and a word of Chromium's for each moment at which a server goes: before it is
+# asked, as it takes the connection, with the question or half of the answer on the way.
 AWAY = (
-    "ERR_CONNECTION_REFUSED",
-    "ERR_CONNECTION_RESET",
+    "net::ERR_CONNECTION_REFUSED",
+    "net::ERR_SOCKET_NOT_CONNECTED",
+    "net::ERR_CONNECTION_RESET",
+    "net::ERR_CONNECTION_CLOSED",
+    "net::ERR_EMPTY_RESPONSE",
     "Connection closed before receiving a handshake response",
 )
 # The page's host under another name, in plain HTTP.
