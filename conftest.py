@@ -3,8 +3,11 @@
 import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
 
 pytest_plugins = [
     "pytester",
@@ -29,3 +32,11 @@ def pytest_collection_finish() -> None:
     """Keep what is there before the first test from every full collection that a test asks for."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_handled_for_ever() -> Iterator[None]:
+    """Fail the test that leaves an exception being handled: later ones would be told of it."""
+    before = sys.exception()
+    yield
+    assert sys.exception() is before

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-import pyramid_dbpool.pool
 from pyramid_dbpool import ManagedPool, PoolTimeout, deadline
 from pyramid_dbpool.pool.line import IDLE, LEASED
 from tests.support.makers import Maker, wait_for
+from tests.support.striking import CODE, striking
 
-CODE = str(Path(pyramid_dbpool.pool.__file__).parent)
 OPERATIONS = ("return", "return one too many", "take", "take and open", "invalidate", "wait")
 
 
@@ -79,25 +77,6 @@ class Scene:
         for each in every:
             each.close()
         self.pool.dispose()
-
-
-def striking(
-    act: Callable[[], object], left: list[int], where: Callable[[], bool] = lambda: True
-) -> Callable[..., Any]:
-    """Make a trace function that acts after so many of our opcodes, of those that are `where`."""
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CODE):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and where():
-            if left[0] == 0:
-                sys.settrace(None)
-                act()
-            left[0] -= 1
-        return trace
-
-    return trace
 
 
 def forgetting(scene: Scene, left: list[int]) -> Callable[..., Any]:

@@ -15,8 +15,8 @@ import pytest
 from pyramid_dbpool.pool import housekeeper
 from pyramid_dbpool.pool.examiners import AT_ONCE, Examiners
 from pyramid_dbpool.pool.managed import ManagedPool
-from tests.pool.test_door import CODE
 from tests.support.makers import PATIENCE, Maker, wait_for
+from tests.support.striking import CODE
 
 MANY = 150
 

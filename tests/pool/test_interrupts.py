@@ -14,8 +14,8 @@ from sqlalchemy.pool import PoolProxiedConnection
 from pyramid_dbpool.errors import PoolTimeout
 from pyramid_dbpool.pool import upkeep
 from pyramid_dbpool.pool.managed import ManagedPool
-from tests.pool.test_door import striking
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
+from tests.support.striking import in_a_thread_of_its_own, striking
 
 
 def test_lease_that_nobody_received_is_forgotten(
@@ -131,6 +131,7 @@ def test_who_is_killed_while_he_waits_does_not_count_as_waiting(
 
 
 @pytest.mark.slow
+@in_a_thread_of_its_own
 def test_who_is_killed_in_a_full_line_stands_there_no_more(maker: Maker) -> None:
     """At every opcode of a wait in vain: what comes back later would be handed to nobody."""
     # Python 3.12 tells of instructions only after `settrace` if a frame asked before it.
@@ -172,6 +173,7 @@ def killed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True], ids=["inline", "background"])
 @pytest.mark.parametrize("served", [False, True], ids=["in vain", "served"])
+@in_a_thread_of_its_own
 def test_who_is_killed_in_a_full_line_leaves_it(
     maker: Maker, served: bool, background: bool
 ) -> None:

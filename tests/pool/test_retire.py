@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pyramid_dbpool.pool.managed import ManagedPool, is_condemned
-from tests.pool.test_door import striking
 from tests.support.makers import Maker, in_thread, wait_for
+from tests.support.striking import striking
 
 
 def is_outside(pool: ManagedPool) -> bool:

@@ -15,9 +15,9 @@ from pyramid_dbpool.pool import checkout, watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.stopping import stoppable
-from tests.pool.test_door import striking
 from tests.support.holding import warnings
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
+from tests.support.striking import striking
 from tests.support.webapp import View, WebApp, app
 
 

@@ -10,8 +10,9 @@ from contextlib import suppress
 import pytest
 
 from pyramid_dbpool import ManagedPool, PoolTimeout, deadline
-from tests.pool.test_door import OPERATIONS, Scene, striking
+from tests.pool.test_door import OPERATIONS, Scene
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
+from tests.support.striking import striking
 
 
 def use(pool: ManagedPool) -> None:
