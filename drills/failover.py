@@ -10,7 +10,7 @@ from tests.support.servers.failover import PostgresPair
 
 LATE = 1.0  # seconds for which the address still leads to the old primary
 # What a primary is told before it is stopped: it refuses to write, and its connections answer.
-FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
+FENCE = "SET default_transaction_read_only = on"
 
 
 def drill(seconds: float, patience: float = 5.0, grace: float = 10.0) -> list[Figure]:
@@ -38,8 +38,7 @@ def crash(pair: PostgresPair) -> None:
 
 def switch(pair: PostgresPair) -> None:
     """Switch over in order: fence the primary, stop it, and promote the other one."""
-    pair.execute(FENCE)
-    pair.execute("SELECT pg_reload_conf()")
+    pair.configure(FENCE)
     pair.catch_up()
     time.sleep(LATE)
     pair.primary.stop("fast")

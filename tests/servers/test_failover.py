@@ -33,6 +33,29 @@ def test_a_standby_of_postgres_takes_over_and_the_old_primary_follows(
     assert rows(pair.url()) == rows(pair.standby.url()) == [1, 2, 3]
 
 
+def test_a_fence_stands_as_it_is_entered(
+    new_postgres_pair: Callable[..., PostgresPair],
+) -> None:
+    """And is gone as it is left, for who was connected before and for who comes then."""
+    pair = new_postgres_pair()
+    fence = text("SHOW default_transaction_read_only")
+    before = create_engine(pair.url(), isolation_level="AUTOCOMMIT")
+    after = create_engine(pair.url(), poolclass=NullPool)
+
+    def seen() -> set[str]:
+        found = set()
+        for engine in (before, after):
+            with engine.connect() as connection:
+                found.add(connection.scalar(fence))
+        return found
+
+    for _ in range(10):
+        assert seen() == {"off"}
+        with pair.fenced():
+            assert seen() == {"on"}
+    before.dispose()
+
+
 def test_a_replica_of_mariadb_takes_over_and_the_old_primary_follows(
     tmp_path: Path, installed_mariadb: Path
 ) -> None:

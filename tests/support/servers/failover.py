@@ -65,12 +65,26 @@ class PostgresPair:
         """Give the SQLAlchemy URL of a database, by the address that moves."""
         return self.address.url(self.primary.url(driver, database))
 
-    def execute(self, sql: str, database: str = "postgres") -> None:
-        """Run a statement at the primary, outside a transaction."""
+    def execute(self, sql: str, database: str = "postgres") -> object:
+        """Run a statement at the primary, outside a transaction; return its one value, if any."""
         options = "-c default_transaction_read_only=off"
         address = _plain(self.primary, database)
         with psycopg.connect(address, autocommit=True, options=options) as connection:
-            connection.execute(sql.encode())
+            return _scalar(connection, sql)
+
+    def configure(self, change: str) -> None:
+        """Let the primary alter its configuration; return once every connection is told of it.
+
+        Asked to read it, a server answers before it has: its first process reads it, tells the
+        others, and only then takes a new connection, which says when that was.
+        """
+        loaded = "SELECT pg_conf_load_time()"
+        before, until = self.execute(loaded), time.monotonic() + PATIENCE
+        self.execute(f"ALTER SYSTEM {change}")
+        self.execute("SELECT pg_reload_conf()")
+        while self.execute(loaded) == before:
+            assert time.monotonic() < until, f"{self.primary!r} does not read its configuration"
+            time.sleep(0.005)
 
     def promote(self) -> PrivatePostgres:
         """Make the standby the primary; return the server that was it.
@@ -90,28 +104,23 @@ class PostgresPair:
         server.start()
         if self._synchronous:
             # Once it is there: the primary would wait for it.
-            self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            self.execute("SELECT pg_reload_conf()")
+            self.configure("SET synchronous_standby_names = '*'")
 
     def _copy_primary(self, data: Path) -> None:
         primary = self.primary
-        self.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        self.execute("SELECT pg_reload_conf()")
+        self.configure("RESET synchronous_standby_names")
         words = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf"]
         source = f"--dbname={_plain(primary, '')}"
         run(primary.programs / "pg_basebackup", f"--pgdata={data}", source, *words)
 
     @contextmanager
     def fenced(self) -> Iterator[None]:
-        """Have the primary refuse writes, for everybody, once it has read its configuration."""
-        reload = "SELECT pg_reload_conf()"
-        self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-        self.execute(reload)
+        """Have the primary refuse writes, for everybody, also who is connected already."""
+        self.configure("SET default_transaction_read_only = on")
         try:
             yield
         finally:
-            self.execute("ALTER SYSTEM RESET default_transaction_read_only")
-            self.execute(reload)
+            self.configure("RESET default_transaction_read_only")
 
     def catch_up(self) -> None:
         """Return when the standby has all that the primary has."""
@@ -144,7 +153,8 @@ def _plain(server: PrivatePostgres, database: str = "postgres") -> str:
 
 
 def _scalar(connection: "psycopg.Connection[tuple[object, ...]]", query: str) -> object:
-    row = connection.execute(query.encode()).fetchone()
+    cursor = connection.execute(query.encode())
+    row = None if cursor.description is None else cursor.fetchone()
     return row[0] if row else None
 
 
