@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -114,3 +115,24 @@ def test_the_command_is_installed() -> None:
     if not found:
         pytest.skip("the distribution is not installed")
     assert {entry.value for entry in found} == {f"{main.__module__}:main"}
+
+
+def test_the_version_is_told(run: Run) -> None:
+    """For a report of a fault, and for scripts."""
+    assert re.fullmatch(r"pdbpool \S.*\n", run("--version").out)
+
+
+def test_help_has_the_exit_codes(run: Run) -> None:
+    """A script's author looks there first."""
+    said = run("--help").out
+    assert all(re.search(rf"^  {code}  \w", said, re.MULTILINE) for code in (0, 1, 2))
+
+
+def test_variables_may_stand_behind_an_option(run: Run, ini: Callable[..., Path]) -> None:
+    """People write them where they come to mind; another word there is none."""
+    file = ini("sqlalchemy.url = sqlite:///%(place)s/h.db")
+    assert run("check", file, "--no-connect", "place=/tmp").code == 0
+    said = run("check", file, "--no-connect", "--plac=/tmp")
+    assert (said.code, said.out) == (2, "")
+    assert "unrecognized arguments: --plac=/tmp" in said.err
+    assert run("settings", "--format", "json", "place=/tmp").code == 2
