@@ -33,14 +33,22 @@ def driver_error(error: BaseException) -> BaseException:
     return error
 
 
-def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that led to it, the last one first."""
+def error_chain(
+    error: BaseException, handled: BaseException | None = None
+) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the last one first.
+
+    :param handled: what was being handled when the work that has failed began. Python names it
+        as the context of each error of that work, which it has not led to.
+    """
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:
         yield each
         seen.add(id(each))
         each = each.__context__ if each.__cause__ is None else each.__cause__
+        if each is handled:
+            return
 
 
 def sqlstate(error: BaseException) -> str | None:

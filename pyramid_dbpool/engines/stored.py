@@ -5,6 +5,7 @@ Whoever may run something again observes it; the engines note what they send.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,6 +51,7 @@ __all__ = [
     "note_outcomes",
     "note_refusal",
     "observed",
+    "said_by_database",
     "unobserved",
 ]
 
@@ -110,6 +112,8 @@ class Outcome:
     heard: WeakKeyDictionary[BaseException, _Meaning] | None = None
     # The last of them, if nothing was sent since; for as long as somebody observes.
     last_heard: BaseException | None = None
+    # What was being handled when this began: an `except` clause may call what is observed.
+    handled: BaseException | None = None
 
     # Who observed before.
     _former: Outcome | None
@@ -126,6 +130,8 @@ class Outcome:
     def __enter__(self) -> Self:
         self._former = _current.get()
         _current.set(self)
+        if self.repeats:
+            self.handled = sys.exception()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -239,17 +245,26 @@ def is_aftermath(error: BaseException) -> bool:
     return isinstance(error, TransactionFailed | PendingRollbackError)
 
 
-def database_error(error: Exception, outcome: Outcome | None = None) -> Exception:
+def said_by_database(error: Exception, handled: BaseException | None) -> Exception | None:
+    """Return what the database said, in an error or in one that has led to it.
+
+    :param handled: what was being handled when the work began.
+    """
+    chain = error_chain(error, handled)
+    return next((each for each in chain if isinstance(each, SAID_BY_DATABASE)), None)
+
+
+def database_error(error: Exception, outcome: Outcome) -> Exception:
     """Return what the database said, where the app has made an error of its own of it."""
-    for each in error_chain(error):
+    for each in error_chain(error, outcome.handled):
         if isinstance(each, SAID_BY_DATABASE):
             return each
-        meaning = None if outcome is None else outcome.meaning_of(each)
+        meaning = outcome.meaning_of(each)
         if meaning is not None:
             return meaning
     # pyramid_tm raises every error from None.
     cut = error.__cause__ is None and error.__suppress_context__
-    if cut and outcome is not None and outcome.last_heard is not None:
+    if cut and outcome.last_heard is not None:
         return outcome.meaning_of(outcome.last_heard) or error
     return error
 

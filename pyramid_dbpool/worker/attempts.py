@@ -1,8 +1,9 @@
 """One message's work in the database, tried again while that can help."""
 
 import logging
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from sqlalchemy import Engine, select
@@ -14,7 +15,13 @@ from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure, connect_failure
 from ..drivers.transactions import is_known_rollback, is_lost, is_overstay
 from ..drivers.writability import WriteRefusal, storage_refusal
-from ..engines.stored import Outcome, database_error, is_aftermath, observed
+from ..engines.stored import (
+    Outcome,
+    database_error,
+    is_aftermath,
+    observed,
+    said_by_database,
+)
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
 from ..sessions.unit_of_work import UnitOfWork
@@ -50,6 +57,8 @@ class Attempts(Generic[M]):
     stop: Stop
     max_tries: int
     repeatable: bool
+    # What is being handled while it does: `consume` may be called in an `except` clause.
+    handled: BaseException | None = field(default_factory=sys.exception)
 
     def run(self, message: M, named: MessageName[M]) -> bool:
         """Handle the message; return False if it was time to stop before the database was back.
@@ -151,7 +160,7 @@ class Attempts(Generic[M]):
 
     def refusal(self, error: Exception) -> DatabaseUnavailable | None:
         """Return how the database refuses all connections, which no message can help."""
-        said, engine = database_error(error), self._engine
+        said, engine = said_by_database(error, self.handled), self._engine
         if engine is None or not isinstance(said, DatabaseUnavailable):
             return None
         failure = classify_connect_failure(engine.dialect, said)

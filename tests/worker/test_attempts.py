@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 from sqlalchemy import delete, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -14,6 +14,11 @@ from pyramid_dbpool import PoolTimeout, get_engine, unit_of_work, warm
 from pyramid_dbpool.pool import checkout
 from tests.support.guests import CLOCKS
 from tests.support.workers import IMPATIENT, Broken, Done, Worker, outside, store
+
+
+def lost_connection() -> DBAPIError:
+    """Return what SQLAlchemy says of one."""
+    return OperationalError("SELECT 1", {}, Exception("gone"), connection_invalidated=True)
 
 
 @pytest.fixture
@@ -319,3 +324,41 @@ class Set(threading.Event):
         """Set it."""
         self.set()
         return True
+
+
+@pytest.mark.parametrize("handled", [PoolTimeout("full"), lost_connection()])
+def test_what_is_handled_around_consume_is_no_error_of_its_messages(
+    pg_worker: Worker, handled: Exception
+) -> None:
+    """A bug of the handler is tried once, though Python names the error before it."""
+    numbers: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        try:
+            raise KeyError(message)
+        except KeyError:
+            raise Broken(message)  # noqa: B904
+
+    try:
+        raise handled
+    except (DBAPIError, PoolTimeout):
+        pg_worker.run("a", handle)
+    assert numbers == ["a"]
+    assert [message for message, _ in pg_worker.failed] == ["a"]
+
+
+def test_what_is_handled_around_consume_is_raised_again_as_what_it_is(pg_worker: Worker) -> None:
+    """A handler's bare `raise` raises the error that is being handled."""
+    numbers: list[str] = []
+
+    def handle(message: str, session: Session) -> None:
+        numbers.append(message)
+        if len(numbers) == 1:
+            raise  # noqa: PLE0704
+
+    try:
+        raise lost_connection()
+    except DBAPIError:
+        pg_worker.run("a", handle)
+    assert numbers == ["a", "a"]

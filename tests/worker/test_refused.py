@@ -94,3 +94,17 @@ def test_a_refusal_that_the_handler_has_wrapped_ends_the_loop(postgres_url: str)
     with pytest.raises(DatabaseUnavailable, match="_nowhere"):
         worker.run("ab", handle)
     assert (worker.acked, worker.failed) == ([], [])
+
+
+def test_a_refusal_that_is_handled_around_consume_ends_no_loop(postgres_url: str) -> None:
+    """A bug of the handler is the message's, whatever the loop is there to make good."""
+    lost, worker = Lost(f"{postgres_url}_nowhere"), Worker(postgres_url)
+
+    def handle(message: str, session: Session) -> None:
+        raise Broken(message)
+
+    try:
+        lost.run("a", ask)
+    except DatabaseUnavailable:
+        worker.run("ab", handle)
+    assert [message for message, _ in worker.failed] == ["a", "b"]

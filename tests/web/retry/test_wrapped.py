@@ -10,8 +10,9 @@ from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import Engine, ExceptionContext, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from pyramid_dbpool import PoolTimeout
 from tests.support.webapp import PARTS, Row, app
 from tests.web.retry.views import (
     ENDS_SESSION,
@@ -163,6 +164,27 @@ def wrapped(trouble: Callable[[Request], None], error: Exception) -> Callable[[R
             raise error from cause
 
     return view
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_is_handled_around_a_request_is_no_error_of_its_own(
+    settings: dict[str, Any], refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server or a middleware may call the app where it handles an error of another database."""
+    numbers: list[int] = []
+    gone = OperationalError("SELECT 1", {}, Exception("gone"), connection_invalidated=True)
+
+    def view(request: Request) -> None:
+        numbers.append(number(request))
+        raise AppError
+
+    with app(settings, *PARTS, app_answers(500), index=view) as web:
+        try:
+            raise PoolTimeout("full") if refused else gone
+        except (PoolTimeout, DBAPIError):
+            assert web.get(status=500).text == "sorry"
+    assert len(numbers) == 1
+    assert "full" not in caplog.text
 
 
 def app_answers(status: int) -> Callable[[Configurator], None]:
