@@ -1,20 +1,20 @@
-"""The commands that look at a configuration: `settings` and `check`."""
+"""The commands that look at a configuration: `settings` and `show`."""
 
 import argparse
-import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
-from ..engines.probes import connect_once, reason
-from ..settings import SETTINGS, AppSettings, PoolSettings, reference
+from ..settings import SETTINGS, reference
 from ..settings.reference import HEADINGS, rows
-from ..web.include import refuse_taken_names
-from .errors import FAILED, OK, complain, one_line
+from .effective import Effective, app_rows, capacity_text, pool_class, pool_rows
+from .errors import OK
 from .ini import load
-from .tables import plain, print_json, print_table
+from .tables import print_json, print_table
 
-__all__ = ["check", "list_settings"]
+__all__ = ["list_settings", "show"]
 
 
 def list_settings(args: argparse.Namespace) -> int:
@@ -42,61 +42,45 @@ def _print_wrapped(width: int) -> None:
             print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
 
 
-def check(args: argparse.Namespace) -> int:
-    """Check the settings of an ini file, and connect once to each database."""
-    app = load(args.config_uri, args.config_vars)
-    refuse_taken_names(app)
-    errors = {pool.name: _try(pool) if args.connect else None for pool in app.pools.values()}
-    state = "ok" if args.connect else "not tried"
-    found = [
-        {
-            "pool": pool.name,
-            "url": pool.masked_url,
-            "capacity": pool.capacity,
-            "state": "failed" if errors[pool.name] else state,
-            "error": errors[pool.name],
-        }
-        for pool in app.pools.values()
-    ]
+def show(args: argparse.Namespace) -> int:
+    """Show the settings that hold for each pool, and where each comes from."""
+    configuration = load(args.config_uri, args.config_vars)
+    app, pools = app_rows(configuration), configuration.app.pools.values()
+    shown = {pool.name: pool_rows(configuration, pool) for pool in pools}
     if args.format == "json":
-        print_json(found)
-    else:
-        columns = ("pool", "url", "capacity", "state")
-        cells = [[plain(row[column]) for column in columns] for row in found]
-        print_table([[column.capitalize() for column in columns], *cells])
-    _complain_of(app, errors)
-    return FAILED if any(errors.values()) else OK
+        print_json(
+            {
+                "app": [_row(each) for each in app],
+                "pools": [
+                    {
+                        "pool": pool.name,
+                        "url": pool.masked_url,
+                        "capacity": pool.capacity,
+                        "class": pool_class(pool),
+                        "settings": [_row(each) for each in shown[pool.name]],
+                    }
+                    for pool in pools
+                ],
+            }
+        )
+        return OK
+    for pool in pools:
+        print(f"Pool {pool.name}: {pool_class(pool)}, {capacity_text(pool)}; {pool.masked_url}\n")
+        _print_rows(shown[pool.name])
+        print()
+    print("The app\n")
+    _print_rows(app)
+    return OK
 
 
-def _complain_of(app: AppSettings, errors: dict[str, str | None]) -> None:
-    for pool in app.pools.values():
-        if errors[pool.name]:
-            complain(
-                f"the pool {pool.name!r} cannot connect with {pool.source('url')} = "
-                f"{pool.masked_url}: {errors[pool.name]}"
-            )
+def _row(each: Effective) -> dict[str, Any]:
+    return {
+        "setting": each.setting,
+        "value": each.value,
+        "from": each.kind,
+        "where": each.where,
+    }
 
 
-def _try(pool: PoolSettings) -> str | None:
-    """Connect once, without the pool; return what went wrong, in one line."""
-    file = _unmade_file(pool)
-    if file is not None:
-        return _why_unmakeable(file)
-    hook = pool.options.engine_hook
-    error = connect_once(pool, [] if hook is None else [hook])
-    return None if error is None else one_line(reason(pool, error))
-
-
-def _unmade_file(pool: PoolSettings) -> str | None:
-    """Return a SQLite file that is still to be made: connecting would leave an empty one."""
-    file = pool.url.database
-    if pool.url.get_backend_name() != "sqlite" or not file or file.startswith("file:"):
-        return None
-    return None if os.path.exists(file) else file
-
-
-def _why_unmakeable(file: str) -> str | None:
-    folder = os.path.dirname(os.path.abspath(file))
-    if not os.path.isdir(folder):
-        return f"there is no folder {folder}."
-    return None if os.access(folder, os.W_OK) else f"the folder {folder} cannot be written to."
+def _print_rows(rows: Sequence[Effective]) -> None:
+    print_table([("Setting", "Value", "From"), *((r.setting, r.text, r.where) for r in rows)])

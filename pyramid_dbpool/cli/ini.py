@@ -2,6 +2,7 @@
 
 import configparser
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from plaster.exceptions import PlasterError
@@ -12,22 +13,27 @@ from ..errors import SettingsError
 from ..settings import AppSettings, load_app
 from .errors import Misconfigured, one_line
 
-__all__ = ["load"]
+__all__ = ["Configuration", "load", "read"]
 
 
-def load(config_uri: str, config_vars: Sequence[str]) -> AppSettings:
+@dataclass(frozen=True)
+class Configuration:
+    """What is configured: the settings as they were found, and as an app would read them.
+
+    `typed` are the keys of those that were given on the command line.
+    """
+
+    config_uri: str
+    settings: Mapping[str, Any] = field(repr=False)
+    typed: frozenset[str]
+    app: AppSettings
+
+
+def load(config_uri: str, config_vars: Sequence[str]) -> Configuration:
     """Check the settings of an app in an ini file, with those that its code would add."""
+    settings, typed = read(config_uri, config_vars)
     try:
-        given = parse_vars(config_vars)
-    except ValueError:
-        raise Misconfigured("a variable must be written a=b.") from None
-    # A % stands for itself in these: they are not read as a part of the file.
-    made = {key: given.pop(key) for key in [*given] if key.startswith(("sqlalchemy.", "dbpool."))}
-    # With a misspelt prefix it would pass for a variable that the file does not use.
-    misspelt = {key: value for key, value in given.items() if "." in key}
-    settings = {**_read(config_uri, given), **misspelt, **made}
-    try:
-        return load_app(settings)
+        return Configuration(config_uri, settings, typed, load_app(settings))
     except SettingsError as error:
         url_key = settings.get("dbpool.url_setting", "sqlalchemy.url")
         if settings.get(url_key) is not None:
@@ -37,6 +43,19 @@ def load(config_uri: str, config_vars: Sequence[str]) -> AppSettings:
             f"{error}\nAn app that sets {url_key} in its code needs none in the file. To check it"
             f" with the rest: pdbpool check {config_uri} {elsewhere}sqlalchemy.url=URL"
         ) from None
+
+
+def read(config_uri: str, config_vars: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the settings as they are found, and the keys of those on the command line."""
+    try:
+        given = parse_vars(config_vars)
+    except ValueError:
+        raise Misconfigured("a variable must be written a=b.") from None
+    # A % stands for itself in these: they are not read as a part of the file.
+    made = {key: given.pop(key) for key in [*given] if key.startswith(("sqlalchemy.", "dbpool."))}
+    # With a misspelt prefix it would pass for a variable that the file does not use.
+    misspelt = {key: value for key, value in given.items() if "." in key}
+    return {**_read(config_uri, given), **misspelt, **made}, frozenset(made)
 
 
 def _read(config_uri: str, variables: Mapping[str, str]) -> dict[str, Any]:

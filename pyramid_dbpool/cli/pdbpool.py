@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import SettingsError
-from .configuration import check, list_settings
+from .checking import check
+from .configuration import list_settings, show
 from .errors import MISCONFIGURED, OK, Misconfigured, complain
 
 __all__ = ["main"]
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("settings", help="list every setting")
     listing.set_defaults(command=list_settings)
     _add_format(listing, "rst")
+    showing = commands.add_parser(
+        "show", help="show the settings that hold for each pool, and where each comes from"
+    )
+    showing.set_defaults(command=show)
+    _add_file(showing)
+    _add_format(showing)
     checking = commands.add_parser(
         "check", help="check the settings of an ini file and connect once to each database"
     )

@@ -11,7 +11,7 @@ import pytest
 from pyramid.paster import get_appsettings
 from pyramid.scripts.common import parse_vars
 
-from pyramid_dbpool.cli import configuration
+from pyramid_dbpool.cli import checking
 from pyramid_dbpool.embedded import PrivatePostgres
 from tests.cli.said import Run, one_line
 from tests.support.servers.ports import deaf_port
@@ -210,7 +210,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(configuration, "connect_once", interrupted)
+    monkeypatch.setattr(checking, "connect_once", interrupted)
     assert run("check", ini("sqlalchemy.url = sqlite://")).code == 130
 
 
