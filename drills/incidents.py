@@ -1,0 +1,311 @@
+"""The five incidents: each window has to name who is to blame, within seconds.
+
+A slow view that eats the pool; a leak; two views that each hold one connection and wait for
+another; a database that went away; a failover. And a message whose handler takes its time.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drills import culprits, windows
+from drills.load import Clients, Request
+from drills.processes import ROOT
+from drills.report import Figure
+from drills.stack import Programs, ending, stack
+from drills.windows import Said, Scene
+from example_app import broker
+from tests.support.servers.failover import PostgresPair
+from tests.support.servers.proxy import FaultProxy, Newcomers
+
+APP = "culprits"  # in drill.ini
+WORKERS, THREADS = 2, 8
+THINK = 0.2  # seconds between a client's requests
+REPORT = ROOT / "var" / "drills" / "incidents.rst"
+
+TIMEOUT, GRACE = 3.0, 4.0  # seconds: the app's pool_timeout and outage_grace
+HEAD = """The incidents, as each window told of them
+=========================================
+"""
+
+
+# A step has what it starts end with the stack.
+Step = Callable[[Scene, ExitStack], object]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an incident: the steps that begin it, and what each window has to say then.
+
+    `expected`: regular expressions, by the window's name.
+    """
+
+    name: str
+    steps: Sequence[Step]
+    expected: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that goes wrong; `story` says what is done.
+
+    `worker`: a worker has a part in it. `pair`: the database is a primary with a standby.
+    """
+
+    title: str
+    story: str
+    phases: Sequence[Phase]
+    worker: bool = False
+    pair: bool = False
+
+
+def ask(path: str, count: int, method: str = "GET") -> Step:
+    """Have some clients ask for a page again and again."""
+
+    def begin(scene: Scene, ends: ExitStack) -> None:
+        clients = Clients(scene.port, count, lambda _: Request(method, path), THINK, patient=False)
+        ends.callback(clients.stop)
+
+    return begin
+
+
+def go_away(scene: Scene, ends: ExitStack) -> None:
+    """Let the database vanish."""
+    assert scene.proxy is not None
+    scene.proxy.meet(Newcomers.RESET)
+    scene.proxy.cut(abort=True)
+
+
+def come_back(scene: Scene, ends: ExitStack) -> None:
+    """Let it be there again."""
+    assert scene.proxy is not None
+    scene.proxy.meet(Newcomers.PASS)
+
+
+def fail_over(scene: Scene, ends: ExitStack) -> None:
+    """Crash the primary; its address leads to what is a standby now."""
+    assert scene.pair is not None
+    scene.pair.primary.kill()
+    scene.pair.rejoin(scene.pair.promote())
+
+
+def lead_to_the_new(scene: Scene, ends: ExitStack) -> None:
+    """Have the address lead to the new primary."""
+    assert scene.pair is not None
+    scene.pair.lead_to(scene.pair.primary)
+
+
+def publish(scene: Scene, ends: ExitStack) -> None:
+    """Give the worker a message."""
+    settings = {"broker.url": "filesystem://"}
+    settings["broker.folder"] = scene.programs.variables["broker_folder"]
+    broker.publish(broker.connect(settings), {"id": "pictures-17"})
+
+
+def named(function: str) -> str:
+    """Give the expression for a place in the code, as every window names it."""
+    return rf"{function} \(\S*culprits\.py:\d+\)"
+
+
+SLOW = "GET route 'slow'"
+INCIDENTS = {
+    "slow": Incident(
+        "A slow view eats the pool",
+        "Twelve clients ask for a view that holds its connection for 5 s while another service"
+        " takes its time; four ask for a quick one.",
+        [
+            Phase(
+                "While they ask",
+                [ask("/slow", 12), ask("/quick", 4)],
+                {
+                    "log": [rf"{SLOW} has held a connection for \d", named("ask_the_bank")],
+                    "error": ["no connection came free within", SLOW],
+                },
+            )
+        ],
+    ),
+    "keep": Incident(
+        "A leak: a view keeps its connections for ever",
+        "A client asks for a view that puts its connection into a list of its module; four ask for"
+        " a quick one.",
+        [
+            Phase(
+                "While they ask",
+                [ask("/keep", 1), ask("/quick", 4)],
+                {
+                    "log": [r"GET route 'keep' \(over\) has held a connection for \d"],
+                    "error": ["no connection came free within", r"GET route 'keep' \(over\)"],
+                },
+            )
+        ],
+    ),
+    "export": Incident(
+        "A leak: a thread keeps its connections for ever",
+        "A client asks for a view that starts a thread, which takes a connection and waits; four"
+        " ask for a quick one.",
+        [
+            Phase(
+                "While they ask",
+                [
+                    ask("/export", 1),
+                    ask("/quick", 4),
+                ],
+                {
+                    "log": [
+                        r"thread 'exporter' has held a connection for \d",
+                        named("wait_for_the_disk"),
+                    ],
+                    "error": ["no connection came free within", "thread 'exporter'"],
+                },
+            )
+        ],
+    ),
+    "drop": Incident(
+        "A leak: a view drops its connections, and the collector finds them",
+        "A client asks for a view that forgets its connection in a cycle.",
+        [
+            Phase(
+                "While it asks",
+                [ask("/drop", 1)],
+                {"log": ["GET route 'drop'"]},
+            )
+        ],
+    ),
+    "second": Incident(
+        "Two views that each hold one connection and wait for another",
+        "Four clients ask for the one, four for the other, four for a quick one.",
+        [
+            Phase(
+                "While they ask",
+                [
+                    ask("/order", 4),
+                    ask("/invoice", 4),
+                    ask("/quick", 4),
+                ],
+                {
+                    "log": [
+                        r"GET route '(order|invoice)' waits for a second connection",
+                        named("next_number"),
+                    ],
+                    "error": ["of those who wait hold", "GET route '(order|invoice)'"],
+                },
+            )
+        ],
+    ),
+    "away": Incident(
+        "The database goes away",
+        "The server vanishes: its connections are reset, and so is who connects.",
+        [
+            Phase(
+                "While it is away",
+                [ask("/quick", 4), go_away],
+                {
+                    "log": ["the database server is unreachable"],
+                    "error": ["has been unreachable for"],
+                },
+            ),
+            Phase(
+                "When it is back",
+                [come_back],
+                {"log": [r"the database server is back after \d"]},
+            ),
+        ],
+    ),
+    "failover": Incident(
+        "A failover",
+        "The primary crashes, its standby is promoted, and the old one comes back as a standby at"
+        " the address where the app still looks for its primary.",
+        [
+            Phase(
+                "While the address leads to the old one",
+                [
+                    ask("/write", 4, "POST"),
+                    ask("/quick", 4),
+                    fail_over,
+                ],
+                {
+                    "log": ["the server is read-only"],
+                    "error": ["read-only"],
+                },
+            ),
+            Phase(
+                "When it leads to the new one",
+                [lead_to_the_new],
+                {"log": [r"the server takes writes after \d"]},
+            ),
+        ],
+        pair=True,
+    ),
+    "message": Incident(
+        "A message whose handler takes its time",
+        "A worker's handler holds its connection while it does something else.",
+        [
+            Phase(
+                "While it is handled",
+                [publish],
+                {
+                    "log": [
+                        r"message 'pictures-17' has held a connection for \d",
+                        named("shrink_pictures"),
+                    ]
+                },
+            )
+        ],
+        worker=True,
+    ),
+}
+
+
+def drill(names: Sequence[str] = (), report: Path | None = REPORT) -> list[Figure]:
+    """Run them; write what each window said."""
+    figures: list[Figure] = []
+    sections = [HEAD]
+    for name in names or INCIDENTS:
+        incident = INCIDENTS[name]
+        said = [*play(incident)]
+        figures += windows.figures(name, said)
+        sections.append(windows.section(incident.title, incident.story, said))
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text("\n".join(sections))
+    return figures
+
+
+def play(incident: Incident) -> Iterator[Said]:
+    """Let an incident happen, and look at it through every window."""
+    with scene_of(incident) as scene, ExitStack() as ends:
+        for phase in incident.phases:
+            scene.mark()
+            for step in phase.steps:
+                step(scene, ends)
+            yield from windows.watch(scene, phase.name, phase.expected)
+        # Nobody waits for what is held for long.
+        os.kill(scene.web.pid, signal.SIGQUIT)
+
+
+@contextmanager
+def scene_of(incident: Incident) -> Iterator[Scene]:
+    """Start the database, the app and, if it has a part, the worker."""
+    with ExitStack() as servers:
+        programs, proxy, pair = started(incident, servers)
+        for sql in culprits.TABLES:
+            programs.execute(sql)
+        worker = programs.start_worker("drills.culprits") if incident.worker else None
+        web, port = programs.start_web(workers=WORKERS, threads=THREADS, path="/quick")
+        yield Scene(programs, web, port, worker, proxy, pair)
+
+
+def started(
+    incident: Incident, servers: ExitStack
+) -> tuple[Programs, FaultProxy | None, PostgresPair | None]:
+    """Start what the app needs."""
+    if not incident.pair:
+        made = servers.enter_context(stack(APP, patience=TIMEOUT, grace=GRACE))
+        return made, made.proxy, None
+    folder, ends = servers.enter_context(ending())
+    pair = PostgresPair(folder, synchronous=True)
+    ends.callback(pair.stop)
+    return Programs(folder, APP, pair.url(), ends, TIMEOUT, GRACE), None, pair
