@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["application_name", "name_app", "take_role"]
+__all__ = ["app_name", "application_name", "name_app", "program", "role", "take_role"]
 
 # NAMEDATALEN of PostgreSQL, less one: it cuts what is longer.
 LONGEST = 63
@@ -46,15 +46,24 @@ def application_name(given: str | None = None) -> str:
 
     :param given: the app's name, if the settings say it.
     """
-    program = _program()
-    role = _process.role or _ROLES.get(program, "script")
-    tail = f" {role} {os.getpid()}"
-    name = given or _process.app or program
+    tail = f" {role()} {os.getpid()}"
+    name = given or app_name()
     plain = " ".join(name.encode("ascii", "replace").decode().split())
     return plain[: LONGEST - len(tail)] + tail
 
 
-def _program() -> str:
+def app_name() -> str:
+    """Return the package of the app, or the program where none was made."""
+    return _process.app or program()
+
+
+def role() -> str:
+    """Return what this process is for: "web", "worker" or "script"."""
+    return _process.role or _ROLES.get(program(), "script")
+
+
+def program() -> str:
+    """Return the name of the program, such as `gunicorn`."""
     path = Path(sys.argv[0] if sys.argv else "")
     # python -m package
     name = path.parent.name if path.name == "__main__.py" else path.name.removesuffix(".py")

@@ -23,6 +23,7 @@ __all__ = [
     "get_engine",
     "live_engines",
     "process_engine",
+    "process_engines",
     "warm",
 ]
 
@@ -180,6 +181,11 @@ def warm(engine: Engine) -> None:
         )
     if isinstance(engine.pool, ManagedPool):
         engine.pool.warm()
+
+
+def process_engines() -> list[ProcessEngine]:
+    """Return the engines of this process with their settings, oldest first."""
+    return _engines.all()
 
 
 def live_engines() -> list[tuple[str, Engine]]:

@@ -18,6 +18,7 @@ from ..stopping import SLICE, current_stopped
 from .deadlines import cited_setting, current_deadline, is_callers
 from .entry import PooledEntry, Record
 from .health import Health
+from .labels import current_label
 from .line import LEASED, NEW, SLOT, Grant, Refusal, Waiter
 from .opener import BackgroundOpener, CallersOpen
 from .refusals import Refusals
@@ -69,7 +70,8 @@ def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float
         return Checkout(parts, None, began).served()
     gate = threading.Lock()
     gate.acquire()
-    waiter = Waiter(gate.release, began, parts.opener.context())
+    ident = threading.get_ident()
+    waiter = Waiter(gate.release, began, parts.opener.context(), ident, current_label())
     checkout: Checkout | None = None
     try:
         try:
@@ -82,7 +84,7 @@ def in_full_line(parts: CheckoutParts, began: float) -> tuple[PooledEntry, float
         if stands and not parts.seems_to_hold() and gate.acquire(timeout=timeout):
             entry = waiter.granted
             if isinstance(entry, PooledEntry):
-                entry.holder = threading.get_ident()
+                entry.holder = ident
                 if entry.passes_on(entry.leased_at):
                     return entry, shared.clock() - began
         checkout = Checkout(parts, None, began, waiter=waiter if stands else None, gate=gate)
@@ -224,7 +226,9 @@ class Checkout:
         # Held until something is handed over.
         gate.acquire()
         since = self._began if self._served else now
-        self._waiter = waiter = Waiter(gate.release, since, opener.context())
+        self._waiter = waiter = Waiter(
+            gate.release, since, opener.context(), threading.get_ident(), current_label()
+        )
         with self._door, self._lock:
             admitted = opener.admit_locked(waiter, now, again=self._served)
         if admitted is False:

@@ -32,6 +32,7 @@ from .refusals import Refusals
 from .shared import Door, Shared, Source
 from .stats import Holder, PoolSnapshot, Stats
 from .upkeep import Upkeep
+from .view import PoolView, seen_locked, view_of
 from .watch import LeaseWatch
 
 
@@ -283,17 +284,27 @@ class Core:
         numbers, held = self._numbers()
         return dataclasses.replace(numbers, holders=named(held))
 
+    def view(self, *, stacks: bool) -> PoolView:
+        """Return the same, with who waits, and where in the code each of them is."""
+        with self.door, self.lock:
+            now = self.shared.clock()
+            numbers, seen = self._numbers_locked(now), seen_locked(self.line, now)
+        return view_of(numbers, seen, stacks=stacks)
+
     def _numbers(self) -> tuple[PoolSnapshot, list[Lease]]:
         with self.door, self.lock:
-            now, outage = self.shared.clock(), self.outage
-            numbers = self.stats.frozen(
-                name=self.options.pool_name or "default",
-                size=self.shared.size,
-                line=self.line,
-                outage_since=None if outage is None else outage.since,
-                now=now,
-            )
-            return numbers, leases(self.line, now)
+            now = self.shared.clock()
+            return self._numbers_locked(now), leases(self.line, now)
+
+    def _numbers_locked(self, now: float) -> PoolSnapshot:
+        outage = self.outage
+        return self.stats.frozen(
+            name=self.options.pool_name or "default",
+            size=self.shared.size,
+            line=self.line,
+            outage_since=None if outage is None else outage.since,
+            now=now,
+        )
 
 
 def _make_line(

@@ -30,6 +30,7 @@ class PooledEntry(Entry):
     - `began_at`: when its opening began.
     - `condemned`: not to be handed out again, as its holder or SQLAlchemy has said.
     - `pid`: the process that opened it.
+    - `server_pid`: what the server's list of sessions calls it; None: the driver does not say.
     - `check_at`: from when on a checkout needs more than a look at the socket.
     - `awaited`: whether it is in the queue of the `Examiners`.
     """
@@ -50,6 +51,7 @@ class PooledEntry(Entry):
         "patience",
         "pid",
         "record",
+        "server_pid",
         "suspect",
     )
 
@@ -66,6 +68,7 @@ class PooledEntry(Entry):
         # test, would keep what is dead, or have all that is ever opened closed at once.
         self.condemned = False
         self.pid = getpid()
+        self.server_pid: int | None = None
         self.look: Look | None = None
         # The quicker look, called with (0, 1) on every checkout while nobody waits.
         self.glance: Callable[[int, int], object] | None = None

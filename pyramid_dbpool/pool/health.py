@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from ..drivers.server_pids import server_pid
 from ..drivers.sockets import Look, closed_by, guard_silence, shut, socket_of
 from ..drivers.transactions import at_rest_by
 from .entry import PooledEntry, Record
@@ -116,6 +117,8 @@ class Health:
         """Prepare what the checks of a new connection will need."""
         options = self._options
         entry.at_rest = at_rest_by(entry.connection)
+        # Here, where nobody else has it: what other threads may ask of it, no driver says.
+        entry.server_pid = server_pid(entry.connection)
         entry.expires_at = options.expiry(now, by_chance())
         recycle = self._source.recycle_seconds
         if recycle is not None and options.recycle_is_expiry:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..drivers.app_errors import DRIVERS, named_place
 from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
+T = TypeVar("T")
+
 # How many of the app's functions a place names, the innermost first.
 NAMED_FRAMES = 4
+# The same for a stack, which is read when somebody has asked for it.
+STACK_FRAMES = 8
 # How many holders a text names.
 NAMED_HOLDERS = 5
 # What stands between the app and its server, and between the app and its database.
@@ -58,11 +62,16 @@ def is_with_a_holder(entry: Entry) -> bool:
 
 def named(leases: Iterable[Lease]) -> tuple[Holder, ...]:
     """Name the holders; calls what the app has written, so never with the pool's lock held."""
-    threads = {each.ident: each.name for each in threading.enumerate()}
+    threads = thread_names()
     return tuple(
-        Holder(label_text(each.label) or _worker_text(each.ident, threads), each.held_seconds)
+        Holder(label_text(each.label) or worker_text(each.ident, threads), each.held_seconds)
         for each in leases
     )
+
+
+def thread_names() -> dict[int | None, str]:
+    """Return the name of each thread by its ident."""
+    return {each.ident: each.name for each in threading.enumerate()}
 
 
 def label_text(label: object | None) -> str:
@@ -73,7 +82,11 @@ def label_text(label: object | None) -> str:
     return ""
 
 
-def _worker_text(ident: int, threads: dict[int | None, str]) -> str:
+def worker_text(ident: int, threads: dict[int | None, str]) -> str:
+    """Say which thread or greenlet that is, such as `thread 'MainThread'`.
+
+    :param threads: their `thread_names`.
+    """
     name, kind = threads.get(ident), worker_kind()
     # A greenlet that has written to the log stands among the threads with a made-up name.
     if name is None or (kind == "greenlet" and name.startswith("Dummy-")):
@@ -95,11 +108,33 @@ def holders_text(holders: Iterable[Holder]) -> str:
 
 def places(idents: Collection[int]) -> dict[int, str]:
     """Say where in the app's code threads and greenlets are now; those not found are left out."""
+    return _of_frames(idents, place)
+
+
+def stacks_of(idents: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """Give the stacks of threads and greenlets, innermost first; those not found are left out."""
+    return _of_frames(idents, _stack)
+
+
+def _stack(frame: FrameType) -> tuple[str, ...]:
+    """Name the app's functions in a stack; where there are none, the libraries'."""
+    frames = list(islice(_app_frames(frame), STACK_FRAMES)) or list(
+        islice(_frames(frame), STACK_FRAMES)
+    )
+    return tuple(named_place(each.f_code, each.f_lineno or 0) for each in frames)
+
+
+def _of_frames(idents: Collection[int], make: Callable[[FrameType], T]) -> dict[int, T]:
+    """Make something of the frame in which each thread or greenlet is."""
     # Only texts: whoever keeps a frame keeps what is in it, a connection perhaps.
     found = {
-        ident: place(frame) for ident, frame in sys._current_frames().items() if ident in idents
+        ident: make(frame) for ident, frame in sys._current_frames().items() if ident in idents
     }
-    return found | _places_of_greenlets(set(idents) - found.keys())
+    me = threading.get_ident()
+    if me in idents and me not in found:
+        # A greenlet that runs is not suspended anywhere.
+        found[me] = make(sys._getframe())
+    return found | _of_greenlets(set(idents) - found.keys(), make)
 
 
 def place(frame: FrameType) -> str:
@@ -111,15 +146,20 @@ def place(frame: FrameType) -> str:
     return "now in " + ", called by ".join(app_frames)
 
 
-def _app_frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
+def _app_frames(frame: FrameType) -> Iterator[FrameType]:
+    for each in _frames(frame):
+        module = str(each.f_globals.get("__name__", ""))
         if module.partition(".")[0] not in _NOT_THE_APPS:
-            yield frame
+            yield each
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
         frame = frame.f_back
 
 
-def _places_of_greenlets(idents: Collection[int]) -> dict[int, str]:
+def _of_greenlets(idents: Collection[int], make: Callable[[FrameType], T]) -> dict[int, T]:
     """Find the frames in which greenlets are suspended; gevent's idents are their ids."""
     greenlet = sys.modules.get("greenlet")
     if greenlet is None or not idents:
@@ -127,7 +167,10 @@ def _places_of_greenlets(idents: Collection[int]) -> dict[int, str]:
     kind: Any = greenlet.greenlet
     # A walk over all objects: tens of milliseconds, and only for a warning.
     return {
-        id(each): place(each.gr_frame)
+        id(each): make(frame)
         for each in gc.get_objects()
-        if id(each) in idents and isinstance(each, kind) and each.gr_frame is not None
+        if id(each) in idents
+        and isinstance(each, kind)
+        # Another thread may resume it just now.
+        and (frame := each.gr_frame) is not None
     }

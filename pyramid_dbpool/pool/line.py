@@ -89,13 +89,21 @@ Grant = Entry | Slot | Refusal
 class Waiter:
     """One caller in the line; `wake` is called once, when `granted` has been set."""
 
-    __slots__ = ("context", "granted", "since", "wake")
+    __slots__ = ("context", "granted", "ident", "label", "since", "wake")
 
     def __init__(
-        self, wake: Callable[[], object], since: float, context: Context | None = None
+        self,
+        wake: Callable[[], object],
+        since: float,
+        context: Context | None = None,
+        ident: int = 0,
+        label: object | None = None,
     ) -> None:
         self.wake = wake
         self.since = since
+        # For those who look: his thread, and what he is called.
+        self.ident = ident
+        self.label = label
         # In which a connection may be opened for it; the opening that uses it takes it away.
         self.context = context
         self.granted: Grant | None = None

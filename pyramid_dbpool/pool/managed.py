@@ -53,6 +53,7 @@ from .line import IDLE, LEASED
 from .options import PoolOptions, Spelling, argument_name, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
+from .view import PoolView
 
 __all__ = [
     "RELIED_ON",
@@ -517,6 +518,14 @@ class ManagedPool(QueuePool):
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has counted, and who holds what, as of now."""
         return self._core.snapshot()
+
+    def view(self, stacks: bool = True) -> PoolView:
+        """Return the numbers, who holds what, who waits, and where in the code they are now.
+
+        :param stacks: whether to say where they are. Under gevent that is a walk over all objects
+            of the process.
+        """
+        return self._core.view(stacks=stacks)
 
 
 _CONNECT = ManagedPool.connect.__code__

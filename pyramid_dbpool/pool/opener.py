@@ -113,7 +113,7 @@ class Openings(Generic[E]):
         :param again: whether he has had his turn, and waits at the head.
         :return: true; false if the line is full; or the outage for which he is refused.
         """
-        self._forget_refused_login()
+        self._forget_refused_login(now)
         outage = self.outage
         if outage is not None and outage.asks(now):
             self._doubt()
@@ -155,7 +155,7 @@ class Openings(Generic[E]):
 
     def plan(self, now: float) -> None:
         """Reserve slots for the openings that are wanted now, and put those into `planned`."""
-        self._forget_refused_login()
+        self._forget_refused_login(now)
         wanted = self._wanted(now)
         while wanted and not self._line.full:
             self._plan_one(self._next_context())
@@ -328,7 +328,8 @@ class Openings(Generic[E]):
 
     def is_back(self, now: float) -> None:
         """Note that a connection could be opened, by whomever."""
-        self.outage, self._opened_at = None, now
+        self._end_outage(now)
+        self._opened_at = now
         self.plan(now)
         self.log.note(None, now)
 
@@ -351,7 +352,7 @@ class Openings(Generic[E]):
             self._refuse_waiters("program", lambda: error, limit=1)
             self.rest()
         elif kind is ConnectFailure.CONFIGURATION and not self._line.members:
-            self.outage = None
+            self._end_outage(now)
             self.log.answered(now)
             self._refuse_waiters("configuration", lambda: self._refuse(error, kind, 0.0))
             # What is missing from `min_idle` would be tried again, and again, at once.
@@ -368,6 +369,7 @@ class Openings(Generic[E]):
         if self.outage is None:
             # Away when the attempt began, at least.
             self.outage = Outage(kind, began, error, self._chance)
+            self._stats.outages += 1
         outage = self.outage
         outage.failed(kind, error, now, began)
         self.log.note(outage, now)
@@ -389,13 +391,18 @@ class Openings(Generic[E]):
             return not has_open
         return outage.refuses(now, 0.0, has_open=has_open)
 
-    def _forget_refused_login(self) -> None:
+    def _end_outage(self, now: float) -> None:
+        if self.outage is not None:
+            self._stats.outage_seconds += now - self.outage.since
+            self.outage = None
+
+    def _forget_refused_login(self, now: float) -> None:
         # While others are open, callers wait for those. When the last one has gone, each has to
         # be told at once what the database says, and to be served as soon as it has changed.
         outage = self.outage
         refused = outage is not None and outage.kind is ConnectFailure.CONFIGURATION
         if refused and not self._line.members:
-            self.outage = None
+            self._end_outage(now)
 
     def _explain(self, outage: Outage) -> str:
         return str(self._refuse(outage.error, outage.kind, 0.0).args[0])

@@ -77,6 +77,9 @@ class PoolSnapshot:
     others suspect. `closed`, `refused` and `open_failed` map a reason to a count. `wait`, `hold`
     and `connect` are durations in seconds. `unreceived` and `disowned` are leases that the
     pool has given up: nobody ever received the one, the others were out when it was disposed of.
+    `outages` counts times in which no connection could be opened, the present one included, and
+    `outage_seconds_total` is how long they have lasted; `dead_avoided` counts dead connections
+    that were found before anybody was handed them.
     """
 
     name: str
@@ -103,6 +106,9 @@ class PoolSnapshot:
     hold: HistogramSnapshot
     connect: HistogramSnapshot
     outage_seconds: float | None
+    outages: int = 0
+    outage_seconds_total: float = 0.0
+    dead_avoided: int = 0
     holders: tuple[Holder, ...] = field(default=())
 
 
@@ -122,6 +128,8 @@ class Stats:
         "hold_at_least",
         "open_failed",
         "opened",
+        "outage_seconds",
+        "outages",
         "pings",
         "refused",
         "suspicions",
@@ -135,6 +143,8 @@ class Stats:
         self.waited = self.opened = 0
         self.pings = self.fallback_pings = self.suspicions = 0
         self.unreceived = self.disowned = 0
+        # Those that have begun, and how long those that are over have lasted.
+        self.outages, self.outage_seconds = 0, 0.0
         self.open_failed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
@@ -211,6 +221,7 @@ class Stats:
         """Copy everything but the holders, with the state of the line, under the pool's lock."""
         # Every checkout ends in a return, sooner or later, or is given up.
         checkouts = self.returns + line.leased + self.unreceived + self.disowned
+        lasting = None if outage_since is None else now - outage_since
         return PoolSnapshot(
             name=name,
             size=size,
@@ -235,5 +246,9 @@ class Stats:
             wait=self.wait.frozen(at_once=checkouts - self.waited),
             hold=self.hold.frozen(),
             connect=self.connect.frozen(),
-            outage_seconds=None if outage_since is None else now - outage_since,
+            outage_seconds=lasting,
+            outages=self.outages,
+            outage_seconds_total=self.outage_seconds + (lasting or 0.0),
+            # By a ping, by a look at the socket, or by the driver's own word.
+            dead_avoided=self.closed["dead"] + self.closed["closed"],
         )

@@ -1,0 +1,138 @@
+"""What a process says of itself."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from pyramid_dbpool import ManagedPool, dispose_engine, get_engine
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.pool.labels import holder_label
+from pyramid_dbpool.telemetry.report import process_report
+from tests.support import reports
+from tests.support.programs import run_program
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Yield settings with two pools, and forget their engines."""
+    found = {
+        "sqlalchemy.url": f"sqlite:///{tmp_path}/notes.db",
+        "sqlalchemy.connect_args": '{"timeout": 7}',
+        "sqlalchemy.other.url": f"sqlite:///{tmp_path}/other.db",
+        "sqlalchemy.other.poolclass": "NullPool",
+    }
+    yield found
+    for name in ("default", "other"):
+        dispose_engine(found, name)
+
+
+def mine(engine: Engine) -> Any:
+    """Return what the report says of one engine's pool."""
+    database = str(engine.url.database)
+    return next(
+        each
+        for each in process_report()["pools"]
+        if each["database"].partition("?")[0].endswith(str(database))
+    )
+
+
+def test_a_report_has_the_shape_that_windows_are_built_on(settings: dict[str, str]) -> None:
+    """Field by field; and it is JSON."""
+    engine = get_engine(settings)
+    with holder_label("the import"), engine.connect():
+        report = process_report()
+        pool = mine(engine)
+    expected = reports.report()
+    assert report.keys() == expected.keys()
+    assert {name: type(value) for name, value in report.items() if name != "pools"} == {
+        name: type(value) for name, value in expected.items() if name != "pools"
+    }
+    assert pool.keys() == reports.pool().keys()
+    (holder,) = pool["holders"]
+    assert holder.keys() == reports.holder().keys()
+    assert holder["label"] == "the import"
+    assert json.loads(json.dumps(report)) == json.loads(json.dumps(report))
+    assert report["pid"] == os.getpid()
+    assert time.time() - 24 * 3600 < report["started_at"] <= report["at"] <= time.time()
+
+
+def test_no_secret_is_in_it() -> None:
+    """The URL is masked; nothing needs to connect for that."""
+    settings = {
+        "sqlalchemy.url": "postgresql+psycopg://notes:s3cret@127.0.0.1:1/n?sslpassword=h1dden"
+    }
+    get_engine(settings)
+    said = json.dumps(process_report())
+    dispose_engine(settings)
+    assert "s3cret" not in said
+    assert "h1dden" not in said
+    assert "notes:***@127.0.0.1" in said
+
+
+def test_another_pool_class_is_listed(settings: dict[str, str]) -> None:
+    """With its name and its database, and what it can say."""
+    pool = mine(get_engine(settings, "other"))
+    assert pool["managed"] is False
+    assert pool["name"] == "other"
+    assert pool["leased"] is None
+
+
+def test_events_after_a_number_are_told(settings: dict[str, str]) -> None:
+    """So that whoever follows them reads none twice."""
+    get_engine(settings)
+    second = settings | {"sqlalchemy.pool_size": "3"}
+    get_engine(second)
+    try:
+        events = process_report()["events"]
+        if events:
+            assert process_report(after=events[-1]["number"])["events"] == []
+        assert json.dumps(events)
+    finally:
+        dispose_engine(second)
+
+
+def test_outages_are_counted(settings: dict[str, str]) -> None:
+    """Also the one that lasts; how long all of them took adds up."""
+    pool = get_engine(settings).pool
+    assert isinstance(pool, ManagedPool)
+    openings = pool._core.opener.openings  # type: ignore[union-attr]
+    assert (pool.snapshot().outages, pool.snapshot().outage_seconds_total) == (0, 0.0)
+    kind = ConnectFailure.UNREACHABLE
+    now = pool._core.shared.clock()
+    openings.away(kind, OSError("no route"), now - 10.0, now)
+    openings.away(kind, OSError("no route"), now - 5.0, now)
+    lasting = pool.snapshot()
+    assert lasting.outages == 1
+    assert lasting.outage_seconds_total == lasting.outage_seconds
+    openings.is_back(now)
+    assert pool.snapshot().outage_seconds_total == pytest.approx(10.0)
+    openings.away(kind, OSError("no route"), now + 1, now + 2)
+    assert pool.snapshot().outages == 2
+    openings.is_back(now + 3)
+    assert pool.snapshot().outage_seconds_total == pytest.approx(12.0)
+
+
+FORKED = """
+import os, time
+from pyramid_dbpool.telemetry.report import process_report
+parent = process_report()
+time.sleep(0.05)
+child = os.fork()
+if not child:
+    report = process_report()
+    assert report["pid"] == os.getpid()
+    assert report["started_at"] > parent["started_at"], report
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_began_when_it_was_forked() -> None:
+    """Its counters began then, too."""
+    assert run_program(FORKED).stdout.strip() == "7"
