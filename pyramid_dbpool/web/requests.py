@@ -17,6 +17,7 @@ from ..pool.labels import Label
 __all__ = [
     "IDEMPOTENT",
     "RequestLabel",
+    "keep_route",
     "may_be_stored_twice",
     "request_name",
     "supplied_session",
@@ -25,12 +26,21 @@ __all__ = [
 # The methods of requests that may be run again whatever they have stored (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
+# The environ's key of the route of an attempt before this one.
+_ROUTE = "pyramid_dbpool.route"
+
 
 def request_name(request: Any) -> str:
     """Name a request for logs and errors: its method, and its route or path."""
+    environ = request.environ
+    route = getattr(request, "matched_route", None) or environ.get(_ROUTE)
     # From the environ: request.path raises where the path is not UTF-8.
-    path = request.environ.get("PATH_INFO", "")
-    return _name(request.method, getattr(request, "matched_route", None), path)
+    return _name(request.method, route, environ.get("PATH_INFO", ""))
+
+
+def keep_route(request: Any) -> None:
+    """Have the attempts that follow named as this one is, also where they find no route."""
+    request.environ[_ROUTE] = getattr(request, "matched_route", None)
 
 
 def _name(method: str, route: Any, path: str) -> str:

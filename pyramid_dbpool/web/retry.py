@@ -33,7 +33,7 @@ from ..pool.labels import current_label
 from ..pool.managed import name_lease
 from .incidents import IncidentLog, Incidents, is_refusal
 from .request_db import SERVED, RequestSessions, end_sessions
-from .requests import IDEMPOTENT, may_be_stored_twice
+from .requests import IDEMPOTENT, keep_route, may_be_stored_twice
 
 try:
     from pyramid_retry import IRetryableError, is_error_retryable, is_last_attempt
@@ -232,6 +232,8 @@ class _Attempt(Outcome):
             self.transient = True
             if refused and self.writes is not None:
                 request.environ[_READ_ONLY] = self.writes
+                # Who waits for its end in vain is answered before a route is looked for.
+                keep_route(request)
             alsoProvides(error, IRetryableError)
             return _unavailable(request, self, said) if is_last_attempt(request) else None
         if verdict is False and said is error and IRetryableError in directlyProvidedBy(error):

@@ -167,6 +167,16 @@ def test_request_timeout_bounds_the_wait_too(failover: Failover) -> None:
         web.client.post("/", status=503)
 
 
+def test_the_log_names_the_route_of_who_waited_in_vain(
+    failover: Failover, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its second attempt ends before a route is looked for; the path may have a person's number."""
+    settings = failover.settings | {"dbpool.request_timeout": "300ms"}
+    with app(settings, *PARTS, index=write) as web:
+        web.client.post("/", status=503)
+    assert "503 for POST route 'index'" in caplog.text
+
+
 def test_request_timeout_bounds_a_connect_that_hangs(failover: Failover) -> None:
     """As at an address that is moving: whoever looks at the server does not wait for it."""
     settings = failover.settings | {
