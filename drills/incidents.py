@@ -228,7 +228,7 @@ INCIDENTS = {
                 ],
                 {
                     "log": ["the server is read-only"],
-                    "error": ["read-only"],
+                    "error": ["POST route .write.", "the server has been read-only for"],
                 },
             ),
             Phase(
