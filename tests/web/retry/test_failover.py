@@ -170,7 +170,7 @@ def test_request_timeout_bounds_the_wait_too(failover: Failover) -> None:
 def test_the_log_names_the_route_of_who_waited_in_vain(
     failover: Failover, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its second attempt ends before a route is looked for; the path may have a person's number."""
+    """Its second attempt ends before a route is looked for; a path may have anything in it."""
     settings = failover.settings | {"dbpool.request_timeout": "300ms"}
     with app(settings, *PARTS, index=write) as web:
         web.client.post("/", status=503)
