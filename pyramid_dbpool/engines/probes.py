@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import create_engine, select
+from sqlalchemy import Connection, create_engine, select
 
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
@@ -52,12 +52,17 @@ def try_to_connect(made: ProcessEngine) -> Exception | None:
     return None
 
 
-def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception | None:
+def connect_once(
+    pool: PoolSettings,
+    hooks: Iterable[EngineHook],
+    look: Callable[[Connection], object] = lambda connection: None,
+) -> Exception | None:
     """Connect as an engine of these settings would; return what went wrong, None if nothing did.
 
     For who has no such engine, and needs none: `pdbpool check`.
 
     :param hooks: what the app does to its engine before the first connect.
+    :param look: gets the connection, to ask the server more.
     """
     try:
         engine = create_engine(pool.url, **pool.connect_options())
@@ -66,6 +71,8 @@ def connect_once(pool: PoolSettings, hooks: Iterable[EngineHook]) -> Exception |
             hook(engine)
         with engine.connect() as connection:
             connection.scalar(select(1))
+            connection.rollback()
+            look(connection)
     except Exception as error:
         # Drivers, hooks and creators raise whatever they like.
         return error

@@ -65,7 +65,7 @@ def test_check_connects_once_to_each_pool(
     )
     said = run("check", file)
     assert (said.code, said.err) == (0, "")
-    heading, default, files = said.out.splitlines()
+    heading, default, files = said.out.splitlines()[:3]
     assert heading.split() == ["Pool", "Url", "Capacity", "State"]
     assert default.split()[::3] == ["default", "ok"]
     assert files.split("  ")[-2:] == ["no limit", "ok"]
@@ -91,6 +91,9 @@ def test_check_takes_another_section_and_variables(run: Run, ini: Callable[..., 
         "capacity": 15,
         "state": "ok",
         "error": None,
+        "server": None,
+        "wrong": [],
+        "warnings": [],
     }
 
 
