@@ -43,10 +43,12 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     :ivar retry_after: after how many seconds another attempt may succeed, for the ``Retry-After``
         of an exception view of your own (``request.response.retry_after = error.retry_after``);
         None: say none, because a part of the request may be stored.
+    :ivar paused: whether the pool is paused (`ManagedPool.pause`).
     """
 
     pool_name: str | None = None
     retry_after: int | None = 1
+    paused: bool = False
 
 
 class PoolLineFull(PoolTimeout):

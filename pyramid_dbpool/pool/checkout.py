@@ -174,9 +174,11 @@ class Checkout:
                 if self._entry is None and not self._slot:
                     self._obtain()
                 if self._slot:
-                    entry = self._open()
-                    entry.holder = threading.get_ident()
-                    return entry
+                    opened = self._open()
+                    if opened is None:
+                        continue
+                    opened.holder = threading.get_ident()
+                    return opened
                 entry = cast("PooledEntry", self._entry)
                 entry.holder = threading.get_ident()
                 if self.waited_seconds is not None and entry.passes(entry.leased_at):
@@ -310,13 +312,19 @@ class Checkout:
         opener.replace(entry, reason)
         self._entry, self._touched = None, False
 
-    def _open(self) -> PooledEntry:
-        """Open in the slot in hand, here and now."""
+    def _open(self) -> PooledEntry | None:
+        """Open in the slot in hand, here and now; None if the pool is paused: then he waits."""
+        if self._line.paused is not None:
+            self._leave_slot()
+            return None
         began = self._clock()
         # In hand before it counts as a lease: by its state one sees whether it does.
         try:
             self._entry = entry = self._parts.health.open(self._record)
         except Exception as error:
+            if self._line.paused is not None:
+                # The database is being worked on: what that says is over when he is served.
+                return None
             told = self._parts.opener.explain(error, began)
             if told is error:
                 raise
@@ -328,7 +336,20 @@ class Checkout:
             self._parts.health.opened_locked(entry)
             self._parts.shared.stats.connected(now - began)
         self._parts.opener.caller_opened()
+        if self._line.paused is not None:
+            self._discard(entry, "paused")
+            return None
         return entry
+
+    def _leave_slot(self) -> None:
+        """Give the slot in hand back, and wait at the head of the line for the end of a pause."""
+        with self._door, self._lock:
+            if self._line.paused is not None:
+                # No call between these two lines: an interrupt there would lose the slot, or give
+                # it back twice. Nobody is to be served with it.
+                self._line.opening -= 1
+                self._slot = False
+        self._served = True
 
     def give_back(self) -> None:
         """Pass on whatever is in hand: somebody may be waiting for it."""

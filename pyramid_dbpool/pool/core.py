@@ -15,16 +15,17 @@ from typing import Any, NoReturn
 
 from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure
-from ..errors import DatabaseUnavailable, PoolError
+from ..errors import DatabaseUnavailable, PoolError, PoolTimeout
 from . import inheritance
 from .checkout import Checkout, CheckoutParts, in_full_line
+from .commands import Commands
 from .entry import PooledEntry, Record
 from .estimates import seconds_to_wait
 from .health import Health
 from .housekeeper import housekeeper
 from .labels import current_label
 from .leases import Lease, is_with_a_holder, leases, named, worker_kind
-from .line import GONE, LEASED, Line
+from .line import GONE, LEASED, Line, Pause
 from .opener import BackgroundOpener, CallersOpen
 from .options import PoolOptions
 from .outage import Outage
@@ -44,6 +45,7 @@ class Core:
     :param size: how many connections to keep; 0: all.
     :param overflow: how many more there may be; below 0: no limit.
     :param timeout: how long a caller waits, in seconds; None: for ever.
+    :param pause: since when and by whom the pool in whose place this one comes is paused.
     """
 
     def __init__(
@@ -57,12 +59,15 @@ class Core:
         timeout: float | None,
         lifo: bool,
         pre_ping: bool,
+        pause: Pause | None = None,
     ) -> None:
         # The mode is decided here, and here only.
         opener_class = BackgroundOpener if options.background else CallersOpen
         line = self.line = _make_line(
             options, size, overflow, lifo=lifo, slots_to_waiters=opener_class.callers_open
         )
+        if pause is not None:
+            line.pause(pause)
         shared = self.shared = _share(source, let_in, options, line, size=size, timeout=timeout)
         self.stats, self.options = shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
@@ -79,6 +84,7 @@ class Core:
         self._refusals = refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
         self.upkeep = Upkeep(shared, self.health)
+        self.commands = Commands(shared, self.health, self.opener, settled=self.look_after)
         self._checkout_parts = CheckoutParts(
             shared,
             self.health,
@@ -253,6 +259,10 @@ class Core:
     def ask_idle(self) -> bool:
         """Ask the server on what is idle; true as soon as one answers."""
         return any(self.health.examine(each) for each in list(self.line.idle))
+
+    def refused_by_pause(self) -> PoolTimeout | None:
+        """Make the error of whoever would look at the server of a paused pool; None: he may."""
+        return self._refusals.paused()
 
     @property
     def outage(self) -> Outage | None:

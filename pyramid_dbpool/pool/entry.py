@@ -95,6 +95,11 @@ class PooledEntry(Entry):
         self.condemned = True
         self.doubt()
 
+    def retire(self) -> None:
+        """Have it closed when it comes back; idle, it is due."""
+        self.condemn()
+        self.expires_at = 0.0
+
     @property
     def quiet_since(self) -> float:
         """When it was last returned or pinged."""

@@ -13,10 +13,10 @@ SHORTEST, LONGEST = 1, 60
 def seconds_to_wait(seen: PoolSnapshot) -> int:
     """Estimate after how many seconds another caller may be served.
 
-    In an outage, and while the server admits no more: as long again as that has lasted. For a
-    pool that is full: what its line needs at the pace of the holds so far.
+    In an outage, while the server admits no more, and while the pool is paused: as long again as
+    that has lasted. For a pool that is full: what its line needs at the pace of the holds so far.
     """
-    lasted = seen.outage_seconds
+    lasted = seen.outage_seconds if seen.paused_seconds is None else seen.paused_seconds
     return bounded(line_seconds(seen) if lasted is None else lasted)
 
 

@@ -59,7 +59,7 @@ class Health:
         self._examines = examines
         self._freed, self._was_opened, self.settled = freed, opened, settled
         self._has_answered = answered
-        self._retired_at = -math.inf
+        self._retired_at = self._refreshed_at = -math.inf
         self.examiners = Examiners(shared, self.examine)
 
     # Opening
@@ -86,6 +86,8 @@ class Health:
         """Retire what becomes one of the line's, if `retire_all` came while it was opened."""
         if entry.began_at <= self._retired_at:
             self._retire_locked(entry)
+        if entry.began_at <= self._refreshed_at:
+            entry.retire()
 
     def _opened(self, empty: Record | None) -> Record:
         if empty is None and self._shared.empties:
@@ -247,9 +249,11 @@ class Health:
             run_beside("dbpool-upkeep", self._close_condemned)
 
     def _retire_locked(self, entry: PooledEntry) -> None:
-        entry.condemn()
         if self._examines:
-            entry.expires_at = 0.0
+            entry.retire()
+        else:
+            # As a `QueuePool`: its record is opened anew for whoever comes next.
+            entry.condemn()
 
     def _close_condemned(self) -> None:
         for entry in list(self._line.idle):
@@ -258,6 +262,37 @@ class Health:
                 mine = entry.condemned and self._line.hold(entry)
             if mine:
                 self.close_held([(entry, "retired")])
+
+    def refresh_locked(self) -> None:
+        """Have all that is open, or being opened, closed when it is back; then `close_retired`."""
+        self._retired_at = self._refreshed_at = self._shared.clock()
+        for each in self._line.members:
+            each.retire()
+
+    def close_retired(self) -> None:
+        """Close what is idle and retired, here and now."""
+        try:
+            self._close_condemned()
+        finally:
+            # What an interrupt has left is the timer's.
+            self.settled()
+
+    def close_surplus(self) -> None:
+        """Close the idle connections for which there is no room, here and now."""
+        try:
+            while (entry := self._hold_surplus()) is not None:
+                self.close_held([(entry, self.why_surplus)])
+        finally:
+            self.settled()
+
+    def _hold_surplus(self) -> PooledEntry | None:
+        with self._door, self._lock:
+            return next(filter(self._line.hold, self._line.surplus()), None)
+
+    @property
+    def why_surplus(self) -> str:
+        """Why the line does not keep a connection."""
+        return "surplus" if self._line.paused is None else "paused"
 
     def ask_recycle_each_time(self) -> None:
         """Have SQLAlchemy's rule of age asked from now on, also of what is open already."""
@@ -272,7 +307,7 @@ class Health:
         # Held only now, by whoever gives it back: callers need the others meanwhile, and
         # what an interrupt leaves held is lost.
         with self._door, self._lock:
-            if not self._line.hold(entry):
+            if self._line.paused is not None or not self._line.hold(entry):
                 return False
         try:
             alive = self.ping(entry, self._options.ping_timeout)
@@ -280,13 +315,13 @@ class Health:
             # Nobody waits for this one's error; held for ever, it would be a lost slot.
             alive = False
         with self._door, self._lock:
-            kept = alive and not self._line.replaced
-            if kept:
-                self._line.unhold(entry, self._shared.clock())
+            replaced = self._line.replaced
+            kept = alive and not replaced and self._line.unhold(entry, self._shared.clock())
         if kept:
             self.settled()
             return True
-        self.close_held([(entry, "disposed" if alive else "dead")])
+        why = "disposed" if replaced else self.why_surplus
+        self.close_held([(entry, why if alive else "dead")])
         if not alive:
             self.suspect_others(entry)
         return alive

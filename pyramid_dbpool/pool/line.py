@@ -9,10 +9,12 @@ The promises (`tests/pool/test_line_model.py` proves them):
 
 - waiters are served in the order in which they came, and `take` and `reserve`
   refuse a newcomer while anybody waits;
-- idle + leased + held + opening never exceeds the capacity;
+- idle + leased + held + opening never exceeds the capacity, and never grows beyond one that was
+  lowered meanwhile: what is too much then goes when it comes back;
 - an entry has one place at a time;
 - whatever becomes free goes to the first waiter at once: a connection always,
-  a slot too where waiters open for themselves (`slots_to_waiters`).
+  a slot too where waiters open for themselves (`slots_to_waiters`);
+- while it is paused nobody gets anything, and nothing that comes back stays.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar, cast
 
@@ -80,6 +83,14 @@ class Refusal:
 
     def __repr__(self) -> str:
         return f"<Refusal {self.error!r}>"
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Since when nobody is served, and who has asked for it."""
+
+    since: float
+    by: str
 
 
 SLOT = Slot()
@@ -218,6 +229,10 @@ class Line(Generic[E]):
         # Somebody had to wait lately, up to this time.
         self.crowded_until = 0.0
         self.replaced = False
+        self.paused: Pause | None = None
+        # Whether what comes back may have to go: while paused, and after a `resize` until there is
+        # no more than there may be. One thing to ask, for every return asks it.
+        self.curbed = False
 
     def __repr__(self) -> str:
         return (
@@ -250,6 +265,8 @@ class Line(Generic[E]):
     @property
     def full(self) -> bool:
         """Whether no further connection may be opened."""
+        if self.paused is not None:
+            return True
         return self.capacity is not None and len(self.members) + self.opening >= self.capacity
 
     # Taking
@@ -303,6 +320,8 @@ class Line(Generic[E]):
     @property
     def _places(self) -> float:
         """How many may stand in the line: those who only wait for an opening do not count."""
+        if self.paused is not None and self.max_waiting is not None:
+            return self.max_waiting
         at_hand = self.idle or (self.slots_to_waiters and not self.full)
         if at_hand or self.capacity is None or self.max_waiting is None:
             return inf
@@ -317,6 +336,8 @@ class Line(Generic[E]):
 
     def _serve(self, now: float) -> None:
         """Grant what is idle or free to those who wait."""
+        if self.paused is not None:
+            return
         while self.idle and self.waiters:
             entry = self.take(now)
             if entry is not None:
@@ -351,6 +372,8 @@ class Line(Generic[E]):
         """
         if entry.state is not LEASED:
             return False  # given up as unreceived, between the caller's look and the lock
+        if self.curbed and self.is_too_much():
+            return False
         if self.waiters and self._hand(entry, now):
             return True
         if not self.linger and self.keep is not None and len(self.idle) >= self.keep:
@@ -421,6 +444,8 @@ class Line(Generic[E]):
 
     def grant_slot(self) -> bool:
         """Let the first waiter open for itself in a slot that is already reserved."""
+        if self.paused is not None:
+            return False
         for waiter in self.waiters:
             waiter.granted = SLOT
             del self.waiters[waiter]
@@ -447,15 +472,21 @@ class Line(Generic[E]):
         self.held += 1
         return True
 
-    def unhold(self, entry: E, now: float) -> None:
-        """Put a connection that was held back: to the first waiter, or where it was."""
+    def unhold(self, entry: E, now: float) -> bool:
+        """Put a connection that was held back: to the first waiter, or where it was.
+
+        False if there is no room for it any more: then it is still held, and the caller closes
+        it and reports it `lost`.
+        """
         if entry.state is not HELD:
-            return
+            return True
+        if self.curbed and self.is_too_much(with_held=1):
+            return False
         entry.state = LEASED
         self.held -= 1
-        if self.waiters and self._hand(entry, now):
-            return
-        self.idle.put_back(entry)
+        if not (self.waiters and self._hand(entry, now)):
+            self.idle.put_back(entry)
+        return True
 
     def make_way(self, *, keeps: bool) -> None:
         """Forget every leased connection, as after a dispose; their slots are free."""
@@ -464,6 +495,51 @@ class Line(Generic[E]):
             self.linger, self.keep = False, 0
         for entry in [each for each in self.members if each.state is LEASED]:
             self.lost(entry)
+
+    # Commands
+
+    def resize(self, keep: int | None, capacity: int | None) -> None:
+        """Have another size: what is free then goes to those who wait, `surplus` is to be closed.
+
+        :param keep: as in `Line`, and
+        :param capacity: too.
+        """
+        # First: what comes back is looked at whatever an interrupt leaves undone.
+        self.curbed = True
+        self.keep, self.capacity = keep, capacity
+        self._slot_freed()
+
+    def pause(self, pause: Pause) -> None:
+        """Serve nobody until `resume`; all that is idle is `surplus`."""
+        self.curbed = True
+        self.paused = pause
+
+    def resume(self, now: float) -> None:
+        """Serve those who wait again."""
+        self.paused = None
+        self._serve(now)
+
+    def is_too_much(self, with_held: int = 0) -> bool:
+        """Tell whether a connection that comes back has to go.
+
+        :param with_held: how many of the held ones are to count; the others may be about to go.
+        """
+        if self.paused is not None:
+            return True
+        if self.capacity is not None and self.total - self.held + with_held > self.capacity:
+            return True
+        self.curbed = self.capacity is not None and self.total > self.capacity
+        return False
+
+    def surplus(self) -> list[E]:
+        """List the idle connections for which there is no room, the longest unused first."""
+        idle = list(self.idle)
+        if self.paused is not None:
+            return idle
+        beyond = 0 if self.capacity is None else self.total - self.held - self.capacity
+        if not self.linger and self.keep is not None:
+            beyond = max(beyond, len(idle) - self.keep)
+        return idle[: max(0, beyond)]
 
     def idle_times(self) -> list[float]:
         """List since when at least n connections have been idle, the longest first."""

@@ -44,12 +44,13 @@ from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..drivers.transactions import is_missed_disconnect
 from ..errors import DatabaseUnavailable, PoolError, PoolTimeout
 from . import inheritance
+from .commands import check_sizes, checked_name
 from .core import Core
 from .deadlines import pool_limit
 from .entry import PooledEntry
 from .fork_gate import opening
 from .labels import current_label
-from .line import IDLE, LEASED
+from .line import IDLE, LEASED, Pause
 from .options import PoolOptions, Spelling, argument_name, plugin_defaults
 from .outage import Outage
 from .stats import BOUNDS_SECONDS, PoolSnapshot
@@ -152,6 +153,9 @@ class ManagedPool(QueuePool):
     # compares what `recreate` makes with the original, attribute by attribute.
     _core: Core = cast("Core", None)
     _disposed_by: int | None = None
+    # The pool in whose place this one has come, if it was paused: those who wait there still are
+    # served when this one is resumed.
+    _former: ManagedPool | None = None
     # Called with the connection after each checkout.  A listener of SQLAlchemy's `checkout`
     # event costs more than the whole checkout: 12 µs, measured on 8.6 µs.
     on_checkout: Callable[[PoolProxiedConnection], object] | None = None
@@ -184,8 +188,7 @@ class ManagedPool(QueuePool):
     ) -> None:
         # QueuePool's own sets `_overflow`, which is computed here.
         Pool.__init__(self, creator, **kw)
-        self._pool = IdleView(self, pool_size, use_lifo)
-        self._max_overflow = -1 if pool_size == 0 else max_overflow
+        self._pool = IdleView(self, use_lifo)
         self._timeout = timeout  # type: ignore[assignment]  # QueuePool takes None too
         self._options = PoolOptions(
             idle_timeout=idle_timeout,
@@ -202,7 +205,7 @@ class ManagedPool(QueuePool):
             hold_warning=hold_warning,
             pool_name=pool_name,
         )
-        self._start()
+        self._start(pool_size, -1 if pool_size == 0 else max_overflow)
 
     @staticmethod
     def plugin_arguments(pool_size: int = 5, max_overflow: int = 10) -> dict[str, Any]:
@@ -212,17 +215,19 @@ class ManagedPool(QueuePool):
         arguments["pool_use_lifo"] = arguments.pop("use_lifo")
         return arguments
 
-    def _start(self) -> None:
+    def _start(self, size: int, overflow: int, pause: Pause | None = None) -> None:
         """Begin with nothing: no connection, nobody waiting, every lock new."""
+        self._former = None
         self._core = Core(
             RecordSource(self),
             self._do_return_conn,
             self._options,
-            size=self._pool.maxsize,
-            overflow=self._max_overflow,
+            size=size,
+            overflow=overflow,
             timeout=self._timeout,
             lifo=self._pool.use_lifo,
             pre_ping=self._pre_ping,
+            pause=pause,
         )
         inheritance.watch(self)
 
@@ -352,7 +357,7 @@ class ManagedPool(QueuePool):
             if core.door.late:
                 core.door.let_in()
         if not kept:
-            core.health.close(entry, "retired" if entry.condemned else "surplus")
+            core.health.close(entry, "retired" if entry.condemned else core.health.why_surplus)
         elif core.upkeep.planned_for != stats.opened and entry.state is IDLE:
             # What went to a waiter is planned for when it is idle: in a crowd, where nothing ever
             # is, each return would plan in vain, for half of what a caller's turn costs.
@@ -404,7 +409,12 @@ class ManagedPool(QueuePool):
 
     @contextmanager
     def opened_apart(self) -> Iterator[Any]:
-        """Open a connection of the driver's that is none of the pool's, and close it."""
+        """Open a connection of the driver's that is none of the pool's, and close it.
+
+        :raises PoolTimeout: the pool is paused: nobody is to look at the server.
+        """
+        if (refusal := self._core.refused_by_pause()) is not None:
+            raise refusal
         record = self._create_connection()
         try:
             yield record.dbapi_connection
@@ -413,11 +423,13 @@ class ManagedPool(QueuePool):
 
     def abandon(self) -> None:
         """Forget, without a byte on its socket, whatever the parent process had."""
+        shared = self._core.shared
         self._core.disown_all()
-        self._start()
+        # As it was resized, and as it was paused: a child works with the same database.
+        self._start(shared.size, shared.max_overflow, shared.line.paused)
 
     def warm(self) -> None:
-        """Open connections until `min_idle` are open.
+        """Open connections until `min_idle` are open; none while the pool is paused.
 
         :raises DatabaseUnavailable: the server cannot be reached.
         """
@@ -456,7 +468,65 @@ class ManagedPool(QueuePool):
         )
         made.on_checkout, made.on_refusal = self.on_checkout, self.on_refusal
         made.spelling = self.spelling
+        self._hand_pause_on(made)
         return made
+
+    def _hand_pause_on(self, made: ManagedPool) -> None:
+        pause = self._core.line.paused
+        if pause is not None:
+            made._core.line.pause(pause)
+            made._former = self
+
+    # Commands
+
+    def refresh(self, by: str | None = None) -> None:
+        """Replace every connection: what is idle now, what is in use when it comes back.
+
+        What is being opened just now is closed, too.
+
+        :param by: who asks, for the log.
+        """
+        self._core.commands.refresh(checked_name(by))
+
+    def resize(
+        self, size: int | None = None, max_overflow: int | None = None, by: str | None = None
+    ) -> None:
+        """Have another size, without closing what is in use.
+
+        What there is too much of is closed: idle ones now, others when they come back.
+
+        :param size: how many connections to keep open; None: as before.
+        :param max_overflow: how many more there may be; -1: no limit; None: as before.
+        :param by: who asks, for the log.
+        :raises ValueError: that is no size.
+        """
+        who = checked_name(by)
+        self._core.commands.resize(*check_sizes(self._core.shared, size, max_overflow), who)
+
+    def pause(self, by: str | None = None) -> None:
+        """Serve nobody until `resume`: callers wait in line, until their time is over.
+
+        Idle connections are closed, others when they come back; none is opened or asked.
+
+        :param by: who asks, for the log.
+        """
+        self._core.commands.pause(checked_name(by))
+
+    def resume(self, by: str | None = None) -> None:
+        """Serve the line again.
+
+        :param by: who asks, for the log.
+        """
+        who = checked_name(by)
+        self._core.commands.resume(who)
+        while (former := self._former) is not None:
+            former._core.commands.resume(who, tells=False)
+            self._former = former._former
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is served until `resume`."""
+        return self._core.line.paused is not None
 
     @property
     def _recycle(self) -> int:
@@ -510,6 +580,10 @@ class ManagedPool(QueuePool):
             f" Current Overflow: {max(self.overflow(), 0)}"
             f" Current Checked out connections: {self.checkedout()}"
         )
+
+    @property
+    def _max_overflow(self) -> int:  # type: ignore[override]  # an attribute of QueuePool's
+        return self._core.shared.max_overflow
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]  # an attribute of QueuePool's
@@ -720,10 +794,14 @@ class WatchedConnection(_ConnectionFairy):
 class IdleView(QueueCommon[Any]):
     """Stands in for `QueuePool._pool`: the idle records, the empty ones included."""
 
-    def __init__(self, pool: ManagedPool, maxsize: int, use_lifo: bool) -> None:
-        self.maxsize = maxsize
+    def __init__(self, pool: ManagedPool, use_lifo: bool) -> None:
         self.use_lifo = use_lifo
         self._owner = pool
+
+    @property
+    def maxsize(self) -> int:  # type: ignore[override]  # an attribute of SQLAlchemy's
+        """How many connections are kept; 0: all."""
+        return self._owner._core.shared.size
 
     def qsize(self) -> int:
         """Count the records that are not checked out."""
@@ -819,7 +897,8 @@ class PooledRecord(_ConnectionRecord):
         entry, core = self.dbpool_entry, self._owner._core
         if (
             self.fairy_ref is not None
-            and not core.opener.callers_open
+            # Nothing is opened while the pool is paused, and so he waits as in the background.
+            and (not core.opener.callers_open or core.line.paused is not None)
             and entry is not None
             and entry.state is LEASED
             and entry.pid == getpid()

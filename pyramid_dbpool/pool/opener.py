@@ -100,6 +100,8 @@ class Openings(Generic[E]):
         # Whether `min_idle` is to be kept open: somebody has asked.
         self.in_use = False
         self._opened_at = NEVER
+        # What began before says nothing of the server any more.
+        self._resumed_at = NEVER
         # What `set_timer` was told last, if that is still to come.
         self._look_at = math.inf
         # How long a line can wait for that, because returns will serve it.
@@ -140,6 +142,18 @@ class Openings(Generic[E]):
     def rest(self) -> None:
         """Keep no minimum open until somebody asks again: the pool is being disposed of."""
         self.in_use = False
+
+    def pause(self, now: float) -> None:
+        """Look for nothing and nobody until `resume`: the line is paused.
+
+        An outage ends here, untold: nobody will know how long it lasts, and callers wait.
+        """
+        self._end_outage(now)
+
+    def resume(self, now: float) -> None:
+        """Begin anew: what was found out before a pause is out of date."""
+        self._resumed_at = now
+        self.plan(now)
 
     def _asked(self) -> None:
         self.in_use = True
@@ -310,7 +324,9 @@ class Openings(Generic[E]):
     def begin(self, opening: object, now: float) -> bool:
         """Begin an opening that was planned; false, and its slot is free, if nobody needs it."""
         line = self._line
-        if line.waiting < self._opening(now) and line.total > self._min_idle and not self.outage:
+        unwanted = line.waiting < self._opening(now) and line.total > self._min_idle
+        # Paused or resized since it was planned; or nobody needs it any more.
+        if (line.curbed and line.is_too_much()) or (unwanted and not self.outage):
             line.open_failed()
             return False
         self._began[opening] = now
@@ -348,7 +364,10 @@ class Openings(Generic[E]):
         began = self._began.pop(opening)
         self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
         self._line.open_failed()
-        if kind is None:
+        if self._line.paused is not None or began < self._resumed_at:
+            # It may have met the maintenance for which all others wait.
+            pass
+        elif kind is None:
             self._refuse_waiters("program", lambda: error, limit=1)
             self.rest()
         elif kind is ConnectFailure.CONFIGURATION and not self._line.members:
@@ -587,6 +606,14 @@ class BackgroundOpener:
         """Keep no minimum open until somebody asks again."""
         self.openings.rest()
 
+    def pause_locked(self) -> None:
+        """Open nothing, and ask nothing, until `resume_locked`."""
+        self.openings.pause(self._clock())
+
+    def resume_locked(self) -> None:
+        """Begin anew after a pause; then `launch`."""
+        self.openings.resume(self._clock())
+
     def replan(self) -> None:
         """Start openings, if a slot that became free is wanted."""
         with self._door, self._lock:
@@ -726,6 +753,12 @@ class CallersOpen:
 
     def rest_locked(self) -> None:
         """Do nothing: no minimum is kept."""
+
+    def pause_locked(self) -> None:
+        """Do nothing: the line grants no slot."""
+
+    def resume_locked(self) -> None:
+        """Do nothing: the line grants slots again."""
 
     def replan(self) -> None:
         """Do nothing: the line gives a slot that became free to the first waiter."""

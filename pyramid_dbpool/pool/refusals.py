@@ -11,6 +11,7 @@ from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
 from .leases import holders_text, leases, named
+from .line import Pause
 from .options import Spelling, pool_text
 from .outage import Outage
 from .shared import Shared
@@ -54,14 +55,37 @@ class Refusals:
         """Make the error for a caller who has interrupted the pool's own work."""
         return self._exhausted(PoolTimeout, inside_text(self._name))
 
+    def paused(self) -> PoolTimeout | None:
+        """Make the error of a caller who may not even look at the server; None: he may."""
+        pause = self._shared.line.paused
+        return None if pause is None else self._paused(pause, 0.0)
+
+    def _paused(
+        self, pause: Pause, waited: float, *, cut: bool = False, setting: str | None = None
+    ) -> PoolTimeout:
+        lasted, limit = self._shared.clock() - pause.since, self._spelled("pool_timeout")
+        if cut:
+            limit = setting or "the deadline of the caller"
+        text = paused_text(self._name, waited, lasted, pause.by, limit=limit)
+        error = self._exhausted(PoolTimeout, text)
+        error.paused = True
+        return error
+
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
         shared = self._shared
         with shared.door, shared.lock:
             shared.stats.refused["line_full"] += 1
             held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
+            pause = shared.line.paused
         # Some may have left the line since this caller was told that it is full.
         most = shared.options.max_waiting or 0
+        if pause is not None:
+            lasted = shared.clock() - pause.since
+            text = paused_line_full_text(self._name, self._spelled, most, lasted, pause.by)
+            error = self._exhausted(PoolLineFull, text)
+            error.paused = True
+            return error
         return self._exhausted(
             PoolLineFull, line_full_text(self._name, self._spelled, most, capacity, named(held))
         )
@@ -89,6 +113,9 @@ class Refusals:
             full, capacity = line.full, line.capacity
             waiting_holders = shared.stats.waiting_holders
             shared.stats.refused["timeout"] += 1
+            pause = line.paused
+        if pause is not None:
+            return self._paused(pause, waited, cut=cut, setting=setting)
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
             text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
         elif outage is not None and opened and outage.serves_since(now - waited):
@@ -164,6 +191,40 @@ def timeout_text(
 def _waiting_holders_text(count: int) -> str:
     hold = "1 of those who wait holds" if count == 1 else f"{count} of those who wait hold"
     return f"; {hold} a connection already" if count else ""
+
+
+def paused_text(
+    pool_name: str | None, waited: float, lasted: float, by: str, *, limit: str
+) -> str:
+    """Explain that nobody is served because somebody has asked for that.
+
+    :param waited: for how many seconds the caller has waited, and
+    :param limit: which limit of his came before the end of it.
+    :param lasted: for how many seconds the pool has been paused.
+    """
+    return (
+        f"{pool_text(pool_name)}: no connection within {waited:.2f} s ({limit}), because the pool"
+        f" {since_text(lasted, by)}."
+    )
+
+
+def paused_line_full_text(
+    pool_name: str | None, spelled: Spelling, max_waiting: int, lasted: float, by: str
+) -> str:
+    """Explain that nobody may wait any more for the end of a pause."""
+    callers = "1 caller waits" if max_waiting == 1 else f"{max_waiting} callers wait"
+    return (
+        f"{pool_text(pool_name)}: {callers} already, as many as {spelled('max_waiting')} allows,"
+        f" because the pool {since_text(lasted, by)}."
+    )
+
+
+def since_text(lasted: float, by: str) -> str:
+    """Say for how long a pool has been paused, by whom, and what ends that."""
+    return (
+        f"has been paused for {lasted:.1f} s by {by}: callers wait until it is resumed, with"
+        " `pdbpool resume` or the pool's resume()"
+    )
 
 
 def slow_text(

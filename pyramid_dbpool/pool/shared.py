@@ -154,7 +154,7 @@ def _make(call: Callable[[], object]) -> None:
         log.exception("A connection could not be taken back in order")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shared:
     """What the parts of one pool share.
 
@@ -164,6 +164,7 @@ class Shared:
     - `empties`: records whose connection is gone: SQLAlchemy's suite wants the same record to
       come back, and counts it among the returned ones.
     - `size`, `timeout`: `pool_size`, and how long a caller waits in seconds (None: for ever).
+      Of all this only `size` ever changes: with a resize, under the lock.
     - `clock`: monotonic, in seconds.
     """
 
@@ -178,6 +179,12 @@ class Shared:
     size: int
     timeout: float | None
     empties: list[Record] = field(default_factory=list)
+
+    @property
+    def max_overflow(self) -> int:
+        """How many connections there may be beyond the size; -1: no limit."""
+        capacity = self.line.capacity
+        return -1 if capacity is None else capacity - self.size
 
     @property
     def overflow(self) -> int:

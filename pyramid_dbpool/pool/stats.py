@@ -69,7 +69,8 @@ class PoolSnapshot:
     Now: `capacity` is how many connections there may be (None: no limit), `idle` how many are open
     and unused, `leased` checked out, `held` just being pinged or closed, `opening` being opened;
     `waiting` counts callers. `holders` has each lease. `outage_seconds` is for how long
-    no connection could be opened, None while one can.
+    no connection could be opened, None while one can; `paused_seconds` for how long nobody has
+    been served because of a `pause`.
 
     Counted since the pool was made: `checkouts`, those that had to wait (`waited`), `returns`;
     connections `opened`; `pings`, and the `fallback_pings` among them, which a look at the socket
@@ -106,6 +107,7 @@ class PoolSnapshot:
     hold: HistogramSnapshot
     connect: HistogramSnapshot
     outage_seconds: float | None
+    paused_seconds: float | None = None
     outages: int = 0
     outage_seconds_total: float = 0.0
     dead_avoided: int = 0
@@ -251,4 +253,5 @@ class Stats:
             outage_seconds_total=self.outage_seconds + (lasting or 0.0),
             # By a ping, by a look at the socket, or by the driver's own word.
             dead_avoided=self.closed["dead"] + self.closed["closed"],
+            paused_seconds=None if line.paused is None else now - line.paused.since,
         )

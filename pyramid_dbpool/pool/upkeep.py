@@ -149,9 +149,14 @@ class Upkeep:
             self._put_back(doomed)
 
     def _put_back(self, doomed: list[tuple[PooledEntry, str]]) -> None:
+        surplus = list[PooledEntry]()
         with self._door, self._lock, suppress(IndexError):
             while True:
-                self._line.unhold(doomed.pop()[0], self._clock())
+                entry = doomed.pop()[0]
+                if not self._line.unhold(entry, self._clock()):
+                    surplus.append(entry)
+        # Here, for want of another thread: in the line there is no room for them any more.
+        self._health.close_held([(each, self._health.why_surplus) for each in surplus])
 
     def _doomed_locked(self, now: float) -> list[tuple[PooledEntry, str]]:
         """Hold what is to be closed now."""
