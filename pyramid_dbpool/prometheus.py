@@ -21,7 +21,15 @@ from prometheus_client.core import (
     Metric,
 )
 
-from .telemetry.metrics import METRICS, POOL_NAME, Kind, Reading, pools_shown, prometheus_name
+from .telemetry.metrics import (
+    ENGINE,
+    METRICS,
+    POOL_NAME,
+    Kind,
+    Reading,
+    pools_shown,
+    prometheus_name,
+)
 
 __all__ = ["families"]
 
@@ -113,7 +121,7 @@ def _labels(report: Report) -> Labels:
 
 
 def _of_pool(pool: Mapping[str, Any]) -> Labels:
-    return {POOL_NAME.replace(".", "_"): _text(pool["name"]), "engine": str(pool["number"])}
+    return {POOL_NAME.replace(".", "_"): _text(pool["name"]), ENGINE: str(pool["number"])}
 
 
 def _text(value: object) -> str:

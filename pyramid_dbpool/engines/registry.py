@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -36,6 +37,7 @@ EngineHook = Callable[[Engine], Any]
 class ProcessEngine:
     """An engine and the settings that it was made from.
 
+    :ivar number: which of this process's engines it is; no other one ever has it.
     :ivar writes: whether its server takes writes.
     :ivar maker: makes the sessions on it; `sessions.maker` sets it.
     """
@@ -43,6 +45,7 @@ class ProcessEngine:
     engine: Engine
     settings: PoolSettings
     writes: WriteOutage
+    number: int
     hooks: list[EngineHook] = field(default_factory=list)
     maker: sessionmaker[Session] | None = None
 
@@ -66,6 +69,7 @@ class _Engines:
         # Never held while connections are opened or closed.
         self._lock = threading.RLock()
         self._by_identity: dict[Hashable, ProcessEngine] = {}
+        self._numbers = count()
         # (id of a settings dict, pool name) -> (a copy of that dict, its engine).
         # The copy is compared at every call: an id may be used again, and a
         # dict may have changed.
@@ -110,7 +114,7 @@ class _Engines:
                 _warn_of_a_second_engine(other.settings, pool)
                 break
         writes = WriteOutage(pool)
-        made = ProcessEngine(build_engine(pool, writes), pool, writes)
+        made = ProcessEngine(build_engine(pool, writes), pool, writes, next(self._numbers))
         hook = pool.options.engine_hook
         if hook is not None:
             made.run_hook(hook)

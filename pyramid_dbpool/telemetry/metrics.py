@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 __all__ = [
+    "ENGINE",
     "ENGINES_SHOWN",
     "METRICS",
     "POOL_NAME",
@@ -30,6 +31,8 @@ __all__ = [
 # The conventions' attributes.
 POOL_NAME: Final = "db.client.connection.pool.name"
 STATE: Final = "db.client.connection.state"
+# Ours: which engine of the process.
+ENGINE: Final = "engine"
 
 # An app that makes an engine for each request would make series without end, and bring the
 # monitoring system down as well. `dbpool.engines` counts them all.

@@ -49,7 +49,7 @@ def process_report(*, stacks: bool = True, after: int = 0) -> dict[str, Any]:
         "program": program(),
         "host": platform.node(),
         "engines": len(engines),
-        "pools": [_pool(number, made, stacks=stacks) for number, made in enumerate(engines)],
+        "pools": [_pool(made, stacks=stacks) for made in engines],
         "events": [_event(each) for each in recent(after)],
     }
 
@@ -60,17 +60,18 @@ def _name(engines: list[ProcessEngine]) -> str:
     return application_name(given)
 
 
-def _pool(number: int, made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:
-    pool = made.engine.pool
+def _pool(made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:
+    pool, managed = made.engine.pool, made.settings.managed
     about = {
         "name": made.settings.name,
-        "number": number,
+        "number": made.number,
         "database": made.settings.masked_url,
         "managed": isinstance(pool, ManagedPool),
         "write_outage_seconds": made.writes.lasted,
     }
     if isinstance(pool, ManagedPool):
-        return about | _view(pool.view(stacks=stacks)) | {"name": made.settings.name}
+        own = {"name": made.settings.name, "min_idle": managed.min_idle if managed else None}
+        return about | _view(pool.view(stacks=stacks)) | own
     # Another class of SQLAlchemy's or the app's; some count.
     leased = getattr(pool, "checkedout", None)
     with suppress(Exception):

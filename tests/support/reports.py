@@ -41,6 +41,7 @@ def pool(name: str = "default", **changed: Any) -> Any:
         "managed": True,
         "size": 5,
         "capacity": 15,
+        "min_idle": 1,
         "idle": 2,
         "leased": len(changed.get("holders", ())),
         "held": 0,

@@ -136,3 +136,12 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_child_began_when_it_was_forked() -> None:
     """Its counters began then, too."""
     assert run_program(FORKED).stdout.strip() == "7"
+
+
+def test_the_number_of_an_engine_is_never_anothers(settings: dict[str, str]) -> None:
+    """Its counters would go on where those of one that was disposed of ended."""
+    other = get_engine(settings, "other")
+    first = mine(get_engine(settings))["number"]
+    dispose_engine(settings)
+    assert mine(get_engine(settings))["number"] > first
+    assert mine(other)["number"] < first
