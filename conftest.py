@@ -13,6 +13,7 @@ pytest_plugins = [
     "pytester",
     "tests.support.makers",
     "tests.support.holding",
+    "tests.support.happened",
     "tests.support.servers.fixtures",
 ]
 

@@ -6,6 +6,8 @@ handlers that an application already has go on working.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import exc as sa_exc
@@ -40,6 +42,8 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     the caller's has reached the database.
 
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    :ivar numbers: what the text says, for a log with fields: `seconds` that the caller has waited,
+        connections `in_use`, others `waiting`, and such of those as hold one (`waiting_holders`).
     :ivar retry_after: after how many seconds another attempt may succeed, for the ``Retry-After``
         of an exception view of your own (``request.response.retry_after = error.retry_after``);
         None: say none, because a part of the request may be stored.
@@ -47,6 +51,7 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     """
 
     pool_name: str | None = None
+    numbers: Mapping[str, float] = MappingProxyType({})
     retry_after: int | None = 1
     paused: bool = False
 
@@ -66,10 +71,12 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 
     :ivar orig: the driver's error.
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
+    :ivar numbers: `seconds`, for how long openings have failed.
     :ivar retry_after: as that of `PoolTimeout`; None also where only a person can help.
     """
 
     pool_name: str | None = None
+    numbers: Mapping[str, float] = MappingProxyType({})
     retry_after: int | None = 1
 
     @classmethod

@@ -29,6 +29,7 @@ class Kind(StrEnum):
 
     OUTAGE = "outage"
     BACK = "back"
+    FULL = "full"
     READ_ONLY = "read_only"
     WRITABLE = "writable"
     REFUSED = "refused"
@@ -39,6 +40,7 @@ class Kind(StrEnum):
     SECOND_ENGINE = "second_engine"
     NOT_READY = "not_ready"
     READY = "ready"
+    WAITING = "waiting"
     REFRESH = "refresh"
     RESIZE = "resize"
     PAUSE = "pause"

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from ..events import Kind, tell
 from ..pool.managed import ManagedPool
 from ..settings import PoolSettings, copied, load_pool
 from .build import build_engine
@@ -206,13 +207,13 @@ def find_engine(bind: Engine | Connection | None) -> ProcessEngine | None:
 
 
 def _warn_of_a_second_engine(first: PoolSettings, second: PoolSettings) -> None:
-    log.warning(
-        "pool %r: a second engine for the same URL, because these settings differ from those of"
-        " an earlier one: %s. Each engine has a pool of its own: use the same settings"
-        " everywhere.",
-        second.name,
-        ", ".join(first.differing(second)),
+    keys = ", ".join(first.differing(second))
+    text = (
+        f"pool {second.name!r}: a second engine for the same URL, because these settings differ"
+        f" from those of an earlier one: {keys}. Each engine has a pool of its own: use the same"
+        " settings everywhere."
     )
+    tell(log, Kind.SECOND_ENGINE, text, second.name, settings=keys)
 
 
 @atexit.register

@@ -30,6 +30,7 @@ from ..drivers.writability import (
     storage_refusal,
 )
 from ..errors import DatabaseUnavailable
+from ..events import Kind, tell
 from ..pool.deadlines import current_deadline
 from ..pool.estimates import SHORTEST, bounded
 from ..pool.housekeeper import run_beside
@@ -184,12 +185,12 @@ class WriteOutage:
             if begins:
                 self._full_since = now
         if begins:
-            log.warning(
-                "pool %r: the server can store nothing (%s). Requests that need it are answered"
-                " with 503, and messages wait until it can.",
-                self.name,
-                driver_text(error),
+            said = driver_text(error)
+            text = (
+                f"pool {self.name!r}: the server can store nothing ({said}). Requests that need it"
+                " are answered with 503, and messages wait until it can."
             )
+            tell(log, Kind.FULL, text, self.name, reason=said)
 
     def _note_read_only(self, heard: Heard) -> None:
         if self._is_retired(heard.connection):
@@ -205,14 +206,13 @@ class WriteOutage:
             self.look_beside()
             return
         self._retire()
-        log.warning(
-            "pool %r: the server is read-only (%s): it is not the primary, or not any more. Its"
-            " connections are replaced, and who writes waits until it takes writes or another one"
-            " has its place. If it is meant to be read-only: %s = true.",
-            self.name,
-            driver_text(heard.error),
-            self._key,
+        said = driver_text(heard.error)
+        text = (
+            f"pool {self.name!r}: the server is read-only ({said}): it is not the primary, or not"
+            " any more. Its connections are replaced, and who writes waits until it takes writes"
+            f" or another one has its place. If it is meant to be read-only: {self._key} = true."
         )
+        tell(log, Kind.READ_ONLY, text, self.name, reason=said)
 
     @property
     def replaces(self) -> bool:
@@ -288,6 +288,7 @@ class WriteOutage:
         )
         kind = RuntimeError if engine is None else engine.dialect.loaded_dbapi.OperationalError
         error = DatabaseUnavailable.saying(text, kind(self._said), self.name)
+        error.numbers = {"seconds": lasted}
         error.retry_after = self.retry_after
         return error
 
@@ -360,7 +361,8 @@ class WriteOutage:
             since, self._since = self._since, None
         if since is not None:
             lasted = monotonic() - since
-            log.warning("pool %r: the server takes writes after %.1f s.", self.name, lasted)
+            text = f"pool {self.name!r}: the server takes writes after {lasted:.1f} s."
+            tell(log, Kind.WRITABLE, text, self.name, seconds=lasted)
 
     def _leave_parent(self) -> None:
         if self._pid != getpid():

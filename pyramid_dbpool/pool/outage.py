@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_text
+from ..events import Field, Kind, tell
 from .options import by_chance, pool_text
 
 log = logging.getLogger(__name__)
@@ -151,6 +153,12 @@ def pause_before(number: int, longest: float, chance: Callable[[], float] = by_c
     return pause * (1 + chance()) / 2
 
 
+class _Line(NamedTuple):
+    kind: Kind
+    text: str
+    fields: dict[str, Field]
+
+
 class OutageLog:
     """Says once that the server is away, or refuses us, and once that this is over.
 
@@ -172,7 +180,7 @@ class OutageLog:
         self._since = 0.0
         self._apps = False
         self._refused = 0
-        self._lines: deque[str] = deque()
+        self._lines: deque[_Line] = deque()
 
     def note(self, outage: Outage | None, now: float) -> None:
         """See whether an outage begins or is over."""
@@ -181,24 +189,32 @@ class OutageLog:
             return
         self.answered(now)
         if kind is None and self._said is not None:
-            self._lines.append(accepted_text(self._name, now - self._since, self._refused))
+            lasted = now - self._since
+            self._say_back(lasted, accepted_text(self._name, lasted, self._refused))
         if outage is not None:
             self._since, self._refused = outage.since, 0
             away = kind is ConnectFailure.UNREACHABLE
             self._apps = place_in_app(outage.error) is not None
-            self._lines.append(
+            text = (
                 away_text(self._name, self._grace, outage.error)
                 if away
                 else refused_text(self._explain(outage))
             )
+            self._lines.append(_Line(Kind.OUTAGE, text, {"reason": outage.kind.value}))
         self._said = kind
 
     def answered(self, now: float) -> None:
         """Note that the server is there, whatever it says."""
         if self._said is ConnectFailure.UNREACHABLE:
             lasted = now - self._since
-            self._lines.append(back_text(self._name, lasted, self._refused, apps=self._apps))
+            text = back_text(self._name, lasted, self._refused, apps=self._apps)
+            self._say_back(lasted, text)
             self._said = None
+
+    def _say_back(self, lasted: float, text: str) -> None:
+        reason = None if self._said is None else self._said.value
+        fields = {"reason": reason, "seconds": lasted, "refused": self._refused}
+        self._lines.append(_Line(Kind.BACK, text, fields))
 
     def refused(self, count: int = 1) -> None:
         """Count callers who got no connection in this outage."""
@@ -209,7 +225,8 @@ class OutageLog:
         # Another thread may take the last line at any moment.
         with suppress(IndexError):
             while True:
-                log.warning("%s", self._lines.popleft())
+                line = self._lines.popleft()
+                tell(log, line.kind, line.text, self._name, **line.fields)
 
 
 def away_text(pool_name: str | None, grace: float | None, error: BaseException) -> str:

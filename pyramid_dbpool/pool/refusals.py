@@ -44,6 +44,8 @@ class Refusals:
         text = unavailable_text(self._name, self._spelled, kind, lasted, error)
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
+        if lasted:
+            refusal.numbers = {"seconds": lasted}
         return refusal
 
     def away(self, outage: Outage) -> DatabaseUnavailable:
@@ -69,6 +71,7 @@ class Refusals:
         text = paused_text(self._name, waited, lasted, pause.by, limit=limit)
         error = self._exhausted(PoolTimeout, text)
         error.paused = True
+        error.numbers = {"seconds": waited, "paused_seconds": lasted}
         return error
 
     def line_full(self) -> PoolLineFull:
@@ -77,18 +80,19 @@ class Refusals:
         with shared.door, shared.lock:
             shared.stats.refused["line_full"] += 1
             held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
+            waiting = shared.line.waiting
             pause = shared.line.paused
         # Some may have left the line since this caller was told that it is full.
         most = shared.options.max_waiting or 0
         if pause is not None:
             lasted = shared.clock() - pause.since
             text = paused_line_full_text(self._name, self._spelled, most, lasted, pause.by)
-            error = self._exhausted(PoolLineFull, text)
-            error.paused = True
-            return error
-        return self._exhausted(
-            PoolLineFull, line_full_text(self._name, self._spelled, most, capacity, named(held))
-        )
+        else:
+            text = line_full_text(self._name, self._spelled, most, capacity, named(held))
+        error = self._exhausted(PoolLineFull, text)
+        error.paused = pause is not None
+        error.numbers = {"in_use": len(held), "waiting": waiting}
+        return error
 
     def timed_out(
         self,
@@ -138,7 +142,14 @@ class Refusals:
                 cut=cut,
                 setting=setting,
             )
-        return self._exhausted(PoolTimeout, text, outage)
+        error = self._exhausted(PoolTimeout, text, outage)
+        error.numbers = {
+            "seconds": waited,
+            "in_use": len(held),
+            "waiting": waiting,
+            "waiting_holders": waiting_holders,
+        }
+        return error
 
     def _exhausted(self, kind: type[T], text: str, outage: Outage | None = None) -> T:
         error = kind(text, code=EXHAUSTED)

@@ -13,6 +13,7 @@ import sys
 import threading
 from operator import attrgetter
 
+from ..events import Kind, tell
 from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
 from .labels import Label, current_label
@@ -108,7 +109,15 @@ class LeaseWatch:
                 (holder,) = named([lease])
                 nowhere = f"and its {worker_kind()} cannot be found: it may have ended"
                 here = _may_have_moved_on(lease.label, where.get(lease.ident, nowhere))
-                log.warning("%s", held_text(self._name, self._source.spelled, holder, here))
+                tell(
+                    log,
+                    Kind.HELD,
+                    held_text(self._name, self._source.spelled, holder, here),
+                    self._name,
+                    label=holder.label,
+                    seconds=holder.held_seconds,
+                    place=here,
+                )
 
     # Held while waiting
 
@@ -147,7 +156,16 @@ class LeaseWatch:
             self._places.add(where)
             held = Lease(first.label, first.holder, self._clock() - first.leased_at)
             taker, holder = named([wanted, held])
-            log.warning("%s", second_text(self._name, taker.label, holder, where))
+            tell(
+                log,
+                Kind.SECOND_CONNECTION,
+                second_text(self._name, taker.label, holder, where),
+                self._name,
+                label=taker.label,
+                holder=holder.label,
+                seconds=holder.held_seconds,
+                place=where,
+            )
 
 
 def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pyramid.registry import Registry
@@ -16,6 +17,7 @@ from sqlalchemy import exc as sa_exc
 
 from ..clock import monotonic
 from ..errors import CommitUnknown, DatabaseUnavailable
+from ..events import Kind, tell
 from .requests import request_name
 
 __all__ = ["IncidentLog", "Incidents", "is_refusal"]
@@ -43,6 +45,11 @@ class _About(NamedTuple):
     kind: type[BaseException]
 
 
+class _Refused(NamedTuple):
+    text: str
+    numbers: Mapping[str, float]
+
+
 class Incidents:
     """What befell one request, over all of its attempts.
 
@@ -56,7 +63,7 @@ class Incidents:
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
         self.any = False
-        self.refused: dict[_About, str] | None = None
+        self.refused: dict[_About, _Refused] | None = None
         self.in_doubt: str | None = None
         self._in_doubt_before: str | None = None
 
@@ -82,7 +89,8 @@ class Incidents:
             self.in_doubt = text
         else:
             self.refused = self.refused or {}
-            self.refused[_About(getattr(error, "pool_name", None), type(error))] = text
+            about = _About(getattr(error, "pool_name", None), type(error))
+            self.refused[about] = _Refused(text, getattr(error, "numbers", {}))
 
     def doubt(self, status: int) -> str | None:
         """Say which write is in doubt after an answer with this status."""
@@ -116,11 +124,21 @@ class IncidentLog:
         doubt = incidents.doubt(status)
         if doubt is not None:
             log.error("%s: %s", answered, doubt)
-        for about, text in (incidents.refused or {}).items():
+        for about, refused in (incidents.refused or {}).items():
             left_out = self._left_out(about)
             if left_out is not None:
                 more = f" ({left_out} more since the last such line)" if left_out else ""
-                log.warning("%s, %s%s: %s", answered, _retry_after(response, why), more, text)
+                tell(
+                    log,
+                    Kind.REFUSED,
+                    f"{answered}, {_retry_after(response, why)}{more}: {refused.text}",
+                    about.pool_name,
+                    label=request_name(request),
+                    status=status,
+                    reason=about.kind.__name__,
+                    left_out=left_out,
+                    **refused.numbers,
+                )
 
     def _left_out(self, about: _About) -> int | None:
         """Count the lines left out since the last one; None: this one is left out too."""

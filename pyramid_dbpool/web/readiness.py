@@ -16,6 +16,7 @@ from ..clock import monotonic
 from ..drivers.connect_failures import ConnectFailure, classify_connect_failure
 from ..engines.probes import try_to_connect
 from ..engines.registry import ProcessEngine
+from ..events import Kind, tell
 from ..pool.housekeeper import start_thread
 from ..pool.managed import ManagedPool
 from ..pool.refusals import unavailable_text
@@ -219,7 +220,8 @@ class PoolReadiness:
             self._said_at = self._clock()
         kind = classify_connect_failure(made.engine.dialect, error)
         why = unavailable_text(self.name, made.settings.source, kind, 0.0, error)
-        log.warning("dbpool.readiness_route: not ready: %s", why)
+        text = f"dbpool.readiness_route: not ready: {why}"
+        tell(log, Kind.NOT_READY, text, self.name, reason=None if kind is None else kind.value)
 
     def _say_ready(self) -> None:
         if self._said_at is None:
@@ -228,9 +230,8 @@ class PoolReadiness:
             since, self._said_at = self._said_at, None
         if since is not None:
             lasted = self._clock() - since
-            log.warning(
-                "dbpool.readiness_route: pool %r is ready after %.1f s.", self.name, lasted
-            )
+            text = f"dbpool.readiness_route: pool {self.name!r} is ready after {lasted:.1f} s."
+            tell(log, Kind.READY, text, self.name, seconds=lasted)
 
     def _open_ones_work(self) -> bool:
         pool = self._made.engine.pool

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Engine, select
 from sqlalchemy import exc as sa_exc
@@ -23,7 +23,8 @@ from ..engines.stored import (
     said_by_database,
 )
 from ..engines.transaction_modes import TransactionModes
-from ..errors import CommitUnknown, DatabaseUnavailable, PoolError
+from ..errors import CommitUnknown, DatabaseUnavailable, PoolError, PoolTimeout
+from ..events import Kind, tell
 from ..sessions.unit_of_work import UnitOfWork
 from ..stopping import Stop
 from .message_names import MessageName
@@ -83,8 +84,7 @@ class Attempts(Generic[M]):
                 if counted >= self.max_tries and not stopped and remedy.counts:
                     raise
                 if remedy.counts or waits_said.is_due(monotonic()):
-                    said = database_error(error, outcome)
-                    log.warning("%s: %s: %s", named, self._plan(counted, remedy), reason(said))
+                    _say(named, self._plan(counted, remedy), database_error(error, outcome))
                 if stopped or not remedy.wait(tries):
                     log.warning("%s: neither handled nor acknowledged, to stop", named)
                     return False
@@ -183,3 +183,13 @@ class Attempts(Generic[M]):
         except sa_exc.UnboundExecutionError:
             # A session of the caller's own may have an engine for each class, and none for all.
             return None
+
+
+def _say(named: MessageName[Any], plan: str, error: Exception) -> None:
+    text = f"{named}: {plan}: {reason(error)}"
+    if not isinstance(error, PoolTimeout | DatabaseUnavailable):
+        log.warning("%s", text)
+        return
+    kind = type(error).__name__
+    pool = error.pool_name
+    tell(log, Kind.REFUSED, text, pool, label=str(named), reason=kind, **error.numbers)

@@ -10,6 +10,8 @@ from typing import ClassVar
 from ..clock import monotonic, sleep
 from ..drivers.driver_errors import driver_text
 from ..engines.write_outage import WriteOutage
+from ..errors import DatabaseUnavailable, PoolTimeout
+from ..events import Kind, tell
 from ..pool.outage import pause_before
 from ..stopping import Stop
 
@@ -94,7 +96,8 @@ class ServerTakesWrites(Remedy):
         while not self.writes.wait(LOG_EVERY, self.stop.is_set):
             if self.stop.is_set():
                 return False
-            log.warning("waiting: %s", self.writes.unavailable())
+            error = self.writes.unavailable()
+            _say_waiting(f"waiting: {error}", error)
         return True
 
 
@@ -123,7 +126,8 @@ class DatabaseIsBack(Remedy):
                 log.info("the database is back")
                 return True
             if said.is_due(monotonic()):
-                log.warning("waiting: the database is still away: %s", reason(error))
+                text = f"waiting: the database is still away: {reason(error)}"
+                _say_waiting(text, error)
         return False
 
 
@@ -145,6 +149,15 @@ def reason(error: Exception) -> str:
     """Say for the log what an error is, without a statement's parameters."""
     shown = getattr(error, "orig", None) or error
     return f"{type(shown).__name__}: {driver_text(shown)}"
+
+
+def _say_waiting(text: str, error: Exception) -> None:
+    if isinstance(error, PoolTimeout | DatabaseUnavailable):
+        kind = type(error).__name__
+        tell(log, Kind.WAITING, text, error.pool_name, reason=kind, **error.numbers)
+    else:
+        # Of a pool of others.
+        log.warning("%s", text)
 
 
 def _pause(number: int) -> float:

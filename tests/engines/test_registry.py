@@ -27,7 +27,9 @@ from pyramid_dbpool.engines import registry
 from pyramid_dbpool.engines.build import build_engine
 from pyramid_dbpool.engines.registry import find_engine, live_engines, process_engine
 from pyramid_dbpool.engines.write_outage import WriteOutage
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.settings import PoolSettings, load_pool
+from tests.support.happened import Happened
 from tests.support.servers.ports import deaf_port
 
 
@@ -106,7 +108,7 @@ def test_making_an_engine_connects_nowhere() -> None:
 
 
 def test_the_same_url_with_other_options_is_another_engine_and_one_warning(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, happened: Happened
 ) -> None:
     """The warning cites the keys that differ."""
     engine = get_engine(settings)
@@ -118,6 +120,9 @@ def test_the_same_url_with_other_options_is_another_engine_and_one_warning(
     (record,) = caplog.records
     assert "sqlalchemy.pool_size" in record.getMessage()
     assert "max_overflow" not in record.getMessage()
+    (event,) = happened(Kind.SECOND_ENGINE)
+    assert (event.pool, event.text) == ("default", record.getMessage())
+    assert event.fields == {"settings": "sqlalchemy.pool_size"}
     third = {**settings, "sqlalchemy.pool_size": "11"}
     get_engine(third)
     assert len(caplog.records) == 2

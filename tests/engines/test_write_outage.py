@@ -8,6 +8,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import get_engine, unit_of_work
 from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.events import Kind
+from tests.support.happened import Happened
 from tests.support.makers import wait_for
 from tests.support.servers.failover import PostgresPair
 from tests.support.servers.proxy import Newcomers
@@ -55,7 +57,10 @@ def test_a_server_that_was_not_left_is_looked_at_as_long_as_it_refuses(
 
 
 def test_the_next_one_is_another(
-    postgres_pair: PostgresPair, at_standby: dict[str, str], caplog: pytest.LogCaptureFixture
+    postgres_pair: PostgresPair,
+    at_standby: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    happened: Happened,
 ) -> None:
     """Nobody was there when the first one ended: it is said, and dealt with, anew."""
     made = process_engine(at_standby)
@@ -67,6 +72,9 @@ def test_the_next_one_is_another(
     wait_for(lambda: made.engine.pool.snapshot().closed["retired"] == 2)  # type: ignore[attr-defined]
     postgres_pair.lead_to(postgres_pair.primary)
     write(at_standby)
+    (event,) = happened(Kind.READ_ONLY)
+    assert (event.pool, event.text in caplog.text) == ("default", True)
+    assert "read-only" in str(event.fields["reason"])
 
 
 def known_in_child(settings: dict[str, str]) -> None:

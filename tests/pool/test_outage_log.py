@@ -12,6 +12,7 @@ from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.drivers.driver_errors import driver_text
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.errors import PoolTimeout
+from pyramid_dbpool.events import Field, Kind
 from pyramid_dbpool.pool.deadlines import (
     cited_setting,
     current_deadline,
@@ -25,6 +26,7 @@ from pyramid_dbpool.pool.options import argument_name
 from pyramid_dbpool.pool.outage import Outage, OutageLog
 from pyramid_dbpool.pool.refusals import line_full_text, slow_text
 from pyramid_dbpool.pool.stats import Holder
+from tests.support.happened import Happened
 from tests.support.makers import PATIENCE, Connection, Maker, in_thread, wait_for
 
 NewPostgres = Callable[..., PrivatePostgres]
@@ -228,7 +230,9 @@ def test_an_unknown_commit_is_one_line_too() -> None:
     assert "\n" not in str(CommitUnknown(OSError("gone\nbefore the answer")))
 
 
-def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_outage_has_its_own_two_lines(
+    caplog: pytest.LogCaptureFixture, happened: Happened
+) -> None:
     """What goes on failing, or working, is not said again; the next outage is."""
     outages = OutageLog("jobs", None)
     for begin in (10.0, 20.0):
@@ -248,6 +252,25 @@ def test_every_outage_has_its_own_two_lines(caplog: pytest.LogCaptureFixture) ->
         " 1 caller got no connection meanwhile."
     )
     assert lines(caplog) == [away, back] * 2
+    began: dict[str, Field] = {"reason": "unreachable"}
+    over = began | {"seconds": 2.0, "refused": 1}
+    assert [(each.kind, each.text, each.fields) for each in happened()] == [
+        (Kind.OUTAGE, away, began),
+        (Kind.BACK, back, over),
+    ] * 2
+    assert {each.pool for each in happened()} == {"jobs"}
+
+
+def test_a_login_that_is_refused_is_an_outage_with_its_reason(happened: Happened) -> None:
+    """So that whoever alarms can tell it from a server that is away."""
+    outages = OutageLog("jobs", None)
+    outages.note(Outage(ConnectFailure.CONFIGURATION, 1.0, OSError("no such role")), 1.0)
+    outages.note(None, 3.5)
+    outages.write()
+    assert [(each.kind, each.fields) for each in happened()] == [
+        (Kind.OUTAGE, {"reason": "configuration"}),
+        (Kind.BACK, {"reason": "configuration", "seconds": 2.5, "refused": 0}),
+    ]
 
 
 def test_a_server_that_is_full_is_not_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,10 +11,12 @@ from pyramid.request import Request
 from sqlalchemy import select
 
 from pyramid_dbpool import PoolTimeout, deadline, unit_of_work
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.pool import checkout, watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.stopping import stoppable
+from tests.support.happened import Happened
 from tests.support.holding import warnings
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 from tests.support.striking import striking
@@ -41,7 +43,7 @@ def wait_in_vain(pool: ManagedPool) -> str:
 
 
 def test_who_waits_beside_what_he_holds_is_warned_of_once(
-    narrow: ManagedPool, caplog: pytest.LogCaptureFixture
+    narrow: ManagedPool, caplog: pytest.LogCaptureFixture, happened: Happened
 ) -> None:
     """Once for each place in the code, however often it comes by."""
     for _ in range(2):
@@ -51,6 +53,10 @@ def test_who_waits_beside_what_he_holds_is_warned_of_once(
     (text,) = warnings(caplog)
     assert "pool 'jobs': thread 'MainThread' waits for a second connection" in text
     assert "now in wait_in_vain" in text
+    (event,) = happened(Kind.SECOND_CONNECTION)
+    assert (event.pool, event.text) == ("jobs", text)
+    assert event.fields["label"] == event.fields["holder"] == "thread 'MainThread'"
+    assert {"seconds", "place"} < event.fields.keys()
 
 
 def test_who_holds_nothing_is_not_woken_to_be_looked_at(

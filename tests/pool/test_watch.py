@@ -12,10 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import stream
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.pool import watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.line import LEASED
 from pyramid_dbpool.pool.managed import ManagedPool
+from tests.support.happened import Happened
 from tests.support.holding import warnings
 from tests.support.makers import Maker, wait_for
 from tests.support.webapp import app
@@ -41,7 +43,7 @@ class Clock:
 
 
 def test_a_long_hold_is_warned_of_once(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture, happened: Happened
 ) -> None:
     """With the label, the seconds, the place in the code and the key."""
     clock = Clock(watched)
@@ -58,6 +60,10 @@ def test_a_long_hold_is_warned_of_once(
     assert "now in test_a_long_hold_is_warned_of_once (" in text
     assert f"{__file__}:" in text
     assert "(hold_warning says" in text
+    (event,) = happened()
+    assert (event.kind, event.pool, event.text) == (Kind.HELD, "jobs", text)
+    assert (event.fields["label"], event.fields["seconds"]) == ("the import", 61.5)
+    assert str(event.fields["place"]).startswith("now in test_a_long_hold_is_warned_of_once (")
     lease.close()
 
 

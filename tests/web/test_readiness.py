@@ -15,10 +15,12 @@ from pyramid_dbpool import DatabaseUnavailable, get_engine
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.opener import BackgroundOpener
 from pyramid_dbpool.web import readiness
 from pyramid_dbpool.web.readiness import FRESH_BAD, FRESH_GOOD, LONGEST_PROBE, PoolReadiness
+from tests.support.happened import Happened
 from tests.support.makers import wait_for
 from tests.support.pool_load import until
 from tests.support.servers.failover import PostgresPair
@@ -225,7 +227,7 @@ def test_the_log_says_once_why_nobody_is_sent_here(
 
 
 def test_the_log_says_that_this_is_over(
-    pool: PoolReadiness, probes: Probes, told: Callable[[], list[str]]
+    pool: PoolReadiness, probes: Probes, told: Callable[[], list[str]], happened: Happened
 ) -> None:
     """And says anew what comes later; a server that is ready is not mentioned."""
     for seconds, away in enumerate((False, True, True, False, False, True)):
@@ -237,6 +239,11 @@ def test_the_log_says_that_this_is_over(
     )
     ready = "dbpool.readiness_route: pool 'default' is ready after 40.0 s."
     assert told() == [away_line, ready, away_line]
+    assert [(each.kind, each.pool, each.fields) for each in happened()] == [
+        (Kind.NOT_READY, "default", {"reason": "unreachable"}),
+        (Kind.READY, "default", {"seconds": 40.0}),
+        (Kind.NOT_READY, "default", {"reason": "unreachable"}),
+    ]
 
 
 def test_a_refused_login_puts_what_is_known_in_doubt(

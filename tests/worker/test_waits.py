@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 
 from pyramid_dbpool import DatabaseUnavailable, get_engine, warm
 from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.worker import remedies
+from tests.support.happened import Happened
 from tests.support.workers import (
     IMPATIENT,
     NO_GRACE,
@@ -60,7 +62,7 @@ def test_sigterm_ends_the_wait_for_the_database() -> None:
 
 
 def test_an_outage_is_logged_now_and_then(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, happened: Happened
 ) -> None:
     """Once at its start, then at most every 30 seconds; here, at every probe."""
     monkeypatch.setattr(remedies, "LOG_EVERY", 0.0)
@@ -72,6 +74,12 @@ def test_an_outage_is_logged_now_and_then(
         thread.join(30)
     levels = {record.levelno for record in caplog.records}
     assert levels == {logging.WARNING}
+    first = happened(Kind.REFUSED)[0]
+    assert (first.pool, first.fields["label"]) == ("default", "message #1")
+    assert first.fields["reason"] == "DatabaseUnavailable"
+    waiting = happened(Kind.WAITING)[0]
+    assert "still away" in waiting.text
+    assert isinstance(waiting.fields["seconds"], float)
 
 
 def test_between_reminders_an_outage_is_silent(

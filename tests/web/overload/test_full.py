@@ -7,7 +7,9 @@ from pyramid.request import Request
 from sqlalchemy import text
 
 from pyramid_dbpool import get_engine
+from pyramid_dbpool.events import Kind
 from tests.support.full import INSERT, Full
+from tests.support.happened import Happened
 from tests.support.webapp import PARTS, TM, app
 from tests.web.retry.views import settings_for
 
@@ -20,7 +22,10 @@ def read(request: Request) -> Any:
 
 @pytest.mark.parametrize("parts", [PARTS, TM], ids=["retry", "no retry"])
 def test_a_write_is_a_503_while_it_is_full(
-    full_database: Full, parts: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    full_database: Full,
+    parts: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+    happened: Happened,
 ) -> None:
     """Others may read, the log says it once, and there is room again without anybody's help."""
     settings = settings_for(full_database.url)
@@ -44,3 +49,4 @@ def test_a_write_is_a_503_while_it_is_full(
     said = [record.getMessage() for record in caplog.records if FULL in record.getMessage()]
     # Its own line, and that of the first of the requests that were answered with 503.
     assert [each.partition(" ")[0] for each in said] == ["pool", "503"], said
+    assert [each.text for each in happened(Kind.FULL, Kind.REFUSED)] == said

@@ -11,13 +11,15 @@ from pyramid.response import Response
 from sqlalchemy import exc as sa_exc
 
 from pyramid_dbpool import DatabaseUnavailable, PoolTimeout, dispose_engine, get_engine
+from pyramid_dbpool.events import Kind
 from pyramid_dbpool.web import incidents
+from tests.support.happened import Happened
 from tests.support.webapp import PARTS, Row, WebApp, app
 from tests.web.overload.views import asks, attempts, fill, told
 
 
 def test_a_full_pool_is_503_and_not_tried_again(
-    full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture
+    full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture, happened: Happened
 ) -> None:
     """With Retry-After, and a line that says what is short, the numbers and who holds it."""
     web = full()
@@ -37,10 +39,25 @@ def test_a_full_pool_is_503_and_not_tried_again(
     ):
         assert part in said
     assert "\n" not in said
+    (event,) = happened(Kind.REFUSED)
+    assert (event.pool, event.text) == ("default", said)
+    assert isinstance(event.fields["seconds"], float)
+    numbers = {
+        "label": "GET route 'index'",
+        "status": 503,
+        "reason": "PoolTimeout",
+        "left_out": 0,
+        "in_use": 2,
+        "waiting": 0,
+    }
+    assert numbers.items() < event.fields.items()
 
 
 def test_a_full_line_is_503_with_the_holders_in_the_log(
-    settings: dict[str, Any], full: Callable[..., WebApp], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any],
+    full: Callable[..., WebApp],
+    caplog: pytest.LogCaptureFixture,
+    happened: Happened,
 ) -> None:
     """Refused at once."""
     settings |= {"dbpool.max_waiting": "0", "dbpool.min_idle": "2"}
@@ -48,6 +65,9 @@ def test_a_full_line_is_503_with_the_holders_in_the_log(
     (said,) = told(caplog)
     assert "its 2 connections cannot be had at once, and dbpool.max_waiting = 0 lets" in said
     assert "GET route 'slow' for" in said and "raise sqlalchemy.pool_size" in said
+    (event,) = happened(Kind.REFUSED)
+    numbers = {"reason": "PoolLineFull", "in_use": 2, "waiting": 0}
+    assert numbers.items() < event.fields.items()
 
 
 def test_a_refused_write_is_not_warned_of_as_forgotten(

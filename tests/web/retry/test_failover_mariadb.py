@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.events import Kind
+from tests.support.happened import Happened
 from tests.support.makers import in_thread, wait_for
 from tests.support.servers.failover import MariaDBPair
 from tests.support.servers.fixtures import need_mysqlclient
@@ -98,7 +100,9 @@ def test_a_commit_that_is_refused_is_tried_again(failover: Failover) -> None:
     assert failover.count() == 1
 
 
-def test_a_write_waits_until_the_server_takes_writes_again(by_pymysql: Failover) -> None:
+def test_a_write_waits_until_the_server_takes_writes_again(
+    by_pymysql: Failover, happened: Happened
+) -> None:
     """It may be the same one, after a maintenance."""
     with app(by_pymysql.settings, *PARTS, index=write) as web:
         open_several(web)
@@ -109,6 +113,9 @@ def test_a_write_waits_until_the_server_takes_writes_again(by_pymysql: Failover)
         by_pymysql.pair.primary.execute("SET GLOBAL read_only = 0")
         thread.join()
     assert answers == ["1"]
+    began, over = happened(Kind.READ_ONLY, Kind.WRITABLE)
+    assert (began.kind, over.kind) == (Kind.READ_ONLY, Kind.WRITABLE)
+    assert over.text.endswith(f"takes writes after {over.fields['seconds']:.1f} s.")
 
 
 @pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
