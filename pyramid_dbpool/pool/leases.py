@@ -26,7 +26,8 @@ NAMED_HOLDERS = 5
 # What stands between the app and its server, and between the app and its database.
 _NOT_THE_APPS = frozenset(
     {"billiard", "celery", "gevent", "greenlet", "gunicorn", "kombu", "paste", "waitress"}
-    | {"pyramid", "pyramid_dbpool", "pyramid_retry", "pyramid_tm", "transaction", "webob"}
+    | {"pyramid", "pyramid_dbpool", "pyramid_debugtoolbar", "pyramid_retry", "pyramid_tm"}
+    | {"transaction", "webob"}
     | {"sqlalchemy", "uwsgi", "zope"}
     | DRIVERS
     | set(sys.stdlib_module_names)
@@ -146,11 +147,14 @@ def place(frame: FrameType) -> str:
     return "now in " + ", called by ".join(app_frames)
 
 
+def is_the_apps(frame: FrameType) -> bool:
+    """Tell whether a frame is that of the app's own code."""
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] not in _NOT_THE_APPS
+
+
 def _app_frames(frame: FrameType) -> Iterator[FrameType]:
-    for each in _frames(frame):
-        module = str(each.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in _NOT_THE_APPS:
-            yield each
+    return filter(is_the_apps, _frames(frame))
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

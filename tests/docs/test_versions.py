@@ -23,7 +23,7 @@ def test_the_lowest_versions_are_those_that_a_cell_pins() -> None:
     floors += FLOOR.findall(EXAMPLE["options"]["install_requires"])
     cell = TOX["testenv"]
     assert sorted(floors) == sorted(PIN.findall(cell["deps"] + cell["commands_pre"]))
-    assert len(floors) == 14
+    assert len(floors) == 15
 
 
 def test_each_python_has_a_cell() -> None:

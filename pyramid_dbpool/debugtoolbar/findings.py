@@ -1,0 +1,117 @@
+"""What of a request's recording somebody ought to know first, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .recording import Checkout, Recording
+from .watching import FAILED, UNKNOWN
+
+__all__ = ["Finding", "duration", "findings", "times"]
+
+# From this time on, in seconds, and from this share of a hold on, it is worth a word that a
+# connection was held and not used.
+_UNUSED_SECONDS, _UNUSED_SHARE = 0.1, 0.5
+# The same of a wait.
+_WAIT_SECONDS = 0.1
+
+
+class Finding(NamedTuple):
+    """A sentence, and how bad that is: `danger`, `warning` or `info`."""
+
+    level: str
+    text: str
+
+
+def findings(recording: Recording, now: float) -> list[Finding]:
+    """List what there is to know of a request, the worst first.
+
+    :param now: by the clock.
+    """
+    found = [
+        *_attempts(recording),
+        *(each for checkout in recording.checkouts for each in _of(checkout, now)),
+        *_beside(recording.checkouts, now),
+        *_held_at_the_end(recording),
+    ]
+    order = ("danger", "warning", "info")
+    return sorted(dict.fromkeys(found), key=lambda each: order.index(each.level))
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people, as `0.42 ms` or `1.3 s`."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.2f} ms"
+
+
+def times(count: int, what: str) -> str:
+    """Write a count for people, as `2 transactions`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _attempts(recording: Recording) -> Iterator[Finding]:
+    follows = len(recording.attempts) > recording.number
+    if recording.number > 1:
+        before = recording.attempts[recording.number - 2]
+        text = f"Attempt {recording.number}: the one before ended in {before.error or 'an error'}."
+        yield Finding("info", text)
+    if follows:
+        text = f"Attempt {recording.number} ended in {recording.error or 'an error'}."
+        yield Finding("warning", f"{text} The request was tried again: see the next one.")
+
+
+def _of(checkout: Checkout, now: float) -> Iterator[Finding]:
+    if checkout.refusal is not None:
+        text = f"Refused a connection after {duration(checkout.waited(now))}: {checkout.refusal}"
+        yield Finding("danger", text)
+        return
+    ends = {each.end for each in checkout.transactions}
+    if UNKNOWN in ends:
+        text = "nobody knows whether it is stored: the connection was lost under its COMMIT."
+        yield Finding("danger", f"Pool {checkout.pool!r}: {text}")
+    if FAILED in ends:
+        yield Finding("danger", f"Pool {checkout.pool!r}: a COMMIT has failed.")
+    waited, unused, held = checkout.waited(now), checkout.unused(now), checkout.held(now)
+    if waited >= _WAIT_SECONDS:
+        text = f"waited {duration(waited)} for a connection of pool {checkout.pool!r}."
+        yield Finding("warning", f"{_who(checkout)} {text}")
+    if unused >= _UNUSED_SECONDS and unused >= _UNUSED_SHARE * held:
+        text = (
+            f"held a connection of pool {checkout.pool!r} for {duration(unused)} after its last"
+            " statement. Before something slow that needs none, request.release_db() gives it"
+            " back."
+        )
+        yield Finding("warning", f"{_who(checkout)} {text}")
+
+
+def _beside(checkouts: list[Checkout], now: float) -> Iterator[Finding]:
+    for each in checkouts:
+        first = next((one for one in checkouts if _is_beside(one, each, now)), None)
+        if first is not None:
+            yield Finding(
+                "warning",
+                f"{_who(each)} asked for a connection of pool {each.pool!r} while"
+                f" {_who(first)} held one. When every connection is the first of such a pair, all"
+                " wait for each other: use one session, or give the first one back before.",
+            )
+
+
+def _is_beside(first: Checkout, second: Checkout, now: float) -> bool:
+    if first is second or first.pool != second.pool or first.taken is None or first.refusal:
+        return False
+    returned = now if first.returned is None else first.returned
+    # Whoever works in another thread is not waited for by the holder, as far as one sees.
+    return first.taken <= second.asked < returned and first.thread == second.thread
+
+
+def _held_at_the_end(recording: Recording) -> Iterator[Finding]:
+    end = recording.ended
+    for each in recording.checkouts:
+        late = end is not None and (each.returned is None or each.returned > end)
+        if late and each.taken is not None and each.taken <= (end or 0) and not each.refusal:
+            text = f"still held a connection of pool {each.pool!r} when the answer was made."
+            yield Finding("info", f"{_who(each)} {text}")
+
+
+def _who(checkout: Checkout) -> str:
+    return checkout.by or checkout.thread or "The request"

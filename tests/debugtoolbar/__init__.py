@@ -1,0 +1,1 @@
+"""The panel of pyramid_debugtoolbar."""
