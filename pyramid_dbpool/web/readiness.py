@@ -115,7 +115,7 @@ class PoolReadiness:
     def words(self, is_ready: bool) -> str:
         """Say in the answer how it is."""
         if not is_ready:
-            return "not ready"
+            return "not ready: paused" if self._is_paused() else "not ready"
         return "ready, but no new connection can be opened" if self._degraded else "ready"
 
     def is_ready(self) -> bool:
@@ -129,6 +129,10 @@ class PoolReadiness:
             self._over.wait(max(0.0, self._probing_since + FIRST_LOOK - self._clock()))
         return self._ready and not self._is_unknown()
 
+    def _is_paused(self) -> bool:
+        pool = self._made.engine.pool
+        return isinstance(pool, ManagedPool) and pool.paused
+
     def _is_unknown(self) -> bool:
         return self._clock() - self._known_at >= FORGOTTEN
 
@@ -138,6 +142,10 @@ class PoolReadiness:
             # A probe of the parent's never ends here, and its lock may be held for ever.
             self._start()
         now, writes = self._clock(), self._made.writes
+        if self._is_paused():
+            # Nobody is to look at the server; when it is resumed, whoever asks first does.
+            self._ready, self._known_at = False, float("-inf")
+            return
         if writes.since is not None:
             # It can be reached, and answers every write with an error.
             writes.look_beside()
@@ -202,6 +210,8 @@ class PoolReadiness:
             if self._probing_since != began:
                 return  # given up; what another one has found since is newer
             self._probing_since = float("-inf")
+            if self._is_paused():
+                return
             self._ready, self._degraded = ready, not opens
             self._known_at = self._clock()
         if ready:

@@ -25,6 +25,7 @@ from ..engines.stored import (
 from ..engines.transaction_modes import TransactionModes
 from ..errors import CommitUnknown, DatabaseUnavailable, PoolError, PoolTimeout
 from ..events import Kind, tell
+from ..pool.managed import ManagedPool
 from ..sessions.unit_of_work import UnitOfWork
 from ..stopping import Stop
 from .message_names import MessageName
@@ -32,6 +33,7 @@ from .remedies import (
     DatabaseIsBack,
     OthersArePast,
     PauseIsOver,
+    PoolIsResumed,
     Remedy,
     Reminder,
     ServerTakesWrites,
@@ -116,7 +118,8 @@ class Attempts(Generic[M]):
         if isinstance(said, CommitUnknown):
             return database_is_back if self.repeatable else None
         if isinstance(said, sa_exc.TimeoutError):
-            return PauseIsOver(self.stop)
+            paused = isinstance(said, PoolTimeout) and said.paused
+            return PoolIsResumed(self.stop, self._is_paused) if paused else PauseIsOver(self.stop)
         if isinstance(said, StaleDataError):
             return OthersArePast(self.stop)
         if (refusal := self._write_refusal_of(said, outcome)) is not None:
@@ -157,6 +160,11 @@ class Attempts(Generic[M]):
                 return error
             raise
         return None
+
+    def _is_paused(self) -> bool:
+        engine = self._engine
+        # Where nobody can tell, the next try finds out.
+        return engine is not None and isinstance(engine.pool, ManagedPool) and engine.pool.paused
 
     def refusal(self, error: Exception) -> DatabaseUnavailable | None:
         """Return how the database refuses all connections, which no message can help."""

@@ -19,6 +19,7 @@ __all__ = [
     "DatabaseIsBack",
     "OthersArePast",
     "PauseIsOver",
+    "PoolIsResumed",
     "Remedy",
     "Reminder",
     "ServerTakesWrites",
@@ -29,6 +30,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0  # seconds, between two tries
+LONGEST_LOOK = 0.5  # seconds between two looks at a pool of this process, which cost nothing
 LOG_EVERY = 30.0  # seconds between two log lines about the same outage
 
 
@@ -99,6 +101,31 @@ class ServerTakesWrites(Remedy):
             error = self.writes.unavailable()
             _say_waiting(f"waiting: {error}", error)
         return True
+
+
+class PoolIsResumed(Remedy):
+    """An operator has resumed the pool that he had paused.
+
+    :param is_paused: tells whether it is paused still.
+    """
+
+    awaited = "the pool is resumed"
+    counts = False
+
+    def __init__(self, stop: Stop, is_paused: Callable[[], bool]) -> None:
+        super().__init__(stop)
+        self.is_paused = is_paused
+
+    def wait(self, tries: int) -> bool:
+        """Wait for it."""
+        said, number = Reminder(monotonic()), 1
+        while not self.stop.wait(min(_pause(number), LONGEST_LOOK)):
+            number += 1
+            if not self.is_paused():
+                return True
+            if said.is_due(monotonic()):
+                log.warning("waiting: the pool is still paused")
+        return False
 
 
 class DatabaseIsBack(Remedy):

@@ -338,6 +338,19 @@ def test_the_pool_can_be_taken_alone(code: dict[str, Any], settings: dict[str, s
         engine.dispose()
 
 
+def test_a_pool_is_told_what_to_do(code: dict[str, Any], settings: dict[str, str]) -> None:
+    """By the functions of the page about it."""
+    engine = code["managed_engine"](settings["sqlalchemy.url"])
+    engine.connect().close()
+    code["after_a_failover"](engine)
+    code["before_the_rush"](engine)
+    assert (engine.pool.size(), engine.pool.snapshot().closed) == (10, {"retired": 1})
+    paused = list[bool]()
+    code["maintain"](engine, lambda: paused.append(engine.pool.paused))
+    assert (paused, engine.pool.paused) == ([True], False)
+    engine.dispose()
+
+
 def test_the_second_pool_is_read_only(code: dict[str, Any], settings: dict[str, str]) -> None:
     """As the ini block says."""
     with session_factory(settings, "replica") as session:

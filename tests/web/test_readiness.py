@@ -536,3 +536,30 @@ def test_a_server_that_takes_no_writes_is_not_ready(postgres_pair: PostgresPair)
         postgres_pair.lead_to(postgres_pair.primary)
         wait_for(lambda: web.get("/ready", status="*").status_int == 200)
         web.client.post("/")
+
+
+def test_a_paused_pool_is_not_ready_and_its_server_is_left_alone(
+    settings: dict[str, Any], probes: Probes
+) -> None:
+    """Its callers would wait for their whole time; all is well again when it is resumed."""
+    with app(settings, *PARTS) as web:
+        web.pool.pause()
+        answer = web.get("/ready", status=503)
+        assert (answer.text, probes.count) == ("default: not ready: paused\n", 0)
+        web.pool.resume()
+        assert web.get("/ready", status=200).text == "default: ready\n"
+        assert probes.count == 1
+
+
+def test_a_probe_that_ends_in_a_pause_changes_nothing(pool: PoolReadiness, probes: Probes) -> None:
+    """Nor does the log say that anything was wrong with the server."""
+    probes.hold.clear()
+    pool.ask()
+    paused = pool._made.engine.pool
+    assert isinstance(paused, ManagedPool)
+    paused.pause()
+    probes.hold.set()
+    wait_for(pool._over.is_set)
+    assert (pool.words(is_ready(pool)), pool._ready) == ("not ready: paused", False)
+    paused.resume()
+    assert is_ready(pool)

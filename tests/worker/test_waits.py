@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
@@ -173,6 +174,42 @@ def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
 
     worker.run("a", handle, max_tries=2)
     assert (numbers, worker.acked, worker.failed) == ([1, 2], ["a"], [])
+
+
+def test_a_pool_that_is_paused_is_waited_for(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often: that is no try of the message's."""
+    worker, numbers = Worker(sqlite_url, **{"sqlalchemy.pool_timeout": "10ms"}), []
+    pool: Any = get_engine(worker.settings).pool
+    pool.pause("ann")
+
+    def pause(number: int) -> float:
+        numbers.append(number)
+        if len(numbers) == 9:
+            pool.resume("ann")
+        return 0.0
+
+    monkeypatch.setattr(remedies, "_pause", pause)
+    monkeypatch.setattr(remedies, "LOG_EVERY", 0.0)
+    worker.run("a", max_tries=1)
+    assert (worker.acked, worker.failed, worker.stored()) == (["a"], [], ["a"])
+    assert "waiting until the pool is resumed: PoolTimeout: pool 'default': no conn" in caplog.text
+    assert "waiting: the pool is still paused" in caplog.text
+    assert len(numbers) == 9
+
+
+def test_a_stop_ends_the_wait_for_a_paused_pool(sqlite_url: str) -> None:
+    """The message is left for the next worker."""
+    worker, stop = Worker(sqlite_url, **{"sqlalchemy.pool_timeout": "10ms"}), threading.Event()
+    pool: Any = get_engine(worker.settings).pool
+    pool.pause()
+    with log_watch("waiting until the pool is resumed") as log:
+        thread = worker.start("a", stop=stop)
+        log.wait("waiting until the pool is resumed")
+        stop.set()
+        thread.join(30)
+    assert (worker.acked, worker.failed, thread.is_alive()) == ([], [], False)
 
 
 def test_an_engine_of_the_callers_own_is_waited_for_too(
