@@ -54,7 +54,7 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         def record(request: Request) -> Response:
             request.__dict__[RECORDING] = recording
             try:
-                with recording.at_work():
+                with recording:
                     response = handler(request)
             except BaseException as error:
                 self._end(request, error)
@@ -70,10 +70,7 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
     def _end(self, request: Request, error: BaseException | None) -> None:
         recording, pools = self._recording, self._pools
         recording.ended = monotonic()
-        if error is not None:
-            said = _said_by_database(error)
-            recording.error = _in_words(said)
-            recording.is_of_database = isinstance(said, PoolError | sa_exc.SQLAlchemyError)
+        recording.error = None if error is None else _in_words(error)
         recording.sessions = [
             f"request.{each.attribute}" for each in pools if each.attribute in request.__dict__
         ]
@@ -111,16 +108,11 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         }
 
 
-def _said_by_database(error: BaseException) -> BaseException:
-    """Return what the database said, where the app has made an error of its own of it."""
-    outcome = current_outcome()
-    if outcome is None or not isinstance(error, Exception):
-        return error
-    return database_error(error, outcome)
-
-
-def _in_words(said: BaseException) -> str:
+def _in_words(error: BaseException) -> str:
     """Name an error, with what the database said of it where that has no content."""
+    outcome, said = current_outcome(), error
+    if isinstance(error, Exception) and outcome is not None:
+        said = database_error(error, outcome)
     name = type(said).__name__
     if isinstance(said, PoolError | sa_exc.TimeoutError) and said.args:
         return f"{name}: {' '.join(str(said.args[0]).split())}"
@@ -168,20 +160,21 @@ def _people(found: Sequence[Holding | Waiting]) -> list[str]:
 
 def _row(recording: Recording, checkout: Checkout, now: float) -> dict[str, Any]:
     """Say of one checkout what the table shows."""
+    held, unused = checkout.held(now), checkout.unused(now)
     return {
         "pool": checkout.pool,
         "at": duration(checkout.asked - recording.began),
         "by": checkout.by,
         "thread": checkout.thread,
         "waited": duration(checkout.waited(now)),
-        "held": duration(checkout.held(now)),
-        "idle": duration(checkout.idle),
+        "held": duration(held),
+        "unused": duration(unused),
         "is_out": checkout.returned is None and checkout.refusal is None,
         "was_detached": checkout.was_detached,
         "after_the_answer": recording.ended is not None and checkout.asked >= recording.ended,
         "refusal": checkout.refusal,
         "server_pid": checkout.server_pid,
-        "statements": times(checkout.statements, "statement"),
+        "statements": checkout.statements,
         "where": [_place(each) for each in checkout.where],
         "returned_where": [_place(each) for each in checkout.returned_where],
         "transactions": [_transaction(each, recording, now) for each in checkout.transactions],
@@ -208,15 +201,15 @@ def _transaction(transaction: Transaction, recording: Recording, now: float) -> 
 
 
 def _bar(recording: Recording, checkout: Checkout, now: float) -> dict[str, str]:
-    """Say in per cent of the request where the checkout was waited for, used and held idle."""
+    """Say in per cent of the request where the checkout was waited for, used and held unused."""
     ends = [now if each.returned is None else each.returned for each in recording.checkouts]
     asked = [each.asked for each in recording.checkouts]
     whole = max(recording.began + recording.seconds, *ends, *asked) - recording.began
     parts = {
         "before": checkout.asked - recording.began,
         "waited": checkout.waited(now),
-        "used": checkout.held(now) - checkout.idle,
-        "idle": checkout.idle,
+        "used": checkout.held(now) - checkout.unused(now),
+        "unused": checkout.unused(now),
     }
     return {name: f"{100 * max(0.0, part) / whole:.2f}%" for name, part in parts.items()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -60,15 +59,13 @@ class Transaction:
 class Checkout:
     """A connection that a request asked for: had, or was refused.
 
-    - `asked`, `taken`, `returned`: by the clock, in seconds; `returned` is None while it is held,
-      and where it was refused.
+    - `asked`, `taken`, `returned`: by the clock, in seconds; `taken` is None where it was refused,
+      `returned` while it is held.
     - `by`: who has taken it: a session of the request's by its name, else the holder's label.
     - `thread`: the name of a thread that is not the request's.
     - `where`, `returned_where`: in the app's code, the innermost function first.
     - `refusal`: what was said in the place of a connection.
-    - `statements`: how many were sent.
-    - `idle`: for how long it was held and nothing was asked of it, in seconds; `longest_idle`: at
-      a stretch.
+    - `last_statement`: when it was sent, by the clock.
     """
 
     pool: str
@@ -83,13 +80,10 @@ class Checkout:
     refusal: str | None = None
     was_detached: bool = False
     statements: int = 0
-    idle: float = 0.0
-    longest_idle: float = 0.0
+    last_statement: float | None = None
     transactions: list[Transaction] = field(default_factory=list)
     # Whether it is written down with a request.
     is_noted: bool = False
-    # Since when nothing is asked of it, by the clock; None: something is.
-    _at_rest: float | None = None
 
     def waited(self, now: float) -> float:
         """Say for how long it was waited for, in seconds."""
@@ -101,25 +95,12 @@ class Checkout:
             return 0.0
         return (now if self.returned is None else self.returned) - self.taken
 
-    def is_taken(self) -> None:
-        """Note that the connection is there."""
-        self.taken = self._at_rest = monotonic()
-
-    def is_returned(self, where: tuple[Place, ...] = ()) -> None:
-        """Note that it was given back."""
-        self.is_asked()
-        self.returned, self.returned_where = monotonic(), where
-
-    def is_asked(self) -> None:
-        """Note that something is asked of it."""
-        if self._at_rest is not None:
-            idle, self._at_rest = monotonic() - self._at_rest, None
-            self.idle += idle
-            self.longest_idle = max(self.longest_idle, idle)
-
-    def is_answered(self) -> None:
-        """Note that it has answered, or failed to."""
-        self._at_rest = monotonic()
+    def unused(self, now: float) -> float:
+        """Say for how long it was held after the last thing that was asked of it, in seconds."""
+        if self.taken is None or self.refusal is not None:
+            return 0.0
+        last = self.taken if self.last_statement is None else self.last_statement
+        return (now if self.returned is None else self.returned) - last
 
     def begin(self) -> None:
         """Note that a transaction begins."""
@@ -137,12 +118,11 @@ class Checkout:
 
 
 class Recording:
-    """What one attempt at a request has done with the pools.
+    """What one attempt at a request has done with the pools; for whoever works in its `with`.
 
     :ivar number: which attempt this is; the first is 1.
     :ivar attempts: all attempts at the request, this one included; those that follow come later.
-    :ivar error: what the attempt has ended in, in words; None: in an answer.
-    :ivar is_of_database: whether that is the database's, or a pool's.
+    :ivar error: what the attempt has met, in words; None: nothing, or nothing of the database's.
     :ivar pools: the state of each pool at the end.
     """
 
@@ -153,7 +133,7 @@ class Recording:
         self.sessions: list[str] = []
         self.pools: list[dict[str, Any]] = []
         self.error: str | None = None
-        self.is_of_database = False
+        self.error_kind: str | None = None
         self.began = monotonic()
         self.ended: float | None = None
         self._thread = threading.get_ident()
@@ -164,20 +144,18 @@ class Recording:
         """Return that of the request which is at work here."""
         return _current.get()
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Write down what is done here with this request."""
+    def __enter__(self) -> Self:
         former = _current.get()
-        if former is not self:
+        if former is not None and former is not self:
             # A request in a request: the one around it waits for it, and pays for it.
             self._outer = former
         _current.set(self)
-        try:
-            yield
-        finally:
-            # By no token: a body may be closed in another context than it was begun in.
-            if _current.get() is self:
-                _current.set(former)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # By no token: a body may be closed in another context than it was begun in.
+        if _current.get() is self:
+            _current.set(self._outer)
 
     def note(self, checkout: Checkout, frame: FrameType) -> None:
         """Write a checkout down, as made by `frame` and those that called it."""
@@ -220,7 +198,7 @@ class RecordedBody:
 
     @edge
     def __next__(self) -> bytes:
-        with self._recording.at_work():
+        with self._recording:
             if self._chunks is None:
                 self._chunks = iter(self._body)
             return next(self._chunks)
@@ -230,7 +208,7 @@ class RecordedBody:
         """Close the body, if it can be."""
         close = getattr(self._body, "close", None)
         if close is not None:
-            with self._recording.at_work():
+            with self._recording:
                 close()
 
     def __getattr__(self, name: str) -> Any:

@@ -278,6 +278,31 @@ SETTINGS: tuple[Setting, ...] = (
         scope="app",
         off=None,
     ),
+    # Of the live page.
+    own(
+        "status_route",
+        "path",
+        "/dbpool",
+        "The path of the live page, where `pyramid_dbpool.status` is included.",
+        scope="app",
+    ),
+    own(
+        "status_permission",
+        "text",
+        None,
+        "The permission that one needs to see the live page.",
+        scope="app",
+        note="a permission of the app's; without it the page is refused",
+    ),
+    own(
+        "status_command_permission",
+        "text",
+        None,
+        "The permission that one needs to refresh, pause or resize a pool on the live page.",
+        scope="app",
+        off=None,
+        note="nobody may if it is off",
+    ),
     # Ours, for each pool.
     own(
         "startup_check",

@@ -159,6 +159,9 @@ class AppSettings:
     request_attr: str
     request_timeout: float | None
     readiness_route: str | None
+    status_route: str
+    status_permission: str | None
+    status_command_permission: str | None
     pools: Mapping[str, PoolSettings]
 
 
