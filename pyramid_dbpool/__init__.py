@@ -24,6 +24,7 @@ from .errors import (
 from .pool.deadlines import deadline
 from .pool.managed import ManagedPool
 from .sessions.unit_of_work import session_factory, unit_of_work
+from .telemetry import server
 
 # `[pshell] setup = pyramid_dbpool.pshell.setup` finds it here.
 from .web import pshell
@@ -54,6 +55,10 @@ __all__ = [
     "unit_of_work",
     "warm",
 ]
+
+
+# Whoever makes an engine whose settings name a folder answers there.
+server.attend()
 
 
 def includeme(config: Any) -> None:

@@ -15,20 +15,29 @@ from ..settings import FALLBACK_NAME, NAMED_DRIVERS, PoolSettings
 from .application_name import application_name
 from .stored import note_refusal
 
-__all__ = ["explain_failures", "prepare"]
+__all__ = ["before_each_opening", "explain_failures", "prepare"]
+
+# Called, in each process, before a connection is opened.
+before_each_opening: list[Callable[[], object]] = []
 
 # Among options, `-c Application_Name=` and `--application-name=` are the same.
 _NAME = re.compile("application[_-]name", re.IGNORECASE)
 
 
 def prepare(engine: Engine, pool: PoolSettings) -> None:
-    """Have each connection of `engine` named, and its opening bounded."""
+    """Have each connection of `engine` named, its opening bounded, and told of."""
+    event.listen(engine, "do_connect", _tell_of_opening)
     arguments = pool.driver_arguments
     if engine.dialect.driver in NAMED_DRIVERS:
         if pool.options.application_name != "" and not _is_named_by_user(arguments):
             event.listen(engine, "do_connect", _name_connection(pool))
     elif engine.dialect.driver == "pymysql":
         _bound_login(engine, pool, arguments)
+
+
+def _tell_of_opening(*_args: object) -> None:
+    for each in before_each_opening:
+        each()
 
 
 def _is_named_by_user(arguments: Mapping[str, Any]) -> bool:

@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ..events import Kind, tell
 from ..pool.managed import ManagedPool
-from ..settings import PoolSettings, copied, load_pool
+from ..settings import PoolSettings, app_setting, copied, load_pool
 from .build import build_engine
 from .write_outage import WriteOutage
 
 __all__ = [
     "ProcessEngine",
+    "attend",
     "dispose_engine",
     "find_engine",
     "get_engine",
@@ -66,6 +67,8 @@ class _Engines:
     REMEMBERED = 64
 
     def __init__(self) -> None:
+        # Told of the folder in which processes that have engines answer; who, is set from above.
+        self.attend: Callable[[str], object] = lambda _run_dir: None
         # Held while an engine is looked up by its settings, made or forgotten.
         # Never held while connections are opened or closed.
         self._lock = threading.RLock()
@@ -82,7 +85,7 @@ class _Engines:
             return remembered[1]
         # What is remembered is what was read, even if the dict changes meanwhile.
         copy = copied(settings)
-        pool = load_pool(copy, name)
+        pool, run_dir = load_pool(copy, name), app_setting(copy, "run_dir")
         with self._lock:
             found = self._by_identity.get(pool.identity())
             if found is None:
@@ -90,6 +93,8 @@ class _Engines:
             if len(self._remembered) >= self.REMEMBERED:
                 self._remembered.clear()
             self._remembered[id(settings), name] = (copy, found)
+        if run_dir is not None:
+            self.attend(run_dir)
         return found
 
     def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
@@ -186,6 +191,11 @@ def warm(engine: Engine) -> None:
         )
     if isinstance(engine.pool, ManagedPool):
         engine.pool.warm()
+
+
+def attend(answer_in: Callable[[str], object]) -> None:
+    """Have `answer_in` called with each `dbpool.run_dir` for which there is an engine."""
+    _engines.attend = answer_in
 
 
 def process_engines() -> list[ProcessEngine]:

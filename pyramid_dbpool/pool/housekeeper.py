@@ -279,12 +279,39 @@ def _after_fork_in_parent() -> None:
     # Beside other threads Python warns anyway, and the main one may not come to a pending call.
     if threading.active_count() > 1 or "gevent.monkey" in sys.modules:
         keeper.start_again()
+        for start in list(_starters):
+            start()
+
+
+# Called after each fork, and what is called once, as soon as threads may be started.
+_starters: list[Callable[[], object]] = []
+_soon: deque[Callable[[], object]] = deque()
+
+
+def start_after_forks(start: Callable[[], object]) -> None:
+    """Have something called soon after each fork, in parent and child; it may start a thread."""
+    _starters.append(start)
+
+
+def call_soon(call: Callable[[], object]) -> None:
+    """Have something called in the main thread, as soon as that runs Python again."""
+    _soon.append(call)
+    _wake_main_thread()
+
+
+def _call_starters_soon() -> None:
+    if _starters:
+        _soon.extend(_starters)
+        _wake_main_thread()
 
 
 def _start_again(_nothing: object) -> int:
     keeper = housekeeper()
     try:
         keeper.start_again()
+        with suppress(IndexError):
+            while True:
+                _soon.popleft()()
     except BaseException as error:
         # As Ctrl-C's: a signal's handler ran in here, where nothing can be raised.
         here, raised = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(type(error))
@@ -304,9 +331,10 @@ def _forget_parents() -> None:
 # hook would be warned of. What is pending is called as soon as the main thread runs Python again;
 # a function of C's, for the end of one of Python's would be soon enough.
 _pending = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_start_again)
-_call_soon = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _pending, None)
+_wake_main_thread = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _pending, None)
 
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forget_parents
 )
-os.register_at_fork(after_in_parent=_call_soon)
+os.register_at_fork(after_in_parent=_wake_main_thread)
+os.register_at_fork(after_in_parent=_call_starters_soon, after_in_child=_call_starters_soon)

@@ -9,7 +9,7 @@ allowed. `reference` lists the settings for people.
 
 from .connect_arguments import FALLBACK_NAME, NAMED_DRIVERS
 from .declaration import SETTINGS, DbpoolOptions, Setting
-from .load import copied, load_app, load_pool
+from .load import app_setting, copied, load_app, load_pool
 from .pool_settings import AppSettings, PoolSettings
 from .reference import reference
 
@@ -21,6 +21,7 @@ __all__ = [
     "DbpoolOptions",
     "PoolSettings",
     "Setting",
+    "app_setting",
     "copied",
     "load_app",
     "load_pool",

@@ -36,6 +36,7 @@ Kind = Literal[
     "debug",
     "duration",
     "flag",
+    "folder",
     "identifier",
     "integer",
     "json",
@@ -302,6 +303,14 @@ SETTINGS: tuple[Setting, ...] = (
         scope="app",
         off=None,
         note="nobody may if it is off",
+    ),
+    own(
+        "run_dir",
+        "folder",
+        None,
+        "A private folder in which each process answers, on a socket, who asks what its pools do.",
+        scope="app",
+        off=None,
     ),
     # Ours, for each pool.
     own(

@@ -23,7 +23,7 @@ from .mistakes import Mistakes
 from .pool_settings import AppSettings, Draft, EngineOptions, PoolSettings
 from .values import coerce, infer
 
-__all__ = ["copied", "load_app", "load_pool"]
+__all__ = ["app_setting", "copied", "load_app", "load_pool"]
 
 # create_engine takes these itself, whatever the dialect and the pool are.
 _TAKEN = frozenset({"connect_args", "creator", "enable_from_linting", "module", "plugins"})
@@ -65,6 +65,16 @@ def load_pool(settings: Mapping[str, Any], name: str = "default") -> PoolSetting
     if name not in keys.url_keys:
         raise missing_pool(name, keys)
     return _load(settings, name, keys)
+
+
+def app_setting(settings: Mapping[str, Any], keyword: str) -> Any:
+    """Check and coerce one of the app's own settings; what is wrong with others is not looked at.
+
+    :raises SettingsError: its value is wrong.
+    """
+    setting = BY_KEY["dbpool." + keyword]
+    given = settings.get(setting.key, ...)
+    return setting.default if given is ... else coerce(setting, given, setting.key)
 
 
 def load_app(settings: Mapping[str, Any]) -> AppSettings:

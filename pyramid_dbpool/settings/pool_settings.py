@@ -162,6 +162,7 @@ class AppSettings:
     status_route: str
     status_permission: str | None
     status_command_permission: str | None
+    run_dir: str | None
     pools: Mapping[str, PoolSettings]
 
 

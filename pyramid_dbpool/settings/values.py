@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -239,6 +240,16 @@ def _path(setting: Setting, value: Any) -> str:
     return word
 
 
+def _folder(setting: Setting, value: Any) -> str:
+    word = _text(setting, os.fspath(value))
+    if not os.path.isabs(word):
+        # Each process would look where it happens to stand.
+        raise ValueError("it is not absolute")
+    if "\0" in word:
+        raise ValueError
+    return word.rstrip("/") or "/"
+
+
 def _plugins(setting: Setting, value: Any) -> list[str]:
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
@@ -314,6 +325,7 @@ _KINDS = {
     "debug": _Kind(_debug, "true, false or debug"),
     "duration": _Kind(_duration, "a duration such as 2.5, 500ms, 5s, 3m or 1h"),
     "flag": _Kind(_flag, "true or false"),
+    "folder": _Kind(_folder, "an absolute path such as /run/notes"),
     "identifier": _Kind(_identifier, "a Python identifier that does not start with _"),
     "integer": _Kind(_integer, "an integer"),
     "json": _Kind(_json, "a JSON object"),

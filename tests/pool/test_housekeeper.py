@@ -212,7 +212,7 @@ def test_what_a_signal_raises_while_the_thread_comes_back_is_not_lost(
 
     monkeypatch.setattr(Housekeeper, "start_again", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        module._call_soon()
+        module._wake_main_thread()
         wait_for(lambda: False)
     assert not keeper._inbox
 

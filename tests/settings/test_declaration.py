@@ -41,6 +41,7 @@ def _type(setting: Setting) -> Any:
         "class": type[setting.base or object],
         "duration": int if setting.whole else float,
         "flag": bool,
+        "folder": str,
         "identifier": str,
         "integer": int,
         "path": str,
