@@ -42,7 +42,8 @@ def run(name: str, said: dict[str, Any]) -> dict[str, Any]:
             COMMANDS[name](pool, who, arguments)
             done.append(pool_name)
     except (ValueError, TypeError) as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+        after = f" (it was done for {', '.join(done)})" if done else ""
+        raise Refused(HTTPStatus.BAD_REQUEST, f"{error}{after}") from error
     return {"pools": done}
 
 
@@ -65,19 +66,19 @@ def _chosen(wanted: object) -> list[tuple[str, ManagedPool]]:
 
 
 def _refresh(pool: ManagedPool, by: str, _arguments: dict[str, Any]) -> None:
-    raise Refused(HTTPStatus.NOT_IMPLEMENTED, "refresh is not there yet")
+    pool.refresh(by=by)
 
 
 def _resize(pool: ManagedPool, by: str, arguments: dict[str, Any]) -> None:
-    raise Refused(HTTPStatus.NOT_IMPLEMENTED, "resize is not there yet")
+    pool.resize(arguments.get("size"), arguments.get("max_overflow"), by=by)
 
 
 def _pause(pool: ManagedPool, by: str, _arguments: dict[str, Any]) -> None:
-    raise Refused(HTTPStatus.NOT_IMPLEMENTED, "pause is not there yet")
+    pool.pause(by=by)
 
 
 def _resume(pool: ManagedPool, by: str, _arguments: dict[str, Any]) -> None:
-    raise Refused(HTTPStatus.NOT_IMPLEMENTED, "resume is not there yet")
+    pool.resume(by=by)
 
 
 COMMANDS: dict[str, Command] = {

@@ -76,6 +76,23 @@ def test_a_command_that_makes_no_sense_is_told_why(
     assert (found, content) == (code, {"error": why})
 
 
+def test_a_command_is_done_and_told_of(process: Asked) -> None:
+    """In the words of the log, and who has asked."""
+    body = json.dumps({"pool": None, "by": "the\nrunbook", "size": 7, "max_overflow": 1})
+    assert get(process, "/resize", "POST", body) == (200, {"pools": ["default"]})
+    _, report = get(process, "/report")
+    assert (report["pools"][0]["size"], report["pools"][0]["capacity"]) == (7, 8)
+    (event,) = [each for each in report["events"] if each["kind"] == "resize"]
+    assert "the runbook" in event["text"]
+    _, report = get(process, f"/report?after={event['number']}")
+    assert report["events"] == []
+    for name in ("pause", "resume", "refresh"):
+        assert get(process, f"/{name}", "POST", "{}") == (200, {"pools": ["default"]})
+    found, content = get(process, "/resize", "POST", json.dumps({"size": -7}))
+    assert found == 400
+    assert "-7" in content["error"]
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
