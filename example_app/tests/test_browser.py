@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -10,14 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 from processes import BOTH, PATIENCE, StartProgram
 
 from example_app.migrate import upgrade
 from example_app.models import Note
 from pyramid_dbpool import dispose_engine, unit_of_work
 from pyramid_dbpool.embedded import PrivatePostgres
-from tests.support.servers import report
+from tests.support.chromium import chromium
 
 SECOND = 1000  # milliseconds
 expect.set_options(timeout=PATIENCE * SECOND)
@@ -47,16 +46,8 @@ OpenPage = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Give Debian's Chromium."""
-    program = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
-    if not program:
-        report.skip_without("Chromium", "no program chromium on this machine")
-    with sync_playwright() as playwright:
-        # In a container, as root, its sandbox cannot be had.
-        words = ["--no-sandbox", f"--host-resolver-rules=MAP {OTHER_NAME} 127.0.0.1"]
-        chromium = playwright.chromium.launch(executable_path=program, args=words)
-        report.used("Chromium", chromium.version, str(program))
-        yield chromium
-        chromium.close()
+    with chromium(OTHER_NAME) as found:
+        yield found
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def load(config: Configurator) -> AppSettings:
 
 def add_page(config: Configurator, app: AppSettings) -> None:
     """Register the page, its data and its commands."""
-    config.registry[SOURCE] = Source()
+    config.registry[SOURCE] = Source(app.run_dir)
     views = _Views(app)
     config.registry[apart.APART] = apart.Apart(
         {app.status_route: views.shown, f"{app.status_route}.json": views.changed}

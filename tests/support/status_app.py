@@ -31,6 +31,10 @@ class Host:
         self.asked += 1
         return Overview(self.scene(self.asked), self.silent, self.note)
 
+    def was_asked_after(self, times: int) -> bool:
+        """Tell whether it was asked more often."""
+        return self.asked > times
+
     def command(self, name: str, key: str, by: str, **arguments: int) -> dict[int, str | None]:
         """Note it."""
         if not any(each.key == key for each in self.overview().pools):
