@@ -38,6 +38,7 @@ WELCOME = """
   Open           {web}     (in two windows: what you write in one appears in the other)
   Write a note   curl -X PUT {web}/api/notes/{id} -d '{{"text": "Hello"}}'
   Read them      curl {web}/api/notes
+  Look inside    {web}/_debug_toolbar/     (what each request did with its connections)
 
   Restart the database and see that nothing fails: r and Enter, then write a note at once.
   Ctrl-C stops everything.

@@ -16,6 +16,9 @@ def includeme(config: Configurator) -> None:
 
 def add_headers(event: NewResponse) -> None:
     """Add what an answer has not said itself."""
+    # Of the toolbar that development.ini includes: it has scripts and styles of its own.
+    if event.request.environ["PATH_INFO"].startswith("/_debug_toolbar/"):
+        return
     headers = event.response.headers
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -330,6 +330,28 @@ def test_note_written_while_the_database_restarts(
         expect(page.locator("#live")).to_have_text("live")
 
 
+def test_what_the_toolbar_shows(
+    open_page: OpenPage, start_streamer: StartProgram, settings: dict[str, Any]
+) -> None:
+    """Of the request that has written a note: its connection, and where the app took it."""
+    start_streamer()
+    page = open_page(viewport={"width": 1400, "height": 900})
+    write(page, "Hello")
+    expect(page.locator("li")).to_have_count(1)
+    # Its pages have none.
+    page.route("**/favicon.ico", lambda route: route.fulfill())
+    page.goto(f"{settings['streamer.origins']}/_debug_toolbar/")
+    page.locator("#requests a", has_text="PUT").first.click()
+    page.locator("#pDebugPanel-dbpool a").click()
+    panel = page.locator("#pDebugPanel-dbpool-content")
+    row = panel.locator("#pDbpoolCheckouts tbody tr")
+    expect(row).to_have_count(1)
+    for words in ("request.db", "committed", "write_note", "example_app/models.py:"):
+        expect(row).to_contain_text(words)
+    expect(panel.locator("#pDbpoolPools tbody tr")).to_have_count(2)
+    take_picture(page, "toolbar")
+
+
 def test_the_picture_of_the_readme(open_page: OpenPage, start_streamer: StartProgram) -> None:
     """Light, dark and on a phone nothing sticks out.
 
@@ -347,6 +369,11 @@ def test_the_picture_of_the_readme(open_page: OpenPage, start_streamer: StartPro
     for name, page in {"notes": light, "dark": dark, "phone": small}.items():
         expect(page.locator("li")).to_have_count(3)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        folder = os.environ.get("WRITE_PICTURES")
-        if folder:
-            page.screenshot(path=Path(folder, f"{name}.png"), animations="disabled")
+        take_picture(page, name)
+
+
+def take_picture(page: Page, name: str) -> None:
+    """Write a picture of a page, if somebody wants it."""
+    folder = os.environ.get("WRITE_PICTURES")
+    if folder:
+        page.screenshot(path=Path(folder, f"{name}.png"), animations="disabled")

@@ -11,8 +11,8 @@ from .watching import FAILED, UNKNOWN
 __all__ = ["Finding", "duration", "findings", "times"]
 
 # From this time on, in seconds, and from this share of a hold on, it is worth a word that a
-# connection was held and not used.
-_UNUSED_SECONDS, _UNUSED_SHARE = 0.1, 0.5
+# connection was held and nothing was asked of it.
+_IDLE_SECONDS, _IDLE_SHARE = 0.1, 0.5
 # The same of a wait.
 _WAIT_SECONDS = 0.1
 
@@ -58,6 +58,8 @@ def _attempts(recording: Recording) -> Iterator[Finding]:
     if follows:
         text = f"Attempt {recording.number} ended in {recording.error or 'an error'}."
         yield Finding("warning", f"{text} The request was tried again: see the next one.")
+    elif recording.is_of_database and not any(each.refusal for each in recording.checkouts):
+        yield Finding("warning", f"Ended in {recording.error}.")
 
 
 def _of(checkout: Checkout, now: float) -> Iterator[Finding]:
@@ -71,15 +73,17 @@ def _of(checkout: Checkout, now: float) -> Iterator[Finding]:
         yield Finding("danger", f"Pool {checkout.pool!r}: {text}")
     if FAILED in ends:
         yield Finding("danger", f"Pool {checkout.pool!r}: a COMMIT has failed.")
-    waited, unused, held = checkout.waited(now), checkout.unused(now), checkout.held(now)
+    waited, idle = checkout.waited(now), checkout.longest_idle
     if waited >= _WAIT_SECONDS:
         text = f"waited {duration(waited)} for a connection of pool {checkout.pool!r}."
         yield Finding("warning", f"{_who(checkout)} {text}")
-    if unused >= _UNUSED_SECONDS and unused >= _UNUSED_SHARE * held:
+    if idle >= _IDLE_SECONDS and idle >= _IDLE_SHARE * checkout.held(now):
+        place = checkout.idle_after
+        after = "" if place is None else f", after that in {place.function} ({place.short})"
         text = (
-            f"held a connection of pool {checkout.pool!r} for {duration(unused)} after its last"
-            " statement. Before something slow that needs none, request.release_db() gives it"
-            " back."
+            f"held a connection of pool {checkout.pool!r} for {duration(idle)} without a"
+            f" statement{after}. Before something slow that needs none, give it back:"
+            " request.release_db() does so with the sessions of a request."
         )
         yield Finding("warning", f"{_who(checkout)} {text}")
 

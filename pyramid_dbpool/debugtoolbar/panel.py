@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pyramid.request import Request
@@ -54,7 +53,7 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         def record(request: Request) -> Response:
             request.__dict__[RECORDING] = recording
             try:
-                with recording:
+                with recording.at_work():
                     response = handler(request)
             except BaseException as error:
                 self._end(request, error)
@@ -70,7 +69,10 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
     def _end(self, request: Request, error: BaseException | None) -> None:
         recording, pools = self._recording, self._pools
         recording.ended = monotonic()
-        recording.error = None if error is None else _in_words(error)
+        if error is not None:
+            said = _said_by_database(error)
+            recording.error = _in_words(said)
+            recording.is_of_database = isinstance(said, PoolError | sa_exc.SQLAlchemyError)
         recording.sessions = [
             f"request.{each.attribute}" for each in pools if each.attribute in request.__dict__
         ]
@@ -108,11 +110,16 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         }
 
 
-def _in_words(error: BaseException) -> str:
+def _said_by_database(error: BaseException) -> BaseException:
+    """Return what the database said, where the app has made an error of its own of it."""
+    outcome = current_outcome()
+    if outcome is None or not isinstance(error, Exception):
+        return error
+    return database_error(error, outcome)
+
+
+def _in_words(said: BaseException) -> str:
     """Name an error, with what the database said of it where that has no content."""
-    outcome, said = current_outcome(), error
-    if isinstance(error, Exception) and outcome is not None:
-        said = database_error(error, outcome)
     name = type(said).__name__
     if isinstance(said, PoolError | sa_exc.TimeoutError) and said.args:
         return f"{name}: {' '.join(str(said.args[0]).split())}"
@@ -160,21 +167,20 @@ def _people(found: Sequence[Holding | Waiting]) -> list[str]:
 
 def _row(recording: Recording, checkout: Checkout, now: float) -> dict[str, Any]:
     """Say of one checkout what the table shows."""
-    held, unused = checkout.held(now), checkout.unused(now)
     return {
         "pool": checkout.pool,
         "at": duration(checkout.asked - recording.began),
         "by": checkout.by,
         "thread": checkout.thread,
         "waited": duration(checkout.waited(now)),
-        "held": duration(held),
-        "unused": duration(unused),
+        "held": duration(checkout.held(now)),
+        "idle": duration(checkout.idle),
         "is_out": checkout.returned is None and checkout.refusal is None,
         "was_detached": checkout.was_detached,
         "after_the_answer": recording.ended is not None and checkout.asked >= recording.ended,
         "refusal": checkout.refusal,
         "server_pid": checkout.server_pid,
-        "statements": checkout.statements,
+        "statements": times(checkout.statements, "statement"),
         "where": [_place(each) for each in checkout.where],
         "returned_where": [_place(each) for each in checkout.returned_where],
         "transactions": [_transaction(each, recording, now) for each in checkout.transactions],
@@ -183,12 +189,7 @@ def _row(recording: Recording, checkout: Checkout, now: float) -> dict[str, Any]
 
 
 def _place(place: Place) -> dict[str, Any]:
-    file = Path(place.file)
-    return {
-        "function": place.function,
-        "short": f"{'/'.join(file.parts[-2:])}:{place.line}",
-        "full": str(place),
-    }
+    return {"function": place.function, "short": place.short, "full": str(place)}
 
 
 def _transaction(transaction: Transaction, recording: Recording, now: float) -> dict[str, Any]:
@@ -201,23 +202,28 @@ def _transaction(transaction: Transaction, recording: Recording, now: float) -> 
 
 
 def _bar(recording: Recording, checkout: Checkout, now: float) -> dict[str, str]:
-    """Say in per cent of the request where the checkout was waited for, used and held unused."""
-    ends = [now if each.returned is None else each.returned for each in recording.checkouts]
-    asked = [each.asked for each in recording.checkouts]
-    whole = max(recording.began + recording.seconds, *ends, *asked) - recording.began
+    """Say in per cent of the request where the checkout was waited for, used and held idle."""
+    ends = [each.asked + each.waited(now) + each.held(now) for each in recording.checkouts]
+    whole = max(recording.began + recording.seconds, *ends) - recording.began
     parts = {
         "before": checkout.asked - recording.began,
         "waited": checkout.waited(now),
-        "used": checkout.held(now) - checkout.unused(now),
-        "unused": checkout.unused(now),
+        "used": checkout.held(now) - checkout.idle,
+        "idle": checkout.idle,
     }
     return {name: f"{100 * max(0.0, part) / whole:.2f}%" for name, part in parts.items()}
+
+
+def _had(recording: Recording) -> list[Checkout]:
+    """Return the checkouts that were not refused."""
+    return [each for each in recording.checkouts if each.refusal is None]
 
 
 def _sessions(recording: Recording) -> list[dict[str, Any]]:
     """Say how often each of the request's sessions, and whoever else, had a connection."""
     counts = dict.fromkeys(recording.sessions, 0)
-    for each in recording.checkouts:
+    # Who has asked in vain, has not come to be known by its session.
+    for each in _had(recording):
         counts[each.by] = counts.get(each.by, 0) + 1
     return [
         {"name": name or "nobody named", "text": times(count, "checkout")}
@@ -235,9 +241,10 @@ def _attempt(recording: Recording) -> dict[str, Any]:
 
 
 def _totals(recording: Recording, now: float) -> dict[str, Any]:
-    had = [each for each in recording.checkouts if each.refusal is None]
+    had = _had(recording)
+    refused = len(recording.checkouts) - len(had)
     return {
-        "checkouts": times(len(had), "checkout"),
+        "checkouts": times(len(had), "checkout") + (f" ({refused} refused)" if refused else ""),
         "waited": duration(sum(each.waited(now) for each in recording.checkouts)),
         "held": duration(sum(each.held(now) for each in had)),
         "took": duration(recording.seconds),

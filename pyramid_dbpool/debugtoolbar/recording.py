@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Self, TypeVar
 
@@ -41,6 +43,11 @@ class Place:
     def __str__(self) -> str:
         return f"{self.function} ({self.file}:{self.line})"
 
+    @property
+    def short(self) -> str:
+        """The file in its folder, and the line."""
+        return f"{'/'.join(Path(self.file).parts[-2:])}:{self.line}"
+
 
 @dataclass
 class Transaction:
@@ -59,13 +66,15 @@ class Transaction:
 class Checkout:
     """A connection that a request asked for: had, or was refused.
 
-    - `asked`, `taken`, `returned`: by the clock, in seconds; `taken` is None where it was refused,
-      `returned` while it is held.
+    - `asked`, `taken`, `returned`: by the clock, in seconds; `returned` is None while it is held,
+      and where it was refused.
     - `by`: who has taken it: a session of the request's by its name, else the holder's label.
     - `thread`: the name of a thread that is not the request's.
     - `where`, `returned_where`: in the app's code, the innermost function first.
     - `refusal`: what was said in the place of a connection.
-    - `last_statement`: when it was sent, by the clock.
+    - `statements`: how many were sent.
+    - `idle`: for how long it was held and nothing was asked of it, in seconds; `longest_idle`: at
+      a stretch; `idle_after`: after the statement that was sent there.
     """
 
     pool: str
@@ -80,10 +89,16 @@ class Checkout:
     refusal: str | None = None
     was_detached: bool = False
     statements: int = 0
-    last_statement: float | None = None
+    idle: float = 0.0
+    longest_idle: float = 0.0
+    idle_after: Place | None = None
     transactions: list[Transaction] = field(default_factory=list)
     # Whether it is written down with a request.
     is_noted: bool = False
+    # Since when nothing is asked of it, by the clock; None: something is.
+    _at_rest: float | None = None
+    # Where the last statement was sent.
+    _asked_in: Place | None = None
 
     def waited(self, now: float) -> float:
         """Say for how long it was waited for, in seconds."""
@@ -95,12 +110,32 @@ class Checkout:
             return 0.0
         return (now if self.returned is None else self.returned) - self.taken
 
-    def unused(self, now: float) -> float:
-        """Say for how long it was held after the last thing that was asked of it, in seconds."""
-        if self.taken is None or self.refusal is not None:
-            return 0.0
-        last = self.taken if self.last_statement is None else self.last_statement
-        return (now if self.returned is None else self.returned) - last
+    def is_taken(self) -> None:
+        """Note that the connection is there."""
+        self.taken = self._at_rest = monotonic()
+
+    def is_returned(self, where: tuple[Place, ...] = ()) -> None:
+        """Note that it was given back."""
+        self.is_asked()
+        self.returned, self.returned_where = monotonic(), where
+
+    def is_asked(self) -> None:
+        """Note that something is asked of it."""
+        if self._at_rest is not None:
+            idle, self._at_rest = monotonic() - self._at_rest, None
+            self.idle += idle
+            if idle > self.longest_idle:
+                self.longest_idle, self.idle_after = idle, self._asked_in
+
+    def is_sent(self, where: tuple[Place, ...]) -> None:
+        """Note that a statement is sent."""
+        self.is_asked()
+        self.statements += 1
+        self._asked_in = where[0] if where else None
+
+    def is_answered(self) -> None:
+        """Note that it has answered, or failed to."""
+        self._at_rest = monotonic()
 
     def begin(self) -> None:
         """Note that a transaction begins."""
@@ -118,11 +153,12 @@ class Checkout:
 
 
 class Recording:
-    """What one attempt at a request has done with the pools; for whoever works in its `with`.
+    """What one attempt at a request has done with the pools.
 
     :ivar number: which attempt this is; the first is 1.
     :ivar attempts: all attempts at the request, this one included; those that follow come later.
-    :ivar error: what the attempt has met, in words; None: nothing, or nothing of the database's.
+    :ivar error: what the attempt has ended in, in words; None: in an answer.
+    :ivar is_of_database: whether that is the database's, or a pool's.
     :ivar pools: the state of each pool at the end.
     """
 
@@ -133,7 +169,7 @@ class Recording:
         self.sessions: list[str] = []
         self.pools: list[dict[str, Any]] = []
         self.error: str | None = None
-        self.error_kind: str | None = None
+        self.is_of_database = False
         self.began = monotonic()
         self.ended: float | None = None
         self._thread = threading.get_ident()
@@ -144,18 +180,20 @@ class Recording:
         """Return that of the request which is at work here."""
         return _current.get()
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Write down what is done here with this request."""
         former = _current.get()
-        if former is not None and former is not self:
+        if former is not self:
             # A request in a request: the one around it waits for it, and pays for it.
             self._outer = former
         _current.set(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # By no token: a body may be closed in another context than it was begun in.
-        if _current.get() is self:
-            _current.set(self._outer)
+        try:
+            yield
+        finally:
+            # By no token: a body may be closed in another context than it was begun in.
+            if _current.get() is self:
+                _current.set(former)
 
     def note(self, checkout: Checkout, frame: FrameType) -> None:
         """Write a checkout down, as made by `frame` and those that called it."""
@@ -198,7 +236,7 @@ class RecordedBody:
 
     @edge
     def __next__(self) -> bytes:
-        with self._recording:
+        with self._recording.at_work():
             if self._chunks is None:
                 self._chunks = iter(self._body)
             return next(self._chunks)
@@ -208,7 +246,7 @@ class RecordedBody:
         """Close the body, if it can be."""
         close = getattr(self._body, "close", None)
         if close is not None:
-            with self._recording:
+            with self._recording.at_work():
                 close()
 
     def __getattr__(self, name: str) -> Any:

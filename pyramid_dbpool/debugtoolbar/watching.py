@@ -27,6 +27,7 @@ from ..engines.steps import steps_of
 from ..engines.stored import current_outcome
 from ..errors import CommitUnknown, DatabaseUnavailable
 from ..settings import load_app
+from ..web.requests import request_name
 from ..web.retry import REQUEST_TIMEOUT
 from .recording import Checkout, Recording, places
 
@@ -68,7 +69,7 @@ def _watched_class(kind: type[Pool], name: str) -> type[Pool]:
                 checkout.taken, checkout.refusal = monotonic(), _said(error)
                 recording.note(checkout, sys._getframe())
             raise
-        checkout.taken = monotonic()
+        checkout.is_taken()
         checkout.server_pid = server_pid(connection.dbapi_connection)
         info = connection.record_info
         if info is not None:
@@ -125,6 +126,8 @@ def _watch_engine(engine: Engine, name: str) -> None:
     event.listen(engine, "checkin", _note_return)
     event.listen(engine, "detach", _note_detached)
     event.listen(engine, "handle_error", _note_error)
+    # The toolbar's own panel listens to it on every engine.
+    event.listen(engine, "after_cursor_execute", _note_executed)
     steps = steps_of(engine)
     steps.begin.append(_note_begin)
     steps.statement.append(_note_statement)
@@ -156,6 +159,8 @@ class _Ending:
         checkout = checkout_of(connection)
         if checkout is None:
             return
+        # Until it comes back, or something else is asked of it.
+        checkout.is_asked()
         if checkout.transactions and checkout.transactions[-1].end == PREPARED:
             checkout.end_otherwise(self._how)
         checkout.end(self._how)
@@ -173,20 +178,31 @@ def _note_prepare(connection: Connection) -> None:
 
 def _note_statement(connection: Connection, _statement: str, _context: Any) -> None:
     if (checkout := checkout_of(connection)) is not None:
-        checkout.statements += 1
-        checkout.last_statement = monotonic()
+        checkout.is_sent(places(sys._getframe()))
+
+
+def _note_executed(
+    connection: Connection, _cursor: object, _statement: str, *_others: object
+) -> None:
+    if (checkout := checkout_of(connection)) is not None:
+        checkout.is_answered()
 
 
 def _note_error(context: ExceptionContext) -> None:
     checkout = None if context.connection is None else checkout_of(context.connection)
-    if checkout is None or not checkout.transactions:
+    if checkout is None:
+        return
+    checkout.is_answered()
+    if not checkout.transactions:
         return
     if checkout.transactions[-1].end not in (COMMITTED, PREPARED):
         if context.is_disconnect:
             checkout.end(LOST)
         return
     # What comes after a COMMIT and before the next BEGIN is that COMMIT's.
-    unknown = isinstance(context.chained_exception, CommitUnknown) or (
+    # It has none where no listener has put another error in its place.
+    said = getattr(context, "chained_exception", None)
+    unknown = isinstance(said, CommitUnknown) or (
         # Nobody there has judged it.
         current_outcome() is None and context.is_disconnect
     )
@@ -197,13 +213,13 @@ def _note_return(_connection: object, record: ConnectionPoolEntry) -> None:
     if (checkout := _taken_off(record)) is None:
         return
     checkout.end(LEFT)
-    checkout.returned = monotonic()
-    checkout.returned_where = places(sys._getframe())
+    checkout.is_returned(places(sys._getframe()))
 
 
 def _note_detached(_connection: object, record: ConnectionPoolEntry) -> None:
     if (checkout := _taken_off(record)) is not None:
-        checkout.returned, checkout.was_detached = monotonic(), True
+        checkout.was_detached = True
+        checkout.is_returned()
 
 
 def _taken_off(record: ConnectionPoolEntry) -> Checkout | None:
@@ -220,14 +236,14 @@ def _name_session(session: Session, _begun: SessionTransaction, connection: Conn
     if checkout is None or request is None:
         return
     recording: Recording | None = request.__dict__.get(RECORDING)
-    if recording is None:
-        return
-    if not checkout.is_noted:
+    if recording is not None and not checkout.is_noted:
         recording.note(checkout, sys._getframe())
     names: Mapping[str, str] = request.registry.get(_POOLS, {})
     attribute = names.get(session.info.get(_POOL, ""))
     if attribute is not None:
-        checkout.by = f"request.{attribute}"
+        # A subrequest without tweens has no panel: it is a part of the one around it.
+        of_another = "" if recording is not None else f" of {request_name(request)}"
+        checkout.by = f"request.{attribute}{of_another}"
 
 
 def _said(error: BaseException) -> str:
