@@ -10,17 +10,23 @@ Or by themselves, on a path of the app's: ``config.include("pyramid_dbpool.prome
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
+from .settings import app_setting
+from .telemetry.host import TIMEOUT, Answer, RunDirError, ask
 from .telemetry.metrics import (
     ENGINE,
     METRICS,
@@ -30,8 +36,16 @@ from .telemetry.metrics import (
     pools_shown,
     prometheus_name,
 )
+from .telemetry.report import process_report
 
-__all__ = ["families"]
+__all__ = ["PoolCollector", "families", "includeme", "tween_factory"]
+
+log = logging.getLogger(__name__)
+
+TWEEN = f"{__name__}.tween_factory"
+
+# The registry's key of the app's `_Page`.
+_PAGE = "pyramid_dbpool.prometheus"
 
 Report = Mapping[str, Any]
 Labels = dict[str, str]
@@ -42,6 +56,106 @@ _FAMILIES: Mapping[Kind, Callable[[str, str], Metric]] = {
     Kind.GAUGE: GaugeMetricFamily,
     Kind.HISTOGRAM: HistogramMetricFamily,
 }
+
+
+class PoolCollector(Collector):
+    """Collects the metrics of all processes of this host that answer in `dbpool.run_dir`.
+
+    For a registry of ``prometheus_client``. Where no folder is set, of this process alone. ::
+
+        registry.register(PoolCollector(settings))
+
+    In multiprocess mode register it with the registry that is exposed, beside the
+    `MultiProcessCollector`: what it finds is never in that one's files.
+
+    :param settings: the app's settings; only `dbpool.run_dir` is looked at.
+    :param timeout: how long processes may take to answer, in seconds.
+    :raises SettingsError: `dbpool.run_dir` is wrong.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
+        self._run_dir: str | None = app_setting(settings, "run_dir")
+        self._timeout = timeout
+        self._complaint = ""
+
+    def describe(self) -> list[Metric]:
+        """Name the metrics; a registry asks when this is registered, and nobody else is asked."""
+        return families({})
+
+    def collect(self) -> list[Metric]:
+        """Ask the processes, and write what they answer."""
+        reports = {answer.pid: answer.report for answer in self._answers()}
+        own = process_report(stacks=False)
+        # Itself without asking: its socket may not be there. Who has no pools only looks.
+        if own["pools"] or own["pid"] in reports:
+            reports[own["pid"]] = own
+        return families(reports)
+
+    def _answers(self) -> list[Answer]:
+        if self._run_dir is None:
+            return []
+        try:
+            answers = ask(self._run_dir, stacks=False, timeout=self._timeout)
+        except RunDirError as error:
+            self._complain(f"{error} Only this process's metrics are shown.")
+            return []
+        self._complaint = ""
+        return answers
+
+    def _complain(self, text: str) -> None:
+        # Prometheus comes every few seconds.
+        if text != self._complaint:
+            log.warning("%s", text)
+        self._complaint = text
+
+
+def includeme(config: Any) -> None:
+    """Answer on `dbpool.prometheus_route` with the metrics of all pools of this host.
+
+    What ``config.include("pyramid_dbpool.prometheus")`` calls. The answer comes before any view
+    and security policy, because those may ask a database that is away: who reaches the path reads
+    it.
+
+    :raises SettingsError: the path or `dbpool.run_dir` is wrong (also a Pyramid
+        `ConfigurationError`).
+    """
+    # Here: a collector works without Pyramid.
+    from .web import include  # noqa: PLC0415
+
+    settings = config.get_settings()
+    with include.as_configuration_error():
+        path = app_setting(settings, "prometheus_route")
+        config.registry[_PAGE] = _Page(path, PoolCollector(settings))
+    include.add_outer_tween(config, TWEEN)
+
+
+class _Page:
+    """What one app answers."""
+
+    def __init__(self, path: str, collector: Collector) -> None:
+        self.path = path
+        self.registry = CollectorRegistry()
+        self.registry.register(collector)
+
+    def fill(self, response: Any, accept: str) -> Any:
+        """Write the metrics into a response, in the format that is asked for."""
+        encoder, content_type = choose_encoder(accept)
+        response.body = encoder(self.registry)
+        response.headers["Content-Type"] = content_type
+        response.cache_control = "no-store"
+        return response
+
+
+def tween_factory(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+    """Return the tween that answers on the path."""
+    page: _Page = registry[_PAGE]
+
+    def tween(request: Any) -> Any:
+        if request.environ.get("PATH_INFO") != page.path:
+            return handler(request)
+        return page.fill(request.response, request.headers.get("Accept", ""))
+
+    return tween
 
 
 def families(reports: Mapping[int, Report | None]) -> list[Metric]:

@@ -1,17 +1,29 @@
-"""Metrics for Prometheus: what is written of the processes' reports."""
+"""Metrics for Prometheus: what is written of the processes' reports, and by whom."""
 
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from pyramid.exceptions import ConfigurationError
+from sqlalchemy import make_url
 
-from pyramid_dbpool.prometheus import families
+from pyramid_dbpool import SettingsError, dispose_engine, get_engine
+from pyramid_dbpool.prometheus import PoolCollector, families
 from pyramid_dbpool.telemetry.metrics import ENGINES_SHOWN
+from tests.support.asked import asked
+from tests.support.programs import run_program
 from tests.support.reports import holder, pool, report, waiter
+from tests.support.servers.ports import deaf_port
+from tests.support.webapp import PARTS, app
 
 POOL = {"db_client_connection_pool_name": "default", "engine": "0"}
 WEB = {"app": "notes", "role": "web", "pid": "4711"}
@@ -176,3 +188,214 @@ def test_nothing_of_holders_or_of_the_database_is_shown() -> None:
     one = pool(holders=[told], waiters=[waits], database="postgresql://secret:***@secret/secret")
     text = generate_latest(registry_of(Hand(report(pools=[one], host="secret"))))
     assert b"secret" not in text
+
+
+# The collector
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Give a folder that is still to be made."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give those of an app without a folder."""
+    made = {"sqlalchemy.url": f"sqlite:///{tmp_path}/notes.db"}
+    yield made
+    dispose_engine(made)
+
+
+def registered(settings: dict[str, str], timeout: float = 30) -> CollectorRegistry:
+    """Give a registry with the collector alone."""
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(settings, timeout))
+    return registry
+
+
+def up(registry: CollectorRegistry) -> dict[int, float]:
+    """Say of each process that is shown whether it answers."""
+    (found,) = [each for each in registry.collect() if each.name == "dbpool_process_up"]
+    return {int(sample.labels["pid"]): sample.value for sample in found.samples}
+
+
+def test_without_a_folder_a_process_shows_itself(settings: dict[str, str]) -> None:
+    """With what its pools have counted."""
+    get_engine(settings).connect().close()
+    registry = registered(settings)
+    assert up(registry) == {os.getpid(): 1}
+    assert "db_client_connection_use_time_seconds_count" in generate_latest(registry).decode()
+
+
+def test_whoever_is_scraped_shows_all_processes(run_dir: Path) -> None:
+    """Also one without an engine of its own, which only looks."""
+    with asked(run_dir) as first, asked(run_dir) as second:
+        registry = registered({"dbpool.run_dir": str(run_dir)})
+        shown = {pid: is_up for pid, is_up in up(registry).items() if pid != os.getpid()}
+        assert shown == {first.pid: 1, second.pid: 1}
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait()
+        shown = {pid: is_up for pid, is_up in up(registry).items() if pid != os.getpid()}
+        assert shown == {second.pid: 1}
+
+
+def test_one_that_is_stopped_is_shown_as_silent(run_dir: Path) -> None:
+    """The page does not wait for it for longer than it may."""
+    with asked(run_dir) as first:
+        os.kill(first.pid, signal.SIGSTOP)
+        registry = registered({"dbpool.run_dir": str(run_dir)}, timeout=0.1)
+        assert up(registry)[first.pid] == 0
+
+
+def test_nobody_is_asked_when_it_is_registered(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry wants only the names, and refuses them a second time."""
+    monkeypatch.setattr("pyramid_dbpool.prometheus.ask", lambda *_, **__: pytest.fail("asked"))
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(PoolCollector({"dbpool.run_dir": str(run_dir)}))
+    with pytest.raises(ValueError, match="dbpool_process_up"):
+        registry.register(PoolCollector({"dbpool.run_dir": str(run_dir)}))
+
+
+def test_it_stands_beside_an_app_s_own_metrics(settings: dict[str, str]) -> None:
+    """In one registry, as `prometheus_client`'s own is."""
+    get_engine(settings)
+    registry = registered(settings)
+    Counter("orders", "Orders.", registry=registry).inc()
+    text = generate_latest(registry).decode()
+    assert "orders_total 1.0" in text
+    assert "dbpool_outages_total" in text
+
+
+IN_MULTIPROCESS_MODE = """
+import sys
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from pyramid_dbpool import get_engine
+from pyramid_dbpool.prometheus import PoolCollector
+
+settings = {"sqlalchemy.url": sys.argv[1]}
+get_engine(settings)
+Counter("orders", "Orders.").inc()
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+registry.register(PoolCollector(settings))
+print(generate_latest(registry).decode())
+"""
+
+
+@pytest.mark.programs
+def test_it_stands_beside_them_in_multiprocess_mode(
+    tmp_path: Path, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the registry that is exposed."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    said = run_program(IN_MULTIPROCESS_MODE, settings["sqlalchemy.url"])
+    assert "orders_total 1.0" in said.stdout, said.stderr
+    assert said.stdout.count("\ndbpool_process_up{") == 1
+
+
+def test_a_folder_that_cannot_be_looked_into_is_one_warning(
+    tmp_path: Path, settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process shows itself."""
+    missing = settings | {"dbpool.run_dir": str(tmp_path / "no" / "run")}
+    get_engine(settings)
+    registry = registered(missing)
+    with caplog.at_level(logging.WARNING, "pyramid_dbpool.prometheus"):
+        assert up(registry) == {os.getpid(): 1}
+        assert up(registry) == {os.getpid(): 1}
+    (said,) = [each for each in caplog.records if each.name == "pyramid_dbpool.prometheus"]
+    assert "Only this process's metrics are shown." in said.getMessage()
+
+
+def test_a_relative_folder_is_refused() -> None:
+    """Each process would look elsewhere."""
+    with pytest.raises(SettingsError, match=r"dbpool\.run_dir"):
+        PoolCollector({"dbpool.run_dir": "run"})
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    """Neither of the URL nor of what goes to the driver."""
+    url = make_url("postgresql+psycopg://me@localhost/x?sslpassword=secret1")
+    secret = {
+        "sqlalchemy.url": url.set(password="secret2").render_as_string(hide_password=False),
+        "sqlalchemy.connect_args": '{"options": "secret3"}',
+    }
+    get_engine(secret)
+    text = generate_latest(registered(secret)).decode()
+    dispose_engine(secret)
+    assert 'pool_name="default"' in text
+    assert "secret" not in text
+
+
+# The page
+
+
+PROMETHEUS = (*PARTS, "pyramid_dbpool.prometheus")
+
+
+def test_an_app_answers_with_its_metrics(psycopg_url: str) -> None:
+    """In the format that is asked for; and no cache keeps them."""
+    with app({"sqlalchemy.url": psycopg_url}, *PROMETHEUS) as web:
+        plain = web.get("/dbpool/metrics")
+        wanted = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        other = web.get("/dbpool/metrics", headers=wanted)
+    assert plain.headers["Content-Type"].startswith("text/plain; version=")
+    assert plain.headers["Cache-Control"] == "no-store"
+    assert 'dbpool_engines{app="' in plain.text
+    assert other.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert other.text.endswith("# EOF\n")
+
+
+def test_the_page_is_where_the_setting_says(psycopg_url: str) -> None:
+    """And nowhere else."""
+    settings = {"sqlalchemy.url": psycopg_url, "dbpool.prometheus_route": "/pools"}
+    with app(settings, *PROMETHEUS) as web:
+        assert "dbpool_engines" in web.get("/pools").text
+        web.get("/dbpool/metrics", status=404)
+
+
+def test_the_page_is_there_without_a_free_connection(psycopg_url: str) -> None:
+    """And shows that there is none."""
+    url = {"sqlalchemy.url": psycopg_url, "sqlalchemy.max_overflow": 0}
+    with app(url | {"sqlalchemy.pool_size": 1}, *PROMETHEUS) as web, web.engine.connect():
+        text = web.get("/dbpool/metrics").text
+    assert 'db_client_connection_state="used"' in text
+
+
+def test_the_page_is_there_while_the_database_is_away(psycopg_url: str) -> None:
+    """Nobody asks it anything."""
+    url = make_url(psycopg_url).set(port=deaf_port()).render_as_string(hide_password=False)
+    with app({"sqlalchemy.url": url}, *PROMETHEUS) as web:
+        web.get("/dbpool/metrics", status=200)
+
+
+def test_a_wrong_path_is_an_error_of_the_configuration(psycopg_url: str) -> None:
+    """With the key in it."""
+    settings = {"sqlalchemy.url": psycopg_url, "dbpool.prometheus_route": "metrics"}
+    with (
+        pytest.raises(ConfigurationError, match=r"dbpool\.prometheus_route"),
+        app(settings, "pyramid_dbpool.prometheus"),
+    ):
+        pass
+
+
+WITHOUT_PYRAMID = """
+import sys
+sys.modules["pyramid"] = None
+from prometheus_client import CollectorRegistry, generate_latest
+from pyramid_dbpool.prometheus import PoolCollector
+registry = CollectorRegistry()
+registry.register(PoolCollector({}))
+print(len(generate_latest(registry)) > 0)
+"""
+
+
+@pytest.mark.programs
+def test_the_collector_needs_no_pyramid() -> None:
+    """A worker, or a program that only shows metrics, has none."""
+    said = run_program(WITHOUT_PYRAMID)
+    assert said.stdout == "True\n", said.stderr

@@ -312,6 +312,13 @@ SETTINGS: tuple[Setting, ...] = (
         scope="app",
         off=None,
     ),
+    own(
+        "prometheus_route",
+        "path",
+        "/dbpool/metrics",
+        "The path of the metrics, where `pyramid_dbpool.prometheus` is included.",
+        scope="app",
+    ),
     # Ours, for each pool.
     own(
         "startup_check",

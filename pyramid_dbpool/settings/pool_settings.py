@@ -163,6 +163,7 @@ class AppSettings:
     status_permission: str | None
     status_command_permission: str | None
     run_dir: str | None
+    prometheus_route: str
     pools: Mapping[str, PoolSettings]
 
 

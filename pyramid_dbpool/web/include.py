@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from types import FrameType
 
@@ -27,11 +28,13 @@ from .request_db import RequestAttribute, RequestSessions, note_served, request_
 __all__ = [
     "PyramidSettingsError",
     "add_engine_hook",
+    "add_outer_tween",
     "add_pool",
     "add_readiness",
     "add_release",
     "add_retry",
     "answer_overload",
+    "as_configuration_error",
     "check_when_created",
     "load",
     "mind_failures",
@@ -51,16 +54,26 @@ class PyramidSettingsError(SettingsError, ConfigurationError):  # type: ignore[m
     """A setting is wrong, found while Pyramid was configured."""
 
 
+@contextmanager
+def as_configuration_error() -> Iterator[None]:
+    """Have what is wrong with a setting be Pyramid's error, too.
+
+    :raises PyramidSettingsError: a setting is unknown or wrong.
+    """
+    try:
+        yield
+    except SettingsError as error:
+        raise PyramidSettingsError(str(error)) from error
+
+
 def load(config: Configurator) -> AppSettings:
     """Read the app's settings and check all of them.
 
     :raises PyramidSettingsError: a setting is unknown or wrong.
     """
     name_app(config.root_package.__name__)
-    try:
+    with as_configuration_error():
         app = load_app(config.get_settings())
-    except SettingsError as error:
-        raise PyramidSettingsError(str(error)) from error
     refuse_taken_names(app)
     for pool in app.pools.values():
         if pool.capacity is not None and pool.capacity < 2:
@@ -141,7 +154,7 @@ def mind_failures(config: Configurator) -> None:
 def add_retry(config: Configurator, app: AppSettings) -> None:
     """Let requests be tried again where that is right, and bound their waits."""
     config.registry[retry.REQUEST_TIMEOUT] = app.request_timeout
-    _add_outer_tween(config, retry.TWEEN)
+    add_outer_tween(config, retry.TWEEN)
     config.action(None, partial(_subscribe_if_left_out, config.registry), order=_LAST)
 
 
@@ -163,7 +176,8 @@ def _subscribe_if_left_out(registry: Registry) -> None:
     subscribing.add_subscriber(created, ApplicationCreated)
 
 
-def _add_outer_tween(config: Configurator, factory: str) -> None:
+def add_outer_tween(config: Configurator, factory: str) -> None:
+    """Put a tween over pyramid_tm's, and over all that the app adds; warn if it is left out."""
     # Of its own and late, so that it is over the tweens that an app adds after it.
     last = Configurator(registry=config.registry, autocommit=True)
 
@@ -221,7 +235,7 @@ def add_readiness(config: Configurator, app: AppSettings) -> None:
 
     config.action(None, register, order=_LAST)
     # After the other one, and so over it.
-    _add_outer_tween(config, readiness.TWEEN)
+    add_outer_tween(config, readiness.TWEEN)
 
 
 def check_when_created(config: Configurator, app: AppSettings) -> None:
