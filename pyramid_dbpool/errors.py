@@ -42,8 +42,10 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     the caller's has reached the database.
 
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
-    :ivar numbers: what the text says, for a log with fields: `seconds` that the caller has waited,
-        connections `in_use`, others `waiting`, and such of those as hold one (`waiting_holders`).
+    :ivar fields: what the text says, for a log with fields: `seconds` that the caller has waited,
+        connections `in_use`, others `waiting`, and those who wait and hold one
+        (`waiting_holders`); who holds most (`holder`), `holder_connections`, and for how long at
+        the longest (`holder_seconds`).
     :ivar retry_after: after how many seconds another attempt may succeed, for the ``Retry-After``
         of an exception view of your own (``request.response.retry_after = error.retry_after``);
         None: say none, because a part of the request may be stored.
@@ -51,7 +53,7 @@ class PoolTimeout(PoolError, sa_exc.TimeoutError):
     """
 
     pool_name: str | None = None
-    numbers: Mapping[str, float] = MappingProxyType({})
+    fields: Mapping[str, str | float] = MappingProxyType({})
     retry_after: int | None = 1
     paused: bool = False
 
@@ -71,12 +73,12 @@ class DatabaseUnavailable(PoolError, sa_exc.OperationalError):
 
     :ivar orig: the driver's error.
     :ivar pool_name: the pool; None for a `ManagedPool` without a name.
-    :ivar numbers: `seconds`, for how long openings have failed.
+    :ivar fields: `seconds`, for how long openings have failed.
     :ivar retry_after: as that of `PoolTimeout`; None also where only a person can help.
     """
 
     pool_name: str | None = None
-    numbers: Mapping[str, float] = MappingProxyType({})
+    fields: Mapping[str, str | float] = MappingProxyType({})
     retry_after: int | None = 1
 
     @classmethod

@@ -288,7 +288,7 @@ class WriteOutage:
         )
         kind = RuntimeError if engine is None else engine.dialect.loaded_dbapi.OperationalError
         error = DatabaseUnavailable.saying(text, kind(self._said), self.name)
-        error.numbers = {"seconds": lasted}
+        error.fields = {"seconds": lasted}
         error.retry_after = self.retry_after
         return error
 

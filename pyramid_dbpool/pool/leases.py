@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -21,7 +22,7 @@ T = TypeVar("T")
 NAMED_FRAMES = 4
 # The same for a stack, which is read when somebody has asked for it.
 STACK_FRAMES = 8
-# How many holders a text names.
+# How many groups of holders a text names.
 NAMED_HOLDERS = 5
 # What stands between the app and its server, and between the app and its database.
 _NOT_THE_APPS = frozenset(
@@ -100,11 +101,46 @@ def worker_kind() -> str:
     return "thread" if threading.get_ident.__module__ == "_thread" else "greenlet"
 
 
+class Group(NamedTuple):
+    """All connections of the holders with one label.
+
+    - `connections`: how many these are.
+    - `longest`: for how many seconds the one that has been out for longest is.
+    - `total`: the seconds of all of them together.
+    """
+
+    label: str
+    connections: int
+    longest: float
+    total: float
+
+
+def groups(holders: Iterable[Holder]) -> list[Group]:
+    """Group holders by their labels: what has kept most from others comes first."""
+    seconds = defaultdict[str, list[float]](list)
+    for each in holders:
+        seconds[each.label].append(each.held_seconds)
+    found = [Group(label, len(held), max(held), sum(held)) for label, held in seconds.items()]
+    # Neither by count nor by age: one that has leaked hides no view that has all the others, and
+    # many short ones hide no leak.
+    return sorted(found, key=lambda each: -each.total)
+
+
 def holders_text(holders: Iterable[Holder]) -> str:
-    """Return a sentence that names the longest holders and their ages."""
-    longest = sorted(holders, key=lambda each: -each.held_seconds)[:NAMED_HOLDERS]
-    listed = ", ".join(f"{each.label} for {each.held_seconds:.1f} s" for each in longest)
-    return f" Longest holders: {listed}." if listed else ""
+    """Return a sentence that names who holds most, how many, and for how long."""
+    found = groups(holders)
+    listed = [_group_text(each) for each in found[:NAMED_HOLDERS]]
+    if others := found[NAMED_HOLDERS:]:
+        count = sum(each.connections for each in others)
+        more = "1 other" if len(others) == 1 else f"{len(others)} others"
+        listed.append(f"and {more}" + (f" with {count}" if count > len(others) else ""))
+    return f" Longest holders: {'; '.join(listed)}." if listed else ""
+
+
+def _group_text(group: Group) -> str:
+    if group.connections == 1:
+        return f"{group.label} for {group.longest:.1f} s"
+    return f"{group.label}: {group.connections} connections, the longest for {group.longest:.1f} s"
 
 
 def places(idents: Collection[int]) -> dict[int, str]:

@@ -10,7 +10,7 @@ from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from .leases import holders_text, leases, named
+from .leases import groups, holders_text, leases, named
 from .line import Pause
 from .options import Spelling, pool_text
 from .outage import Outage
@@ -45,7 +45,7 @@ class Refusals:
         refusal = DatabaseUnavailable.saying(text, error, self._name)
         refusal.__cause__ = error
         if lasted:
-            refusal.numbers = {"seconds": lasted}
+            refusal.fields = {"seconds": lasted}
         return refusal
 
     def away(self, outage: Outage) -> DatabaseUnavailable:
@@ -71,7 +71,7 @@ class Refusals:
         text = paused_text(self._name, waited, lasted, pause.by, limit=limit)
         error = self._exhausted(PoolTimeout, text)
         error.paused = True
-        error.numbers = {"seconds": waited, "paused_seconds": lasted}
+        error.fields = {"seconds": waited, "paused_seconds": lasted}
         return error
 
     def line_full(self) -> PoolLineFull:
@@ -80,18 +80,26 @@ class Refusals:
         with shared.door, shared.lock:
             shared.stats.refused["line_full"] += 1
             held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
-            waiting = shared.line.waiting
+            waiting, waiting_holders = shared.line.waiting, shared.stats.waiting_holders
             pause = shared.line.paused
+        holders = named(held)
         # Some may have left the line since this caller was told that it is full.
         most = shared.options.max_waiting or 0
         if pause is not None:
             lasted = shared.clock() - pause.since
             text = paused_line_full_text(self._name, self._spelled, most, lasted, pause.by)
         else:
-            text = line_full_text(self._name, self._spelled, most, capacity, named(held))
+            text = line_full_text(
+                self._name,
+                self._spelled,
+                most,
+                capacity,
+                holders,
+                waiting_holders=waiting_holders,
+            )
         error = self._exhausted(PoolLineFull, text)
         error.paused = pause is not None
-        error.numbers = {"in_use": len(held), "waiting": waiting}
+        error.fields = _fields(holders, waiting=waiting, waiting_holders=waiting_holders)
         return error
 
     def timed_out(
@@ -120,10 +128,27 @@ class Refusals:
             pause = line.paused
         if pause is not None:
             return self._paused(pause, waited, cut=cut, setting=setting)
+        holders = named(held)
         if outage is not None and outage.kind is ConnectFailure.SATURATED:
-            text = saturated_text(name, spelled, waited, opened, outage.error, holders=named(held))
+            text = saturated_text(
+                name,
+                spelled,
+                waited,
+                opened,
+                outage.error,
+                holders=holders,
+                waiting_holders=waiting_holders,
+            )
         elif outage is not None and opened and outage.serves_since(now - waited):
-            text = no_new_text(name, spelled, waited, outage, count=opened, holders=named(held))
+            text = no_new_text(
+                name,
+                spelled,
+                waited,
+                outage,
+                count=opened,
+                holders=holders,
+                waiting_holders=waiting_holders,
+            )
         elif outage is not None:
             return self.away(outage)
         elif opening and (opening >= leased or not full):
@@ -137,18 +162,15 @@ class Refusals:
                 capacity=capacity,
                 opened=None if full else opened,
                 waiting=waiting,
-                holders=named(held),
+                holders=holders,
                 waiting_holders=waiting_holders,
                 cut=cut,
                 setting=setting,
             )
         error = self._exhausted(PoolTimeout, text, outage)
-        error.numbers = {
-            "seconds": waited,
-            "in_use": len(held),
-            "waiting": waiting,
-            "waiting_holders": waiting_holders,
-        }
+        error.fields = {"seconds": waited} | _fields(
+            holders, waiting=waiting, waiting_holders=waiting_holders
+        )
         return error
 
     def _exhausted(self, kind: type[T], text: str, outage: Outage | None = None) -> T:
@@ -156,6 +178,20 @@ class Refusals:
         error.pool_name = self._name
         error.__cause__ = None if outage is None else outage.error
         return error
+
+
+def _fields(
+    holders: Sequence[Holder], *, waiting: int, waiting_holders: int
+) -> dict[str, str | float]:
+    fields: dict[str, str | float] = {
+        "in_use": len(holders),
+        "waiting": waiting,
+        "waiting_holders": waiting_holders,
+    }
+    for first in groups(holders)[:1]:
+        fields["holder"], fields["holder_connections"] = first.label, first.connections
+        fields["holder_seconds"] = first.longest
+    return fields
 
 
 def timeout_text(
@@ -266,11 +302,13 @@ def saturated_text(
     error: BaseException,
     *,
     holders: Sequence[Holder] = (),
+    waiting_holders: int = 0,
 ) -> str:
     """Explain that the server admits no more connections."""
     return (
         f"{pool_text(pool_name)}: no connection within {waited:.2f} s, because the server admits"
-        f" no more ({driver_text(error)}); this pool has {count} open."
+        f" no more ({driver_text(error)}); this pool has {count} open"
+        f"{_waiting_holders_text(waiting_holders)}."
         f"{holders_text(holders)} Raise the server's limit, or lower"
         f" {spelled('pool_size')} and {spelled('max_overflow')} in the"
         " processes that share it."
@@ -285,6 +323,7 @@ def no_new_text(
     *,
     count: int,
     holders: Sequence[Holder],
+    waiting_holders: int = 0,
 ) -> str:
     """Explain that none of the open connections came free, and that no other can be opened."""
     if outage.kind is ConnectFailure.CONFIGURATION:
@@ -299,7 +338,8 @@ def no_new_text(
     came = "did not come free" if count == 1 else "came free"
     return (
         f"{pool_text(pool_name)}: no connection within {waited:.2f} s: {open_ones} {came}, and"
-        f" {why} ({driver_text(outage.error)}).{holders_text(holders)} {remedy}"
+        f" {why} ({driver_text(outage.error)}){_waiting_holders_text(waiting_holders)}."
+        f"{holders_text(holders)} {remedy}"
     )
 
 
@@ -319,12 +359,17 @@ def line_full_text(
     max_waiting: int,
     capacity: int | None,
     holders: Sequence[Holder] = (),
+    *,
+    waiting_holders: int = 0,
 ) -> str:
     """Explain that the line is as long as it may be."""
     key = spelled("max_waiting")
     callers = "1 caller waits" if max_waiting == 1 else f"{max_waiting} callers wait"
     places = "only connection" if capacity == 1 else f"{capacity} connections"
-    line = f"{callers} already for its {places}, as many as {key} allows."
+    line = (
+        f"{callers} already for its {places}, as many as {key} allows"
+        f"{_waiting_holders_text(waiting_holders)}."
+    )
     if not max_waiting:
         line = f"its {places} cannot be had at once, and {key} = 0 lets nobody wait."
     return (

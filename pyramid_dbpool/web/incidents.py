@@ -17,7 +17,7 @@ from sqlalchemy import exc as sa_exc
 
 from ..clock import monotonic
 from ..errors import CommitUnknown, DatabaseUnavailable
-from ..events import Kind, tell
+from ..events import Field, Kind, tell
 from .requests import request_name
 
 __all__ = ["IncidentLog", "Incidents", "is_refusal"]
@@ -47,7 +47,7 @@ class _About(NamedTuple):
 
 class _Refused(NamedTuple):
     text: str
-    numbers: Mapping[str, float]
+    fields: Mapping[str, Field]
 
 
 class Incidents:
@@ -90,7 +90,7 @@ class Incidents:
         else:
             self.refused = self.refused or {}
             about = _About(getattr(error, "pool_name", None), type(error))
-            self.refused[about] = _Refused(text, getattr(error, "numbers", {}))
+            self.refused[about] = _Refused(text, getattr(error, "fields", {}))
 
     def doubt(self, status: int) -> str | None:
         """Say which write is in doubt after an answer with this status."""
@@ -137,7 +137,7 @@ class IncidentLog:
                     status=status,
                     reason=about.kind.__name__,
                     left_out=left_out,
-                    **refused.numbers,
+                    **refused.fields,
                 )
 
     def _left_out(self, about: _About) -> int | None:

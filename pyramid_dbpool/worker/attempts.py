@@ -200,4 +200,4 @@ def _say(named: MessageName[Any], plan: str, error: Exception) -> None:
         return
     kind = type(error).__name__
     pool = error.pool_name
-    tell(log, Kind.REFUSED, text, pool, label=str(named), reason=kind, **error.numbers)
+    tell(log, Kind.REFUSED, text, pool, label=str(named), reason=kind, **error.fields)

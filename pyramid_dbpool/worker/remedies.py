@@ -181,7 +181,7 @@ def reason(error: Exception) -> str:
 def _say_waiting(text: str, error: Exception) -> None:
     if isinstance(error, PoolTimeout | DatabaseUnavailable):
         kind = type(error).__name__
-        tell(log, Kind.WAITING, text, error.pool_name, reason=kind, **error.numbers)
+        tell(log, Kind.WAITING, text, error.pool_name, reason=kind, **error.fields)
     else:
         # Of a pool of others.
         log.warning("%s", text)

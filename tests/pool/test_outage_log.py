@@ -189,10 +189,22 @@ def test_a_drivers_words_stand_on_one_line_without_its_question() -> None:
 
 def test_the_longest_holders_are_named_and_not_all_of_them() -> None:
     """The longest first; a pool of fifty would fill a screen."""
-    holders = [Holder(f"GET route '{number}'", float(number)) for number in range(1, 7)]
-    named = ", ".join(f"GET route '{number}' for {number}.0 s" for number in (6, 5, 4, 3, 2))
-    assert holders_text(holders) == f" Longest holders: {named}."
+    holders = [Holder(f"GET route '{number}'", float(number)) for number in range(1, 8)]
+    named = "; ".join(f"GET route '{number}' for {number}.0 s" for number in (7, 6, 5, 4, 3))
+    assert holders_text(holders[1:]) == f" Longest holders: {named}; and 1 other."
+    assert holders_text(holders) == f" Longest holders: {named}; and 2 others."
+    assert holders_text([*holders, *holders[:1]]).endswith("; and 2 others with 3.")
     assert holders_text([]) == ""
+
+
+def test_the_holders_with_one_name_are_one() -> None:
+    """The view that eats the pool comes before one that has leaked a moment ago."""
+    holders = [Holder("GET /slow", 12.3 - number) for number in range(8)]
+    holders += [Holder("GET /leaks", 20.0), Holder("GET /leaks", 5.0), Holder("GET /", 0.04)]
+    assert holders_text(holders) == (
+        " Longest holders: GET /slow: 8 connections, the longest for 12.3 s;"
+        " GET /leaks: 2 connections, the longest for 20.0 s; GET / for 0.0 s."
+    )
 
 
 def test_one_is_no_plural() -> None:

@@ -1,5 +1,6 @@
 """Why a caller gets no connection: counted, and told without the pool's lock."""
 
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from pyramid_dbpool import (
     DatabaseUnavailable,
@@ -27,7 +29,7 @@ from pyramid_dbpool.pool.refusals import Refusals
 from tests.conformance.adapters.queue import make_engine
 from tests.conformance.stub import StubServer
 from tests.conformance.stub_driver import StubConnection
-from tests.support.makers import PATIENCE, Maker, wait_for
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 from tests.support.servers.ports import deaf_port
 
 
@@ -110,7 +112,11 @@ def test_a_server_that_admits_no_more_is_said_so(
         engine.connect()
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
     assert "because the server admits no more (" in str(caught.value)
-    assert "this pool has 1 open. Longest holders: " in str(caught.value)
+    # The caller's own, here.
+    said = (
+        "this pool has 1 open; 1 of those who wait holds a connection already. Longest holders: "
+    )
+    assert said in str(caught.value)
     dispose_engine(settings)
 
 
@@ -257,3 +263,33 @@ def test_a_new_pool_has_no_overflow(maker: Maker) -> None:
         " Current Checked out connections: 0"
     )
     assert pool.overflow() == -5
+
+
+@pytest.mark.parametrize("max_waiting", [None, 1])
+def test_an_error_has_who_holds_most_as_fields(maker: Maker, max_waiting: int | None) -> None:
+    """A log with fields counts the refusals by whose fault they are."""
+    patience = PATIENCE if max_waiting else 0.02
+    pool = ManagedPool(maker, 3, 0, timeout=patience, max_waiting=max_waiting)
+    leases: list[PoolProxiedConnection] = []
+
+    def hold() -> None:
+        with holder_label("GET /slow"):
+            leases.extend([pool.connect(), pool.connect()])
+        leases.append(pool.connect())
+
+    # In another thread: whoever waits here holds none.
+    in_thread(hold).join(PATIENCE)
+    pool._core.stats.waiting_holders = 1
+    waiter = in_thread(lambda: pool.connect().close() if max_waiting else None)
+    wait_for(lambda: pool.snapshot().waiting == (max_waiting or 0))
+    with pytest.raises(PoolTimeout) as caught:
+        pool.connect()
+    assert "; 1 of those who wait holds a connection already" in str(caught.value)
+    fields = {"in_use": 3, "waiting_holders": 1, "holder": "GET /slow", "holder_connections": 2}
+    assert fields.items() < caught.value.fields.items()
+    assert isinstance(caught.value.fields["holder_seconds"], float)
+    assert ("seconds" in caught.value.fields) == (max_waiting is None)
+    assert pickle.loads(pickle.dumps(caught.value)).fields == caught.value.fields
+    for lease in leases:
+        lease.close()
+    waiter.join(PATIENCE)
