@@ -21,10 +21,13 @@ __all__ = ["POLICY", "content", "document", "numbers"]
 _DOCUMENT = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 _DAY = 12 * 3600.0  # in seconds; after so long a time alone may be of any day
+_TOGETHER = 5.0  # in seconds; what processes say alike within so long is one thing
 _NOTHING = "\N{EN DASH}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 # Somebody with a connection, or in the line for one.
 _Person = tuple[HostPool, Mapping[str, Any], Mapping[str, Any]]
+# An event, and the processes that have told it.
+_Told = tuple[Mapping[str, Any], list[int]]
 _HOLDS = el("span.badge", {"data-level": "bad"}, "holds one already")
 
 # What is at the top of each tab's title: it is seen where the page is not.
@@ -71,7 +74,7 @@ def document(overview: Overview, path: str, *, may_command: bool, still: bool, s
         "path": escape(path),
         "said": escape(said),
         "content": "".join(map(html, view)),
-        "reload": html(el("p", {}, el("a", {"href": path}, "Reload"), " · ", other)),
+        "reload": html(el("p.reload", {}, el("a", {"href": path}, "Reload"), " · ", other)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _DOCUMENT)
 
@@ -197,7 +200,7 @@ def _figure(
     line = {"data-pool": pool.key, "data-series": series, "data-top": top, "aria-hidden": "true"}
     return el(
         "div",
-        {"class": state or None},
+        {"class": f"{state} {series}".strip()},
         el("dt", {}, name),
         el("dd", {}, el("b", {}, value), el("span.faint", {}, f" {of}") if of else None),
         el("svg.trend", line | {"viewBox": "0 0 100 30", "preserveAspectRatio": "none"}),
@@ -379,21 +382,32 @@ def _quantile(histogram: Mapping[str, Any] | None, share: float) -> str:
 
 
 def _events(overview: Overview) -> Element:
-    rows = [_event(report, event, overview.at) for report, event in overview.events[:SHOWN]]
+    told: dict[tuple[str, ...], list[_Told]] = {}
+    ordered: list[_Told] = []
+    for report, event in overview.events:
+        same = told.setdefault((event["kind"], event["pool"], event["text"]), [])
+        if same and same[-1][0]["at"] - event["at"] < _TOGETHER:
+            same[-1][1].append(report["pid"])
+        else:
+            same.append((event, [report["pid"]]))
+            ordered.append(same[-1])
+    rows = [_event(event, pids, overview.at) for event, pids in ordered[:SHOWN]]
     if not rows:
         return _section("events", "What happened", el("p.faint", {}, "Nothing worth a line yet."))
     return _section("events", "What happened", el("ol.events", {}, *rows))
 
 
-def _event(report: Mapping[str, Any], event: Mapping[str, Any], now: float) -> Element:
+def _event(event: Mapping[str, Any], pids: Sequence[int], now: float) -> Element:
     at = datetime.fromtimestamp(event["at"]).astimezone()
     time = f"{at:%H:%M:%S}" if now - event["at"] < _DAY else f"{at:%Y-%m-%d %H:%M}"
     level = "bad" if event["level"] in ("ERROR", "CRITICAL") else event["level"].lower()
+    among = sorted(set(pids))
+    who = f"process {among[0]}" if len(among) == 1 else f"{len(among)} processes"
     return el(
         "li",
-        {"class": level, "data-key": f"{report['pid']} {event['number']}"},
+        {"class": level, "data-key": f"{pids[0]} {event['number']}"},
         el("time", {"datetime": at.isoformat(timespec="seconds")}, time),
         el("b", {}, str(event["kind"]).replace("_", " ")),
         el("span", {}, event["text"]),
-        el("span.faint", {}, f"process {report['pid']}"),
+        el("span.faint", {"title": ", ".join(map(str, among))}, who),
     )

@@ -368,6 +368,7 @@ def test_the_pictures(
         page = open_page(viewport={"width": 1000, "height": 760}, **options)
     if scene == "exhausted":
         page.locator("#holders summary").first.click()
+        page.evaluate("scrollTo(0, 0)")
     box = page.locator("h1").bounding_box()
     assert box is not None and box["y"] < 200
     folder = os.environ.get("WRITE_PICTURES")

@@ -147,6 +147,19 @@ def test_an_event_of_another_day_says_which() -> None:
     assert re.fullmatch(r"\d\d\d\d-\d\d-\d\d \d\d:\d\d", times[1])
 
 
+def test_what_processes_say_alike_is_one_row() -> None:
+    """An outage is met by all of them; the same again a minute later is another one."""
+    three = [event(1, "outage", "gone", at=NOW - each) for each in (0, 3, 60)]
+    reports = [report(pid, events=[one]) for pid, one in enumerate(three, 1)]
+    reports.append(report(9, events=[event(1, "back", "gone")]))
+    found = content(Overview(reports), "/", may_command=False)[-1]
+    assert re.findall(r">([^<]*process[^<]*)<", html(found)) == [
+        "2 processes",
+        "process 9",
+        "process 3",
+    ]
+
+
 def test_an_element_leaves_out_what_is_not_there() -> None:
     """A page is put together of what there is."""
     made = el("p", {"a": None, "b": False, "c": 0}, None, False, "", 0, "x")
