@@ -248,6 +248,3 @@ class RecordedBody:
         if close is not None:
             with self._recording.at_work():
                 close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._body, name)

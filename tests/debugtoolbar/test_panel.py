@@ -1,6 +1,7 @@
 """What the panel says of a request."""
 
 import contextvars
+import gc
 import re
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from sqlalchemy import select, text
 from pyramid_dbpool import stream, unit_of_work
 from pyramid_dbpool.debugtoolbar import panel, recording, watching
 from tests.debugtoolbar.conftest import HERE, Shown
-from tests.support.webapp import Row, app
+from tests.support.webapp import Row, TwoPhaseSession, app, database
 from tests.web.request.views import answer_with_rows, exception_view, fails, rows
 from tests.web.retry.views import (
     ENDS_SESSION,
@@ -262,6 +263,27 @@ def test_a_streamed_page(shown: Build) -> None:
     assert len(web.data()["checkouts"]) == 1
 
 
+def test_a_body_that_is_closed_early(shown: Build) -> None:
+    """As by a server whose client went away: its connection comes back, and is shown so."""
+
+    def view(request: Request) -> Response:
+        def produce(session: Any) -> Any:
+            yield b"%d" % session.scalar(select(1))
+            yield b"more"
+
+        body = stream(request, produce)
+        return Response(app_iter=body, content_type="text/csv")
+
+    web = shown(index=view)
+    environ = {**Request.blank("/").environ, **HERE}
+    body = web.web.router(environ, lambda status, headers, info=None: lambda data: None)
+    assert next(iter(body)) == b"1"
+    assert web.data()["checkouts"][0]["is_out"]
+    body.close()
+    (row,) = web.data()["checkouts"]
+    assert (row["is_out"], ends(row), row["returned_where"]) == (False, ["rolled back"], [])
+
+
 def test_a_subrequest(shown: Build) -> None:
     """What it takes is its parent's too, which waits for it; with tweens it has a panel itself."""
 
@@ -342,6 +364,55 @@ def test_a_connection_that_is_not_given_back(shown: Build) -> None:
     assert web.data()["pools"][0]["holders"][0].startswith("GET route 'index'")
     kept.pop().close()
     assert not web.data()["checkouts"][0]["is_out"]
+
+
+def test_a_connection_that_is_dropped(shown: Build, settings: dict[str, Any]) -> None:
+    """The pool takes it back, and rolls back what was left open."""
+    # The toolbar's own panel for SQLAlchemy keeps it.
+    settings["debugtoolbar.panels"] = "dbpool"
+
+    def view(request: Request) -> None:
+        connection = request.registry["sqlalchemy.engine"].connect()
+        connection.execute(select(1))
+        del connection
+        gc.collect()
+
+    web = shown(index=view)
+    web.get()
+    (row,) = web.data()["checkouts"]
+    assert (row["is_out"], ends(row)) == (False, ["left open"])
+
+
+def test_a_connection_that_is_detached(shown: Build) -> None:
+    """The pool has it no more."""
+
+    def view(request: Request) -> None:
+        with request.registry["sqlalchemy.engine"].connect() as connection:
+            connection.detach()
+
+    web = shown(index=view)
+    web.get()
+    (row,) = web.data()["checkouts"]
+    assert row["was_detached"] and not row["is_out"]
+    assert "detached" in web.page()
+
+
+def test_a_commit_in_two_phases(shown: Build, settings: dict[str, Any], mariadb_url: str) -> None:
+    """It is committed when it is no longer prepared only; with MariaDB's number of it."""
+    settings["sqlalchemy.url"] = mariadb_url
+    settings["dbpool.session_class"] = f"{TwoPhaseSession.__module__}.TwoPhaseSession"
+    numbers: list[int] = []
+
+    def view(request: Request) -> None:
+        request.db.add(Row())
+        numbers.append(request.db.scalar(text("SELECT connection_id()")))
+
+    with database(mariadb_url) as count:
+        web = shown(index=view)
+        web.get()
+        assert count() == 1
+    (row,) = web.data()["checkouts"]
+    assert (ends(row), row["server_pid"]) == (["committed"], numbers[0])
 
 
 def test_after_the_engine_was_disposed_of(shown: Build) -> None:
