@@ -67,18 +67,18 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         return record if self._pools else handler
 
     def _end(self, request: Request, error: BaseException | None) -> None:
-        recording, pools = self._recording, self._pools
+        recording = self._recording
         recording.ended = monotonic()
         if error is not None:
             said = _said_by_database(error)
             recording.error = _in_words(said)
             recording.is_of_database = isinstance(said, PoolError | sa_exc.SQLAlchemyError)
         recording.sessions = [
-            f"request.{each.attribute}" for each in pools if each.attribute in request.__dict__
+            f"request.{each.attribute}"
+            for each in self._pools
+            if each.attribute in request.__dict__
         ]
-        recording.pools = [_state_of(each) for each in pools]
-        # The panel outlives the request; an engine that was disposed of need not.
-        self._pools = []
+        recording.pools = [_state_of(each) for each in self._pools]
         self._is_ours = True
 
     _is_ours = False

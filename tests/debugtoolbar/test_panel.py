@@ -12,6 +12,7 @@ import pytest
 from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 
 from pyramid_dbpool import stream, unit_of_work
 from pyramid_dbpool.debugtoolbar import panel, recording, watching
@@ -174,7 +175,8 @@ def test_a_request_that_is_refused(shown: Build, settings: dict[str, Any]) -> No
     assert row["waited"] != "0.00 ms" and row["held"] == "0.00 ms"
     data = web.data()
     assert texts(data, "danger").startswith("Refused a connection after ")
-    assert "pool 'default'" in texts(data, "danger")
+    # Once is enough.
+    assert texts(data).count("pool 'default'") == 1
     (pool,) = data["pools"]
     assert pool["used"] == 1 and len(pool["holders"]) == 1
     page = web.page()
@@ -209,6 +211,29 @@ def test_a_commit_that_nobody_knows_of(shown: Build) -> None:
     (row,) = web.data()["checkouts"]
     assert ends(row) == ["commit unknown"]
     assert "nobody knows whether it is stored" in texts(web.data(), "danger")
+
+
+def test_a_commit_in_a_thread_that_nobody_knows_of(settings: dict[str, Any]) -> None:
+    """Nobody observes what such a thread does, and yet it is known for what it is."""
+
+    def view(request: Request) -> None:
+        request.db.add(Row(id=ENDS_SESSION))
+        request.db.flush()
+
+        def work() -> None:
+            with pytest.raises(DBAPIError):
+                request.db.commit()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    with app(settings, "pyramid_debugtoolbar", "pyramid_dbpool", index=view) as web:
+        with web.engine.begin() as connection:
+            connection.exec_driver_sql(TROUBLE_IN_COMMIT)
+        Shown(web).get()
+        (row,) = Shown(web).data()["checkouts"]
+        assert ends(row) == ["commit unknown"]
 
 
 def test_a_commit_that_fails(shown: Build) -> None:
@@ -345,6 +370,23 @@ def test_a_connection_that_waits_for_the_view(
     assert "after that in rows (request/views.py:" in said and "request.release_db()" in said
     (row,) = web.data()["checkouts"]
     assert (row["held"], row["idle"], row["bar"]["idle"]) == ("2.5 s", "2.5 s", "100.00%")
+
+
+def test_a_statement_that_fails(shown: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it is no part of it."""
+    now = [1000.0]
+    for module in (recording, watching, panel):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    def view(request: Request) -> None:
+        with pytest.raises(DBAPIError), request.db.begin_nested():
+            request.db.execute(text("SELECT 1 / 0"))
+        now[0] += 2.5
+
+    web = shown(index=view)
+    web.get()
+    (row,) = web.data()["checkouts"]
+    assert row["idle"] == "2.5 s"
 
 
 def test_a_connection_that_is_not_given_back(shown: Build) -> None:
