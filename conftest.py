@@ -12,6 +12,7 @@ import pytest
 pytest_plugins = [
     "pytester",
     "tests.support.makers",
+    "tests.support.answering",
     "tests.support.holding",
     "tests.support.happened",
     "tests.support.servers.fixtures",

@@ -4,7 +4,7 @@ import sys
 
 from ..secrets import mask_text
 
-__all__ = ["FAILED", "MISCONFIGURED", "OK", "Misconfigured", "complain", "one_line"]
+__all__ = ["FAILED", "MISCONFIGURED", "OK", "Failed", "Misconfigured", "complain", "one_line"]
 
 # All is well; something is wrong out there; the configuration or the command line is wrong.
 OK, FAILED, MISCONFIGURED = 0, 1, 2
@@ -14,6 +14,10 @@ LONGEST = 400
 
 class Misconfigured(Exception):
     """The configuration, or the command line, cannot be used; a line for each reason."""
+
+
+class Failed(Exception):
+    """Something is wrong out there; a line for each thing."""
 
 
 def one_line(text: str) -> str:

@@ -6,18 +6,31 @@ exit codes:
   2  the configuration, or the command line, is wrong
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
 from .checking import check
+from .commands import command
 from .configuration import list_settings, show
-from .errors import MISCONFIGURED, OK, Misconfigured, complain
+from .errors import FAILED, MISCONFIGURED, OK, Failed, Misconfigured, complain
+from .live import events, stacks
+from .overview import SORTS
+from .top import top
 
 __all__ = ["main"]
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# Between two looks: more often costs the processes something, and nobody reads so fast.
+LEAST_SECONDS, MOST_SECONDS = 0.2, 86400.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,13 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parsed(argv)
     try:
-        command: Callable[[argparse.Namespace], int] = args.command
-        code = command(args)
+        run: Callable[[argparse.Namespace], int] = args.run
+        code = run(args)
         sys.stdout.flush()
     except (Misconfigured, SettingsError) as error:
         for line in str(error).splitlines():
             complain(line)
         return MISCONFIGURED
+    except Failed as error:
+        for line in str(error).splitlines():
+            complain(line)
+        return FAILED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,29 +83,138 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_configuration(commands)
+    _add_live(commands)
+    _add_commands(commands)
+    return parser
+
+
+def _add_configuration(commands: _Commands) -> None:
     listing = commands.add_parser("settings", help="list every setting")
-    listing.set_defaults(command=list_settings)
+    listing.set_defaults(run=list_settings)
     _add_format(listing, "rst")
     showing = commands.add_parser(
         "show", help="show the settings that hold for each pool, and where each comes from"
     )
-    showing.set_defaults(command=show)
+    showing.set_defaults(run=show)
     _add_file(showing)
     _add_format(showing)
     checking = commands.add_parser(
-        "check", help="check the settings of an ini file and connect once to each database"
+        "check",
+        help="check the settings of an ini file, connect once to each database, and compare what"
+        " its server allows with what can be opened",
     )
-    checking.set_defaults(command=check)
+    checking.set_defaults(run=check)
     _add_file(checking)
     checking.add_argument(
         "--no-connect", dest="connect", action="store_false", help="check the settings only"
     )
     _add_format(checking)
-    return parser
 
 
-def _add_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config_uri", metavar="CONFIG_URI", help="the ini file, or file.ini#name")
+def _add_live(commands: _Commands) -> None:
+    watching = commands.add_parser(
+        "top", help="watch all pools of all processes of this host; ? shows the keys"
+    )
+    watching.set_defaults(run=top)
+    _add_processes(watching)
+    watching.add_argument(
+        "--seconds", type=_seconds, metavar="N", help="from one look to the next; 1 if not given"
+    )
+    watching.add_argument(
+        "--count", type=_number, metavar="N", help="print so many frames, one after the other"
+    )
+    watching.add_argument("--once", action="store_true", help="print one frame")
+    watching.add_argument(
+        "--sort", choices=[*SORTS], default="w", help="waiting, used, hold or pid first"
+    )
+    _add_format(watching)
+    stacking = commands.add_parser(
+        "stacks", help="show who holds and who waits for a connection, and where in the code"
+    )
+    stacking.set_defaults(run=stacks)
+    _add_processes(stacking)
+    _add_choice(stacking)
+    _add_format(stacking)
+    telling = commands.add_parser("events", help="list what happened to the pools")
+    telling.set_defaults(run=events)
+    _add_processes(telling)
+    _add_choice(telling)
+    telling.add_argument("--follow", "-f", action="store_true", help="and what will happen")
+    _add_format(telling)
+
+
+def _add_commands(commands: _Commands) -> None:
+    for name, text in (
+        ("refresh", "replace every connection as it comes back, idle ones now"),
+        ("resize", "let pools have more or fewer connections, until the processes start anew"),
+        ("pause", "hand out no connection; callers wait, as long as they are patient"),
+        ("resume", "hand out connections again"),
+    ):
+        telling = commands.add_parser(name, help=text)
+        telling.set_defaults(run=command, name=name)
+        _add_processes(telling)
+        _add_choice(telling)
+        if name == "resize":
+            telling.add_argument("--size", type=int, metavar="N", help="as sqlalchemy.pool_size")
+            telling.add_argument(
+                "--max-overflow", type=int, metavar="N", help="as sqlalchemy.max_overflow"
+            )
+        _add_format(telling)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    _add_file(parser, needed=False)
+    parser.add_argument(
+        "--run-dir", metavar="DIR", help="where the processes answer, in place of the file's"
+    )
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pool", metavar="NAME", help="this pool only")
+    parser.add_argument(
+        "--pid",
+        type=_pids,
+        action="extend",
+        metavar="PID",
+        help="this process only; more than one as 12,13 or --pid 12 --pid 13",
+    )
+
+
+def _pids(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+_pids.__name__ = "process id"
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = f"number of seconds, at least {LEAST_SECONDS}"
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_number.__name__ = "number"
+
+
+def _add_file(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    parser.add_argument(
+        "config_uri",
+        metavar="CONFIG_URI",
+        nargs=None if needed else "?",
+        help="the ini file, or file.ini#name",
+    )
     parser.add_argument(
         "config_vars",
         metavar="a=b",

@@ -1,0 +1,65 @@
+"""Looks at all processes again and again, and knows what was before."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..clock import monotonic
+from .asking import advice
+from .overview import Answer, Overview, overview
+from .wording import clock_text
+
+__all__ = ["Watch"]
+
+# How many events are kept, and how many shown.
+KEPT, SHOWN = 50, 4
+
+
+class Watch:
+    """The looks at all processes.
+
+    :param ask: asks them all: `ask(after={pid: number of the last event})`.
+    """
+
+    def __init__(self, ask: Callable[..., Sequence[Answer]]) -> None:
+        self._ask = ask
+        self._before: dict[int, Mapping[str, Any]] = {}
+        self._looked: float | None = None
+        self._heard: dict[int, int] = {}
+        self._events: deque[tuple[float, str]] = deque(maxlen=KEPT)
+
+    def look(self) -> Overview:
+        """Ask all of them now."""
+        found = self._ask(after=self._heard)
+        now = monotonic()
+        interval = None if self._looked is None else now - self._looked
+        told = [_Told(each.pid, each.report, each.silent) for each in found]
+        seen = overview(told, self._before, time.time(), interval)
+        reports = [each.report for each in found if each.report is not None]
+        for report in reports:
+            self._hear(report)
+        self._before = {report["pid"]: report for report in reports}
+        self._looked = now
+        return seen
+
+    def _hear(self, report: Mapping[str, Any]) -> None:
+        for event in report["events"]:
+            self._heard[report["pid"]] = event["number"]
+            words = f"{clock_text(event['at'])} {report['pid']} {event['text']}"
+            self._events.append((event["at"], words))
+
+    @property
+    def events(self) -> list[str]:
+        """The youngest events, a line each."""
+        return [text for _, text in sorted(self._events, key=lambda each: each[0])[-SHOWN:]]
+
+
+class _Told:
+    """An answer; of one that is missing it is said what to do."""
+
+    def __init__(self, pid: int, report: dict[str, Any] | None, silent: str | None) -> None:
+        self.pid, self.report = pid, report
+        self.silent = None if silent is None else advice(pid, silent)

@@ -1,0 +1,56 @@
+"""Numbers and durations as people read them, in few letters."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["clock_text", "cut", "duration", "plural"]
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in at most six letters, such as `0.3ms`, `45ms`, `2.1s`, `63s`, `12m`.
+
+    >>> [duration(each) for each in (None, 0, 0.0003, 0.045, 2.14, 63, 720, 10000)]
+    ['-', '0', '0.3ms', '45ms', '2.1s', '63s', '12m', '2.8h']
+    """
+    if seconds is None:
+        return "-"
+    if seconds <= 0:
+        return "0"
+    # In this order, so that 0.00996 is 10ms and 0.9996 is 1.0s: never 1000ms.
+    for limit, factor, unit, digits in _STEPS:
+        if seconds < limit:
+            return f"{seconds * factor:.{digits}f}{unit}"
+    return f"{seconds / 86400:.1f}d"
+
+
+_STEPS = (
+    (0.00995, 1000, "ms", 1),
+    (0.9995, 1000, "ms", 0),
+    (9.95, 1, "s", 1),
+    (99.5, 1, "s", 0),
+    (5970, 1 / 60, "m", 0),
+    (172800, 1 / 3600, "h", 1),
+)
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text that is no longer than so many letters."""
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "process", "processes"), plural(2, "pool")
+    ('1 process', '2 pools')
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def clock_text(at: float, *, date: bool = False) -> str:
+    """Return a time of this machine's clock and zone.
+
+    :param at: seconds since the epoch.
+    """
+    return time.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S", time.localtime(at))
