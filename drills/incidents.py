@@ -22,7 +22,8 @@ from tests.support.servers.failover import PostgresPair
 from tests.support.servers.proxy import FaultProxy, Newcomers
 
 APP = "culprits"  # in drill.ini
-WORKERS, THREADS = 2, 8
+# More threads than clients: also the page needs one.
+WORKERS, THREADS = 2, 24
 THINK = 0.2  # seconds between a client's requests
 REPORT = ROOT / "var" / "drills" / "incidents.rst"
 
@@ -123,6 +124,8 @@ INCIDENTS = {
                 {
                     "log": [rf"{SLOW} has held a connection for \d", named("ask_the_bank")],
                     "error": ["no connection came free within", SLOW],
+                    "report": [SLOW, named("ask_the_bank")],
+                    "page": ["exhausted", rf"{SLOW} holds 3 of 3", named("ask_the_bank")],
                 },
             )
         ],
@@ -138,6 +141,8 @@ INCIDENTS = {
                 {
                     "log": [r"GET route 'keep' \(over\) has held a connection for \d"],
                     "error": ["no connection came free within", r"GET route 'keep' \(over\)"],
+                    "report": [r"GET route 'keep' \(over\)"],
+                    "page": ["exhausted", r"GET route 'keep' \(over\) holds 3 of 3"],
                 },
             )
         ],
@@ -159,6 +164,12 @@ INCIDENTS = {
                         named("wait_for_the_disk"),
                     ],
                     "error": ["no connection came free within", "thread 'exporter'"],
+                    "report": ["thread 'exporter'", named("wait_for_the_disk")],
+                    "page": [
+                        "exhausted",
+                        "thread 'exporter' holds 3 of 3",
+                        named("wait_for_the_disk"),
+                    ],
                 },
             )
         ],
@@ -191,6 +202,8 @@ INCIDENTS = {
                         named("next_number"),
                     ],
                     "error": ["of those who wait hold", "GET route '(order|invoice)'"],
+                    "report": ['"holds": true', named("next_number")],
+                    "page": ["hold a connection already", named("next_number")],
                 },
             )
         ],
@@ -205,12 +218,17 @@ INCIDENTS = {
                 {
                     "log": ["the database server is unreachable"],
                     "error": ["has been unreachable for"],
+                    "report": [r'"outage_seconds": \d'],
+                    "page": [r"has been away for \d"],
                 },
             ),
             Phase(
                 "When it is back",
                 [come_back],
-                {"log": [r"the database server is back after \d"]},
+                {
+                    "log": [r"the database server is back after \d"],
+                    "page": [r"the database server is back after \d"],
+                },
             ),
         ],
     ),
@@ -229,12 +247,17 @@ INCIDENTS = {
                 {
                     "log": ["the server is read-only"],
                     "error": ["POST route .write.", "the server has been read-only for"],
+                    "report": [r'"write_outage_seconds": \d'],
+                    "page": [r"has taken no writes for \d", "the server is read-only"],
                 },
             ),
             Phase(
                 "When it leads to the new one",
                 [lead_to_the_new],
-                {"log": [r"the server takes writes after \d"]},
+                {
+                    "log": [r"the server takes writes after \d"],
+                    "page": [r"the server takes writes after \d"],
+                },
             ),
         ],
         pair=True,
@@ -250,7 +273,8 @@ INCIDENTS = {
                     "log": [
                         r"message 'pictures-17' has held a connection for \d",
                         named("shrink_pictures"),
-                    ]
+                    ],
+                    "report": ["message 'pictures-17'", named("shrink_pictures")],
                 },
             )
         ],

@@ -40,12 +40,18 @@ class Programs:
     command: Sequence[str] = ()
 
     @property
+    def run_dir(self) -> Path:
+        """Give the folder in which each process answers, where the app has one."""
+        return self.folder / "run"
+
+    @property
     def variables(self) -> dict[str, str]:
         """Give those of drill.ini."""
         return {
             # Ini files take a % for the beginning of a name.
             "database_url": self.url.replace("%", "%%"),
             "broker_folder": str(self.folder / "broker"),
+            "run_dir": str(self.run_dir),
             "patience": str(self.patience),
             "grace": str(self.grace),
         }

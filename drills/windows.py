@@ -1,12 +1,14 @@
 """What each window says of an incident, how soon, and the report of it."""
 
 import http.client
+import json
 import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from textwrap import indent
 
@@ -14,6 +16,7 @@ from drills.load import TIMEOUT
 from drills.processes import ROOT, Process
 from drills.report import Figure, at_most
 from drills.stack import Programs
+from pyramid_dbpool.telemetry.host import ask
 from tests.support.servers.failover import PostgresPair
 from tests.support.servers.proxy import FaultProxy
 
@@ -21,6 +24,8 @@ PAUSE = 0.2  # seconds between two looks
 # For how long a window is looked at, in seconds, before it counts as one that said nothing.
 PATIENCE = 30.0
 SOON = 10.0  # seconds after which a window has to name who is to blame
+# What of a process's report is not only a number.
+SHOWN = ("holders", "waiters", "outage_seconds", "write_outage_seconds", "paused_seconds")
 LOGS = re.compile(r"^\d\d:\d\d:\d\d\.\d+ \d+ (WARNING|ERROR|CRITICAL) ")
 
 
@@ -88,23 +93,66 @@ def is_of_a_request(line: str) -> bool:
     return "pyramid_dbpool.web.incidents" in line
 
 
-def answer(scene: Scene) -> str:
-    """Look at what a client is answered."""
-    return fetch(scene.port, "/quick")
+def report(scene: Scene) -> str:
+    """Ask each process by its socket who holds and who waits; the rest are numbers."""
+    said = []
+    for each in ask(str(scene.programs.run_dir)):
+        said.append(f"process {each.pid}: {each.silent}" if each.report is None else "")
+        for pool in (each.report or {}).get("pools", ()):
+            shown = {key: pool[key] for key in SHOWN if pool[key]}
+            said.append(json.dumps({"pid": each.pid, "name": pool["name"], **shown}, indent=1))
+    return "\n".join(filter(None, said)).replace(f"{ROOT}/", "")
+
+
+def page(scene: Scene) -> str:
+    """Look at the live page, as one who cannot see it would have it read to him."""
+    reader = Reader()
+    reader.feed(fetch(scene.port, "/dbpool"))
+    return reader.text.replace(f"{ROOT}/", "")
+
+
+class Reader(HTMLParser):
+    """Reads a page: its text, a line for each block of it."""
+
+    BLOCKS = frozenset({"div", "h1", "h2", "h3", "li", "p", "section", "summary", "table", "tr"})
+    UNSEEN = frozenset({"head", "script", "style", "svg"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[list[str]] = [[]]
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        """Begin a line with a block."""
+        self._unseen += tag in self.UNSEEN
+        if tag in self.BLOCKS:
+            self._lines.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        """End what is not seen."""
+        self._unseen -= tag in self.UNSEEN
+        if tag in self.BLOCKS:
+            self._lines.append([])
+
+    def handle_data(self, data: str) -> None:
+        """Take a piece of text."""
+        if not self._unseen and data.strip():
+            self._lines[-1].append(" ".join(data.split()))
+
+    @property
+    def text(self) -> str:
+        """Give what was read."""
+        return "\n".join(" ".join(line) for line in self._lines if line)
 
 
 def fetch(port: int, path: str) -> str:
-    """Ask for a page; give its status, when to come again, and its text."""
+    """Get a page."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
-        connection.request("GET", path, headers={"Accept": "text/plain"})
-        response = connection.getresponse()
-        head = f"{response.status} {response.reason}"
-        again = response.headers["Retry-After"]
-        body = response.read().decode(errors="replace")
-    return "\n".join([head, *([f"Retry-After: {again}"] if again else []), "", body])
+        connection.request("GET", path)
+        return connection.getresponse().read().decode(errors="replace")
 
 
-WINDOWS: dict[str, Window] = {"log": log, "error": error}
+WINDOWS: dict[str, Window] = {"log": log, "error": error, "report": report, "page": page}
 
 
 def watch(
