@@ -38,6 +38,7 @@ WELCOME = """
   Open           {web}     (in two windows: what you write in one appears in the other)
   Write a note   curl -X PUT {web}/api/notes/{id} -d '{{"text": "Hello"}}'
   Read them      curl {web}/api/notes
+  See the pools  {web}/dbpool
   Look inside    {web}/_debug_toolbar/     (what each request did with its connections)
 
   Restart the database and see that nothing fails: r and Enter, then write a note at once.
@@ -112,6 +113,7 @@ def run(programs: Programs, args: argparse.Namespace) -> None:
         variables = {
             "database_url": server.url(),
             "broker_folder": str((args.folder / "broker").absolute()),
+            "run_dir": str((args.folder / "run").absolute()),
             "http_port": str(port),
             "streamer_port": str(streamer_port),
         }

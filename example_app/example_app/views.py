@@ -18,6 +18,7 @@ from example_app.headers import policy_for
 from example_app.models import Note, earliest_open, write_note
 
 PAGE = Path(__file__).with_name("page.html").read_text()
+POOLS = '<footer><a href="/dbpool">Database pools</a></footer>'
 MAX_TEXT = 10_000  # characters
 MAX_BODY = 131_072  # bytes; JSON may take twelve for a character
 MAX_LIMIT = 100  # notes in one answer
@@ -26,8 +27,12 @@ MAX_SINCE = 2**63 - 1  # what the database can compare with
 
 def includeme(config: Configurator) -> None:
     """Say which view answers what."""
-    address = needed(config.registry.settings, "streamer.address")
+    settings = config.registry.settings
+    address = needed(settings, "streamer.address")
     page = PAGE.replace("{streamer.address}", html.escape(address))
+    # Where it is, is the ini file's business.
+    pools = POOLS if "dbpool.status_permission" in settings else ""
+    page = page.replace("{pools}", pools)
     config.registry["page"] = page, policy_for(page, address)
     config.add_route("page", "/")
     config.add_route("notes", "/api/notes")

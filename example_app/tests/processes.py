@@ -118,7 +118,8 @@ def write_ini(folder: Path, name: str, settings: dict[str, Any]) -> Path:
     text = (INIS / name).read_text()
     address = settings.get("streamer.address" if "streamer" in name else "streamer.origins", "")
     bind = urlsplit(address).netloc
-    for key, value in {**settings, "bind": bind, "listen": bind}.items():
+    own = {"bind": bind, "listen": bind, "dbpool.run_dir": str(folder / "run")}
+    for key, value in {**settings, **own}.items():
         # The first line with the key is that of [app:main] or [server:main].
         line = f"{key} = {value.replace('%', '%%')}\n"
         text = re.sub(rf"(?m)^{re.escape(key)} = .*\n", lambda _: line, text, count=1)  # noqa: B023

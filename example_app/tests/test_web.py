@@ -288,3 +288,15 @@ def test_page(app: TestApp) -> None:
     assert page.content_type == "text/html"
     assert page.charset == "UTF-8"
     assert "textarea" in page.forms[0].text
+    assert "dbpool" not in page.text
+    app.get("/dbpool", status=404)
+
+
+def test_page_links_to_the_pools_where_they_are_shown(settings: dict[str, Any]) -> None:
+    """As development.ini has it; with a policy of its own for browsers."""
+    everybody = "__no_permission_required__"
+    shown = {"pyramid.includes": "pyramid_dbpool.status", "dbpool.status_permission": everybody}
+    web = TestApp(main({}, **settings, **shown))
+    pools = web.get("/").click("Database pools")
+    assert "Who holds a connection" in pools.text
+    assert "script-src 'sha256-" in pools.headers["Content-Security-Policy"]
