@@ -318,9 +318,11 @@ class Checkout:
             self._leave_slot()
             return None
         began = self._clock()
+        # Not ours any more, whatever comes: where that fails, it is for whoever opens next.
+        record, self._record = self._record, None
         # In hand before it counts as a lease: by its state one sees whether it does.
         try:
-            self._entry = entry = self._parts.health.open(self._record)
+            self._entry = entry = self._parts.health.open(record)
         except Exception as error:
             if self._line.paused is not None:
                 # The database is being worked on: what that says is over when he is served.

@@ -75,14 +75,13 @@ class Commands:
                 before[0] if size is None else size,
                 before[1] if overflow is None else max(overflow, -1),
             )
-            if after != before:
-                line.resize(
-                    # A pool that has made way for another one keeps none.
-                    line.keep if line.replaced else after[0],
-                    None if after[1] < 0 else sum(after),
-                )
-                # The last step: one that was interrupted is not taken for done.
-                shared.size = after[0]
+            # Also if it has that size: what an interrupt has left undone is done now.
+            line.resize(
+                # A pool that has made way for another one keeps none.
+                line.keep if line.replaced else after[0] or None,
+                None if after[1] < 0 else sum(after),
+            )
+            shared.size = after[0]
             too_many = 0 if line.capacity is None else line.total - line.capacity
         if after != before:
             text = resized_text(self._name, by, before, after, too_many)
@@ -123,11 +122,11 @@ class Commands:
         line = self._line
         with self._door, self._lock:
             pause, now, waiting = line.paused, self._shared.clock(), line.waiting
+            # Also if it is not paused: what an interrupt has left undone is done now.
+            line.resume(now)
             if pause is not None:
-                line.resume(now)
                 self._opener.resume_locked()
-        # What an interrupted one has left, too.
-        self._opener.launch()
+        self._opener.replan()
         if pause is not None and tells:
             lasted = now - pause.since
             text = resumed_text(self._name, by, pause, lasted, waiting)

@@ -151,9 +151,8 @@ class Openings(Generic[E]):
         self._end_outage(now)
 
     def resume(self, now: float) -> None:
-        """Begin anew: what was found out before a pause is out of date."""
+        """Begin anew: what was found out before a pause is out of date; then `plan`."""
         self._resumed_at = now
-        self.plan(now)
 
     def _asked(self) -> None:
         self.in_use = True
@@ -611,7 +610,7 @@ class BackgroundOpener:
         self.openings.pause(self._clock())
 
     def resume_locked(self) -> None:
-        """Begin anew after a pause; then `launch`."""
+        """Begin anew after a pause; then `replan`."""
         self.openings.resume(self._clock())
 
     def replan(self) -> None:

@@ -377,6 +377,28 @@ def test_what_fails_to_open_while_paused_is_nobodys_error(maker: Maker, backgrou
     give_back(*asking.leases)
 
 
+def test_a_record_that_could_not_be_opened_again_is_for_one_caller(maker: Maker) -> None:
+    """Whoever had it in hand when the pause came waits, and so do others: each gets another."""
+    pool = ManagedPool(maker, 2, 0)
+    pool.connect().close()
+    pool.retire_all()
+
+    def fail() -> None:
+        maker.before = lambda: None
+        pool.pause()
+        raise ConnectionError("shutting down")
+
+    maker.before = fail
+    asking, other = waiting(pool, 1), waiting(pool, 1)
+    pool.resume()
+    asking.join()
+    other.join()
+    leases = asking.leases + other.leases
+    assert len({each.dbapi_connection for each in leases}) == 2
+    give_back(*leases)
+    assert (pool.checkedin(), pool._core.line.total) == (2, 2)
+
+
 def test_a_paused_pool_asks_no_server_that_is_away(maker: Maker) -> None:
     """The prober rests, callers wait, and after the end all begins anew."""
     pool = ManagedPool(maker, 1, 0, background=True, outage_grace=0.0, min_idle=1)

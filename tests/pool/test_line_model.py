@@ -12,7 +12,17 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pyramid_dbpool.pool.line import HELD, IDLE, LEASED, SLOT, Entry, Line, Refusal, Waiter
+from pyramid_dbpool.pool.line import (
+    HELD,
+    IDLE,
+    LEASED,
+    SLOT,
+    Entry,
+    Line,
+    Pause,
+    Refusal,
+    Waiter,
+)
 from pyramid_dbpool.pool.upkeep import next_surplus, surplus_idle
 
 picks = st.integers(min_value=0, max_value=10**6)
@@ -46,11 +56,14 @@ class LineModel(RuleBasedStateMachine):
         self.leases = []  # entries in the hands of a caller
         self.held = []
         self.slots = 0  # openings in the hands of a caller
+        self.most = 0  # how many connections and openings there were when last seen
+        self.leftover = set()  # what was idle when the pause came
 
     def wake(self, waiter):
         """Check that the one who is served is the one whose turn it is."""
         assert self.queue and self.queue[0] is waiter, "served out of turn"
         assert waiter.granted is not None
+        assert not self.line.paused or isinstance(waiter.granted, Refusal), "served while paused"
         del self.queue[0]
         self.woken.append(waiter)
 
@@ -70,17 +83,22 @@ class LineModel(RuleBasedStateMachine):
     @rule()
     def newcomer(self):
         entry = self.line.take(self.now)
-        if entry is not None:
+        if entry is not None and self.line.paused:
+            # He was quicker than whoever closes it, and sees that it is condemned.
+            self.line.lost(entry)
+        elif entry is not None:
             assert not self.queue, "a newcomer overtook"
             self.lease(entry)
         elif self.line.slots_to_waiters and self.line.reserve():
-            assert not self.queue, "a newcomer overtook"
+            assert not self.queue and not self.line.paused, "a newcomer overtook"
             self.slots += 1
         else:
             waiter = self.make_waiter()
             real = len(self.queue)
             if self.line.join(waiter):
                 self.queue.append(waiter)
+                bound = self.line.max_waiting
+                assert not self.line.paused or bound is None or real < bound, "the line is full"
             else:
                 assert real >= self.line.max_waiting, "refused, though the line is not full"
 
@@ -88,7 +106,8 @@ class LineModel(RuleBasedStateMachine):
     def newcomer_in_short(self):
         """Whom the short way lets in, `join` would have let in, and there is nothing for him."""
         waiter = self.make_waiter()
-        free = self.line.idle or not self.line.full
+        # In a pause, too: there is more to be thought of.
+        free = self.line.idle or self.line.total < self.capacity
         if self.line.join_full(waiter):
             assert not free and waiter.granted is None
             assert self.line.max_waiting is None or len(self.queue) < self.line.max_waiting
@@ -115,7 +134,8 @@ class LineModel(RuleBasedStateMachine):
         entry = Entry()
         self.line.opened(entry, self.now)
         self.lease(entry)
-        if not mine:
+        # Whoever has opened for himself in a pause waits again, at the head.
+        if not mine or self.line.paused:
             self.put(entry)
 
     @precondition(lambda self: self.slots)
@@ -126,10 +146,15 @@ class LineModel(RuleBasedStateMachine):
 
     def put(self, entry):
         self.leases.remove(entry)
-        if not self.line.put(entry, self.now):
-            assert not self.queue
-            assert len(self.line.idle) >= self.line.keep and not self.line.linger
-            self.line.lost(entry)
+        line = self.line
+        goes = line.paused or line.total - line.held > self.capacity
+        kept = line.put(entry, self.now)
+        assert not (goes and kept), "kept, though there is no room for it"
+        if not kept:
+            if not goes:
+                assert not self.queue
+                assert len(line.idle) >= line.keep and not line.linger
+            line.lost(entry)
 
     def pick(self, things, n):
         return things[n % len(things)]
@@ -214,10 +239,15 @@ class LineModel(RuleBasedStateMachine):
     def put_back_from_aside(self, n, alive):
         entry = self.pick(self.held, n)
         self.held.remove(entry)
-        if alive:
-            self.line.unhold(entry, self.now)
+        line = self.line
+        goes = line.paused or line.total - line.held + 1 > self.capacity
+        if not alive:
+            line.lost(entry)
+        elif line.unhold(entry, self.now):
+            assert not goes, "kept, though there is no room for it"
         else:
-            self.line.lost(entry)
+            assert goes
+            line.lost(entry)
 
     @rule(
         idle_timeout=st.none() | st.floats(1, 60), linger=st.floats(0, 20), least=st.integers(0, 2)
@@ -233,6 +263,32 @@ class LineModel(RuleBasedStateMachine):
         assert not doomed or self.line.total - self.line.opening >= least
         due = next_surplus(self.line, **wants)
         assert due is None or due > self.now
+
+    @rule(keep=st.integers(1, 3), extra=st.integers(0, 3))
+    def resized(self, keep, extra):
+        self.capacity = keep + extra
+        self.line.resize(0 if self.line.replaced else keep, self.capacity)
+
+    @rule()
+    def paused(self):
+        """What is idle is closed a little later, one by one."""
+        self.leftover = set(self.line.idle)
+        self.line.pause(Pause(self.now, "me"))
+
+    @rule()
+    def resumed(self):
+        self.line.resume(self.now)
+
+    @rule(limit=st.integers(1, 3))
+    def sheds(self, limit):
+        """What is surplus is closed; perhaps not all of it."""
+        line = self.line
+        for entry in line.surplus()[:limit]:
+            assert line.hold(entry)
+            line.lost(entry)
+        if not line.surplus():
+            beyond = line.total - line.held - self.capacity
+            assert not line.idle or (not line.paused and beyond <= 0)
 
     @rule()
     def dispose(self):
@@ -253,7 +309,10 @@ class LineModel(RuleBasedStateMachine):
         line = self.line
         granted = [w.granted for w in self.woken]
         pending = [g for g in granted if isinstance(g, Entry)]
-        assert line.total <= self.capacity, "more than the capacity"
+        assert line.total <= max(self.capacity, self.most), "more than the capacity"
+        self.most = line.total
+        assert line.curbed or (not line.paused and line.total <= self.capacity)
+        assert not line.paused or set(line.idle) <= self.leftover, "idle in a pause"
         assert line.leased == len(self.leases) + len(pending)
         assert line.held == len(self.held)
         assert line.opening == self.slots + sum(g is SLOT for g in granted)
@@ -268,9 +327,9 @@ class LineModel(RuleBasedStateMachine):
         assert len(times) == len(line.idle)
         assert times == sorted(times)
         if self.queue:
-            assert not line.idle, "a connection is idle while somebody waits"
+            assert not line.idle or line.paused, "a connection is idle while somebody waits"
             if line.slots_to_waiters:
-                assert line.free == 0, "a slot is free while somebody waits"
+                assert line.full, "a slot is free while somebody waits"
 
     def teardown(self):
         """Give everything back: nothing may be left over."""
@@ -286,7 +345,8 @@ class LineModel(RuleBasedStateMachine):
         for entry in list(self.leases):
             self.put(entry)
         for entry in list(self.held):
-            self.line.unhold(entry, self.now)
+            if not self.line.unhold(entry, self.now):
+                self.line.lost(entry)
         for _ in range(self.slots):
             self.line.open_failed()
         line = self.line

@@ -7,7 +7,7 @@ import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool.housekeeper import Task
-from pyramid_dbpool.pool.line import Entry, Line, Refusal, State, Waiter
+from pyramid_dbpool.pool.line import Entry, Line, Pause, Refusal, State, Waiter
 from pyramid_dbpool.pool.opener import Openings
 from pyramid_dbpool.pool.outage import ANSWER_STANDS, LONGEST_PAUSE
 from pyramid_dbpool.pool.stats import Stats
@@ -171,6 +171,23 @@ class World:
         self.openings.plan(self.clock.now)
         self.launch()
 
+    # Commands
+
+    def pause(self) -> None:
+        """Serve nobody until `resume`."""
+        self.openings.pause(self.clock.now)
+        self.line.pause(Pause(self.clock.now, "me"))
+        for entry in self.line.surplus():
+            assert self.line.hold(entry)
+            self.lose(entry)
+
+    def resume(self) -> None:
+        """Serve the line again."""
+        self.line.resume(self.clock.now)
+        self.openings.resume(self.clock.now)
+        self.openings.plan(self.clock.now)
+        self.launch()
+
     # Time
 
     def pass_time(self, seconds: float, pace: float | None) -> None:
@@ -215,6 +232,36 @@ def test_whatever_the_weather_callers_are_served_again_and_a_quiet_pool_is_quiet
     world.pass_time(30.0, None)
     assert not world.line.waiting
     assert not world.line.opening
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_paused_pool_leaves_the_server_alone_in_any_weather(seed: int) -> None:
+    """And its callers, whom it serves as soon as it is resumed."""
+    world = World(seed)
+    rng, stats = world.rng, world.stats
+    for _ in range(6):
+        world.weather = rng.choice(list(WEATHER))
+        world.pass_time(rng.choice([0.0, 0.5, 3.0, 15.0]), rng.choice([None, 0.02, 0.3]))
+        world.pause()
+        began, refused = len(world.began), stats.refused.total()
+        world.weather = rng.choice(list(WEATHER))
+        seconds = rng.choice([0.5, 3.0, 40.0])
+        world.pass_time(seconds, rng.choice([None, 0.02, 0.3]))
+        assert (len(world.began), stats.refused.total()) == (began, refused)
+        assert world.openings.outage is None
+        # Longer than any opening, and any use.
+        assert not world.line.total or seconds < 40.0
+        world.resume()
+    world.weather, world.holds = "fine", [0.1]
+    world.pass_time(30.0, 0.5)
+    world.pause()
+    waiter = Waiter(lambda: world.woken(waiter), world.clock.now)
+    assert world.openings.admit(waiter, world.clock.now) is True
+    world.pass_time(3.0, None)
+    world.resume()
+    served = len(world.served)
+    world.pass_time(0.1, None)
+    assert len(world.served) == served + 1
 
 
 # Seconds that a connect takes in a spike.
