@@ -18,6 +18,7 @@ from ..drivers.transactions import at_rest_by
 from .entry import PooledEntry, Record
 from .examiners import Examiners
 from .housekeeper import run_beside
+from .line import HELD
 from .options import by_chance
 from .shared import Shared, Timer
 
@@ -256,12 +257,23 @@ class Health:
             entry.condemn()
 
     def _close_condemned(self) -> None:
+        # One at a time: callers may have the others meanwhile, to see for themselves.
         for entry in list(self._line.idle):
-            # Held one at a time: callers may have the others meanwhile, to see for themselves.
+            if entry.condemned:
+                self._close_idle(entry, "retired")
+
+    def _close_idle(self, entry: PooledEntry, reason: str) -> None:
+        """Close a connection, unless it is in use."""
+        try:
             with self._door, self._lock:
-                mine = entry.condemned and self._line.hold(entry)
+                mine = self._line.hold(entry)
             if mine:
-                self.close_held([(entry, "retired")])
+                self.close_held([(entry, reason)])
+        except BaseException:
+            # Interrupted in between: what is left held is lost.
+            if entry.state is HELD:
+                self.close_held([(entry, reason)])
+            raise
 
     def refresh_locked(self) -> None:
         """Have all that is open, or being opened, closed when it is back; then `close_retired`."""
@@ -280,14 +292,14 @@ class Health:
     def close_surplus(self) -> None:
         """Close the idle connections for which there is no room, here and now."""
         try:
-            while (entry := self._hold_surplus()) is not None:
-                self.close_held([(entry, self.why_surplus)])
+            while (entry := self._a_surplus_one()) is not None:
+                self._close_idle(entry, self.why_surplus)
         finally:
             self.settled()
 
-    def _hold_surplus(self) -> PooledEntry | None:
+    def _a_surplus_one(self) -> PooledEntry | None:
         with self._door, self._lock:
-            return next(filter(self._line.hold, self._line.surplus()), None)
+            return next(iter(self._line.surplus()), None)
 
     @property
     def why_surplus(self) -> str:
