@@ -77,6 +77,9 @@ class Load:
         assert totals[-1] <= 4
         self.pools[-1].pause()
         wait_for(self.is_closed)
+        for each in self.pools:
+            each.dispose()
+        assert not self.server.open
 
 
 def under_load(commands, **arguments):
