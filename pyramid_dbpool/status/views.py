@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyramid.config import Configurator
-from pyramid.events import ApplicationCreated
 from pyramid.exceptions import BadCSRFOrigin
 from pyramid.httpexceptions import HTTPBadRequest, HTTPForbidden, HTTPSeeOther
 from pyramid.interfaces import ISecurityPolicy
@@ -19,6 +18,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from ..errors import SettingsError
 from ..settings import AppSettings, load_app
 from ..web.include import PyramidSettingsError
+from ..web.retry import at_creation
 from . import apart, page
 from .overview import counted
 from .source import Source
@@ -81,7 +81,7 @@ def add_page(config: Configurator, app: AppSettings) -> None:
 def check_policy(config: Configurator, app: AppSettings) -> None:
     """Refuse to start an app that has no security policy, which would let everybody in."""
 
-    def check(_event: ApplicationCreated) -> None:
+    def check() -> None:
         for keyword in ("status_permission", "status_command_permission"):
             permission = getattr(app, keyword)
             if permission in (None, NO_PERMISSION_REQUIRED) or has_policy(config.registry):
@@ -93,7 +93,7 @@ def check_policy(config: Configurator, app: AppSettings) -> None:
                 " it to everybody."
             )
 
-    config.add_subscriber(check, ApplicationCreated)
+    at_creation(config.registry, check)
 
 
 def add_apart(config: Configurator) -> None:

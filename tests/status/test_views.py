@@ -63,6 +63,10 @@ class TestPermission:
         assert isinstance(raised.value, ConfigurationError)
         assert NO_PERMISSION_REQUIRED in str(raised.value)
 
+    def test_the_check_costs_requests_nothing(self, web: TestApp) -> None:
+        """With but one subscriber, Pyramid tells of four events in each request: a tenth of it."""
+        assert not web.app.registry.has_listeners
+
     def test_without_a_policy_commands_are_refused_too(self) -> None:
         """Whoever opens the page to everybody may not have meant the commands."""
         everybody = {"dbpool.status_permission": NO_PERMISSION_REQUIRED}

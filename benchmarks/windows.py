@@ -1,0 +1,125 @@
+"""What a checkout and a request cost while every window stands open and nobody looks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyramid_dbpool.embedded import PrivatePostgres
+
+from .model import Figure, Run, Samples, at_most, percentile, quotient
+
+__all__ = ["windows"]
+
+WITHOUT, WITH = "without", "with everything"
+LIMIT = 1.05
+
+SLICES = 40
+"""Turns that each process has in a round."""
+
+PROGRAM = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from benchmarks.windows_work import main
+main(*sys.argv[1:])
+"""
+
+WHAT = {
+    "checkout": "pool.connect() + close(), PostgreSQL, every window open",
+    "quiet": "a request that asks no database, every window open",
+    "select": "a request with one SELECT, every window open",
+}
+
+
+class Process:
+    """A process that measures what it is asked to."""
+
+    def __init__(self, name: str, url: str, run_dir: str) -> None:
+        self.name = name
+        command = [sys.executable, "-c", PROGRAM, url, run_dir]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read()
+
+    def ask(self, work: str, count: int = 0) -> Any:
+        """Have it do something so many times; without a number, count its instructions."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([work, count]) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process {self.name!r} has ended")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=60.0)
+
+
+@contextmanager
+def both(url: str, folder: Path, turn: int) -> Iterator[list[Process]]:
+    """Start the two processes; who has the luck of the better memory is another one each turn."""
+    named = [(WITHOUT, ""), (WITH, str(folder / f"run{turn}"))]
+    with ExitStack() as stack:
+        processes = []
+        for name, run_dir in named[:: 1 - 2 * (turn % 2)]:
+            process = Process(name, url, run_dir)
+            stack.callback(process.close)
+            processes.append(process)
+        yield processes
+
+
+def windows(run: Run) -> list[Figure]:
+    """Measure both in turns, slice by slice, with new processes in each round."""
+    clock: dict[str, Samples] = {name: Samples() for name in WHAT}
+    processor: dict[str, Samples] = {name: Samples() for name in WHAT}
+    counted: dict[str, dict[str, float | None]] = {name: {} for name in WHAT}
+    counts = {"checkout": 400, "quiet": 100, "select": run.choose(100, 40)}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        url = stack.enter_context(PrivatePostgres(folder / "postgres")).url()
+        for turn in range(run.choose(9, 3)):
+            with both(url, folder, turn) as processes:
+                for name, count in counts.items():
+                    measure(processes, name, count, clock[name], processor[name])
+                    counted[name] = {each.name: each.ask(name) for each in processes}
+    return [
+        figure
+        for name in WHAT
+        for figure in (
+            judged(WHAT[name], "µs", clock[name].medians()),
+            judged(f"{WHAT[name]}: processor time", "µs", processor[name].medians()),
+            judged(f"{WHAT[name]}: instructions of Python's", "", counted[name]),
+        )
+    ]
+
+
+def measure(
+    processes: list[Process], name: str, count: int, clock: Samples, processor: Samples
+) -> None:
+    """Let the processes take turns; the lower quartile of the slices stands for the round."""
+    slices: dict[str, list[tuple[float, float]]] = {each.name: [] for each in processes}
+    for turn in range(SLICES):
+        for each in processes[:: 1 - 2 * (turn % 2)]:
+            slices[each.name].append(tuple(each.ask(name, count)))
+    for process, values in slices.items():
+        clock.add(process, percentile([wall for wall, _ in values], 0.25))
+        processor.add(process, percentile([own for _, own in values], 0.25))
+
+
+def judged(what: str, unit: str, values: dict[str, float | None]) -> Figure:
+    """Judge what it takes with everything against what it takes without."""
+    ratio = quotient(values, WITH, WITHOUT)
+    ordered = {name: values.get(name) for name in (WITHOUT, WITH)}
+    return Figure(what, unit, ordered, f"≤ {LIMIT:g} x without", at_most(ratio, LIMIT), ratio)
