@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from drills import disk, failover, flood, incidents, mariadb, openings, outage, restart
+from drills import disk, failover, flood, incidents, mariadb, metrics, openings, outage, restart
 from drills.report import Figure, as_text, missed
 
 # By name: the title, and the drill; short or not.
@@ -36,6 +36,7 @@ DRILLS: dict[str, tuple[str, Callable[[bool], list[Figure]]]] = {
     ),
     "disk": ("Full disk", lambda short: disk.drill(*((12, 6) if short else (30, 15)))),
     "flood": ("Flood drill", lambda short: flood.drill(3 if short else 10)),
+    "metrics": ("Metrics and alerts", lambda short: metrics.drill(30 if short else 15)),
     "outage": ("Long outage", lambda short: outage.drill(20 if short else 60)),
     "incidents": ("Five incidents, through every window", lambda short: incidents.drill()),
 }

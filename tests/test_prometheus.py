@@ -161,6 +161,12 @@ def test_an_app_with_an_engine_for_each_request_makes_no_series_without_end() ->
     assert len(waited.samples) == ENGINES_SHOWN
 
 
+def test_an_engine_that_others_came_before_is_shown() -> None:
+    """As in a process that has disposed of many."""
+    registry = registry_of(Hand(report(pools=[pool(number=1000, waited=3)])))
+    assert value(registry, "dbpool_waited_total", engine="1000") == 3
+
+
 @pytest.mark.parametrize(
     "name",
     ['a"b', "a\\", "a\nb 1", "a\r\nb", 'x"} 1\ny{a="', "ünï", "\ud800", "\x00", ""],

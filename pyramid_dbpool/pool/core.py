@@ -256,6 +256,13 @@ class Core:
 
     # Numbers
 
+    def count_on_from(self, former: Core) -> None:
+        """Count on from where the pool ended in whose place this one is."""
+        numbers = former.snapshot()
+        self.stats.count_on_from(former.stats)
+        # With the one that lasts: here it will be another one.
+        self.stats.outage_seconds = numbers.outage_seconds_total
+
     def ask_idle(self) -> bool:
         """Ask the server on what is idle; true as soon as one answers."""
         return any(self.health.examine(each) for each in list(self.line.idle))

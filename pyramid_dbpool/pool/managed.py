@@ -447,7 +447,8 @@ class ManagedPool(QueuePool):
     def recreate(self) -> ManagedPool:
         """Make a new pool of the same kind; after `dispose`, in the place of this one."""
         self.logger.info("Pool recreating")
-        if self._disposed_by == threading.get_ident():
+        takes_its_place = self._disposed_by == threading.get_ident()
+        if takes_its_place:
             self._core.make_way()
             self.dispose()
             self._disposed_by = None
@@ -469,6 +470,8 @@ class ManagedPool(QueuePool):
         made.on_checkout, made.on_refusal = self.on_checkout, self.on_refusal
         made.spelling = self.spelling
         self._hand_pause_on(made)
+        if takes_its_place:
+            made._core.count_on_from(self._core)
         return made
 
     def _hand_pause_on(self, made: ManagedPool) -> None:

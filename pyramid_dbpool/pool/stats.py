@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import sub
@@ -72,9 +73,10 @@ class PoolSnapshot:
     no connection could be opened, None while one can; `paused_seconds` for how long nobody has
     been served because of a `pause`.
 
-    Counted since the pool was made: `checkouts`, those that had to wait (`waited`), `returns`;
-    connections `opened`; `pings`, and the `fallback_pings` among them, which a look at the socket
-    would have saved, had the driver shown it; `suspicions`, dead connections that made the
+    Counted since the pool was made, also by those that `engine.dispose()` has replaced:
+    `checkouts`, those that had to wait (`waited`), `returns`; connections `opened`; `pings`, and
+    the `fallback_pings` among them, which a look at the socket would have saved, had the driver
+    shown it; `suspicions`, dead connections that made the
     others suspect. `closed`, `refused` and `open_failed` map a reason to a count. `wait`, `hold`
     and `connect` are durations in seconds. `unreceived` and `disowned` are leases that the
     pool has given up: nobody ever received the one, the others were out when it was disposed of.
@@ -112,6 +114,12 @@ class PoolSnapshot:
     outage_seconds_total: float = 0.0
     dead_avoided: int = 0
     holders: tuple[Holder, ...] = field(default=())
+
+
+_COUNTED = (
+    *("waited", "opened", "pings", "fallback_pings", "suspicions", "unreceived", "disowned"),
+    *("outages", "outage_seconds", "open_failed", "refused", "closed"),
+)
 
 
 class Stats:
@@ -179,6 +187,20 @@ class Stats:
     def turned_away(self) -> int:
         """How often the server was there, and let nobody in."""
         return self.open_failed["configuration"]
+
+    def count_on_from(self, former: Stats) -> None:
+        """Count on from where a pool ended in whose place this one is.
+
+        Whoever asks at intervals takes a counter that falls for an error, or for a restart. What
+        is estimated begins anew.
+        """
+        for name in _COUNTED:
+            setattr(self, name, copy(getattr(former, name)))
+        for name in ("wait", "hold", "connect"):
+            ours, theirs = getattr(self, name), getattr(former, name)
+            ours.counts, ours.sum_seconds = list(theirs.counts), theirs.sum_seconds
+        self._mark = (self.returns, self.hold.sum_seconds)
+        self._marked_counts = list(self.hold.counts)
 
     def hold_time(self) -> float:
         """Say how long a usual hold is, in seconds: the mean of the last few."""

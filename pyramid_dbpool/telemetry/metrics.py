@@ -34,8 +34,8 @@ STATE: Final = "db.client.connection.state"
 # Ours: which engine of the process.
 ENGINE: Final = "engine"
 
-# An app that makes an engine for each request would make series without end, and bring the
-# monitoring system down as well. `dbpool.engines` counts them all.
+# Of an app that makes an engine for each request and keeps them, more would bring the monitoring
+# system down as well. `dbpool.engines` counts them all.
 ENGINES_SHOWN = 16
 
 # A pool's part of a report.
@@ -84,8 +84,8 @@ class Metric:
 
 
 def pools_shown(report: Mapping[str, Any]) -> list[Pool]:
-    """List the pools of a process that metrics are made of: those of its first engines."""
-    return [pool for pool in report["pools"] if pool["number"] < ENGINES_SHOWN]
+    """List the pools of a process that metrics are made of: those of its oldest engines."""
+    return sorted(report["pools"], key=lambda pool: pool["number"])[:ENGINES_SHOWN]
 
 
 def prometheus_name(name: str, kind: Kind, unit: str) -> str:

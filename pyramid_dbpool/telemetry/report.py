@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..clock import monotonic
 from ..engines import registry
 from ..engines.application_name import app_name, application_name, program, role
 from ..engines.registry import ProcessEngine
@@ -28,6 +29,9 @@ from ..pool.view import PoolView
 __all__ = ["VERSION", "process_report"]
 
 VERSION = 1
+
+# For how long, in seconds, the last attempt to connect says how it is.
+QUIET = 60.0
 
 
 def process_report(*, stacks: bool = True, after: int = 0) -> dict[str, Any]:
@@ -62,6 +66,8 @@ def _name(engines: list[ProcessEngine]) -> str:
 
 def _pool(made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:
     pool, managed = made.engine.pool, made.settings.managed
+    # Where nobody writes any more, nobody sees that it is over.
+    made.writes.look_beside()
     about = {
         "name": made.settings.name,
         "number": made.number,
@@ -71,12 +77,23 @@ def _pool(made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:
     }
     if isinstance(pool, ManagedPool):
         own = {"name": made.settings.name, "min_idle": managed.min_idle if managed else None}
-        return about | _view(pool.view(stacks=stacks)) | own
+        return about | _view(pool.view(stacks=stacks)) | own | _forgotten(pool)
     # Another class of SQLAlchemy's or the app's; some count.
     leased = getattr(pool, "checkedout", None)
     with suppress(Exception):
         return about | {"leased": None if leased is None else leased()}
     return about
+
+
+def _forgotten(pool: ManagedPool) -> dict[str, Any]:
+    """Say that there is no outage, if nobody has wanted a connection for long.
+
+    Nobody looks then, and an app that sleeps would seem to be without its database all night.
+    """
+    outage = pool.outage
+    if outage is None or monotonic() < outage.known_until + QUIET:
+        return {}
+    return {"outage_seconds": None}
 
 
 def _view(view: PoolView) -> dict[str, Any]:

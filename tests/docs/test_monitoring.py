@@ -5,7 +5,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from pyramid_dbpool.prometheus import families
+from pyramid_dbpool.telemetry.metrics import METRICS, prometheus_name
 from tests.support import reports
-from tests.support.servers import report
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/alerts.yml"
@@ -45,13 +44,10 @@ CALM = dict.fromkeys(
 ) | {UP: "1x40", "dbpool_engines" + PROCESS: "2x40"}
 
 
-@pytest.fixture(scope="session")
-def promtool() -> str:
+@pytest.fixture
+def promtool(installed_prometheus: Path) -> str:
     """Give Prometheus' tool for rules."""
-    found = shutil.which("promtool")
-    if found is None:
-        report.skip_without("promtool", "Debian's package prometheus has it")
-    return str(found)
+    return str(installed_prometheus / "promtool")
 
 
 @pytest.mark.programs
@@ -118,6 +114,21 @@ def test_the_dashboard_s_queries_can_be_read(promtool: str, tmp_path: Path) -> N
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     run(promtool, "check", "rules", str(file))
+
+
+def test_each_metric_is_in_the_page_s_table() -> None:
+    """With its unit, and nothing else is."""
+    rows = re.findall(
+        r"\* - ``(\w+)``\n +- (\w+)\n +- ([\w ]+)\n +- (.+)\n",
+        (ROOT / "docs/windows.rst").read_text(),
+    )
+    told = families({1: reports.report(1)})
+    names = {(family.name + ("_total" if family.type == "counter" else "")) for family in told}
+    assert sorted(names) == sorted(name for name, *_ in rows)
+    units = {prometheus_name(each.name, each.kind, each.unit): each.unit for each in METRICS}
+    for name, _kind, unit, _text in rows:
+        if name in units:
+            assert units[name] in ("s" if unit == "seconds" else f"{{{unit[:-1]}}}")
 
 
 def test_the_panels_cover_each_other_nowhere() -> None:

@@ -6,7 +6,7 @@ times worse here than what `make drill` asks for.
 
 import pytest
 
-from drills import disk, failover, flood, mariadb, openings, outage, restart
+from drills import disk, failover, flood, mariadb, metrics, openings, outage, restart
 from drills.report import Figure, as_text, missed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -60,3 +60,18 @@ def test_openings_that_fail_beside_open_connections_are_noticed_by_nobody() -> N
 def test_a_full_disk_loses_nothing() -> None:
     """Reads go on, a client who writes is told when to come again, and messages wait."""
     check("disk", disk.drill(6, away=3))
+
+
+@pytest.mark.programs
+@pytest.mark.usefixtures("installed_prometheus")
+@pytest.mark.timeout(600)
+def test_each_alert_is_raised_in_its_drill_and_in_no_other() -> None:
+    """By a Prometheus that scrapes the app, and has an answer to what the dashboard asks."""
+    check("metrics", metrics.drill(30))
+
+
+def test_rules_are_made_faster() -> None:
+    """All that is time in them, and nothing else."""
+    rules = "expr: increase(x_total[5m]) > 0 or y_seconds > 300 or z > 8\nfor: 1m\n"
+    faster = "expr: increase(x_total[10s]) > 0 or y_seconds > 10 or z > 8\nfor: 2s\n"
+    assert metrics.hurried(rules, 30) == faster

@@ -6,7 +6,9 @@ import pickle
 from contextlib import closing
 
 import pytest
+from sqlalchemy import create_engine
 
+from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool import upkeep
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.pool.stats import BOUNDS_SECONDS, Histogram, Stats
@@ -101,3 +103,36 @@ def test_checkouts_include_leases_that_were_given_up(monkeypatch: pytest.MonkeyP
     other.close()
     unreceived.close()
     assert pool.snapshot().checkouts == 3
+
+
+def test_no_counter_goes_back_when_the_engine_is_disposed_of() -> None:
+    """Whoever asks at intervals takes that for a restart."""
+    engine = create_engine("sqlite://", poolclass=ManagedPool)
+    for _ in range(3):
+        engine.connect().close()
+    lease = engine.connect()
+    before = engine.pool.snapshot()  # type: ignore[attr-defined]
+    engine.dispose()
+    after = engine.pool.snapshot()  # type: ignore[attr-defined]
+    engine.connect().close()
+    later = engine.pool.snapshot()  # type: ignore[attr-defined]
+    lease.close()
+    assert (before.checkouts, after.checkouts, later.checkouts) == (4, 4, 5)
+    assert (before.opened, after.opened, later.opened) == (1, 1, 2)
+    assert (after.hold.count, later.hold.count) == (3, 4)
+    assert (after.idle, after.leased) == (0, 0)
+    engine.dispose()
+
+
+def test_an_outage_that_lasts_is_counted_on() -> None:
+    """With its seconds so far, as one that is over."""
+    pool = ManagedPool(Connection, 2, 0, background=True)
+    openings = pool._core.opener.openings  # type: ignore[union-attr]
+    now = pool._core.shared.clock()
+    openings.away(ConnectFailure.UNREACHABLE, OSError("no route"), now - 10.0, now)
+    pool.dispose()
+    made = pool.recreate()
+    numbers = made.snapshot()
+    assert (numbers.outages, numbers.outage_seconds) == (1, None)
+    assert numbers.outage_seconds_total >= 10.0
+    made.dispose()

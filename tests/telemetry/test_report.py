@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from pyramid_dbpool import ManagedPool, dispose_engine, get_engine
+from pyramid_dbpool import DatabaseUnavailable, ManagedPool, dispose_engine, get_engine
+from pyramid_dbpool.clock import monotonic
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.engines.registry import process_engine
 from pyramid_dbpool.pool.labels import holder_label
+from pyramid_dbpool.telemetry import report
 from pyramid_dbpool.telemetry.report import process_report
 from tests.support import reports
 from tests.support.programs import run_program
+from tests.support.servers.ports import deaf_port
 
 
 @pytest.fixture
@@ -120,6 +124,8 @@ def test_outages_are_counted(settings: dict[str, str]) -> None:
 
 FORKED = """
 import os, time
+from pyramid_dbpool.engines.registry import process_engine
+from pyramid_dbpool.telemetry import report
 from pyramid_dbpool.telemetry.report import process_report
 parent = process_report()
 time.sleep(0.05)
@@ -145,3 +151,29 @@ def test_the_number_of_an_engine_is_never_anothers(settings: dict[str, str]) -> 
     dispose_engine(settings)
     assert mine(get_engine(settings))["number"] > first
     assert mine(other)["number"] < first
+
+
+def test_an_outage_that_nobody_looks_at_any_more_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An app that sleeps would seem to be without its database all night."""
+    away = {"sqlalchemy.url": f"postgresql+psycopg://127.0.0.1:{deaf_port()}/notes"}
+    engine = get_engine(away | {"sqlalchemy.pool_timeout": "100ms"})
+    with pytest.raises(DatabaseUnavailable):
+        engine.connect()
+    assert mine(engine)["outage_seconds"] is not None
+    later = monotonic() + 2 * report.QUIET
+    monkeypatch.setattr(report, "monotonic", lambda: later)
+    assert mine(engine)["outage_seconds"] is None
+    dispose_engine(away | {"sqlalchemy.pool_timeout": "100ms"})
+
+
+def test_whoever_asks_has_it_seen_whether_the_server_takes_writes_again(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen only by somebody who waits."""
+    made = process_engine(settings)
+    looks: list[bool] = []
+    monkeypatch.setattr(made.writes, "look_beside", lambda: looks.append(True))
+    process_report()
+    assert looks

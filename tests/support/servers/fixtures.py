@@ -25,7 +25,7 @@ from tests.support.servers.mariadb import MariaDB, OfferedMariaDB
 from tests.support.servers.pgbouncer import PgBouncer
 from tests.support.servers.ports import kept_port
 from tests.support.servers.postgres import FAST, Postgres
-from tests.support.servers.process import ServerMissing, copy_folder
+from tests.support.servers.process import ServerMissing, copy_folder, find_program
 from tests.support.servers.proxy import FaultProxy
 from tests.support.servers.rabbitmq import OfferedRabbitMQ, RabbitMQ
 
@@ -36,7 +36,7 @@ BACKENDS = (*POSTGRES, *MARIADB, "sqlite")
 # Who uses one of these fixtures, or looks up one by a parameter, is marked `programs`.
 PROGRAMS = {"new_postgres", "new_mariadb", "mariadb", "rabbitmq", "pgbouncer", "pytester"}
 PROGRAMS |= {"postgres_pair", "new_postgres_pair", "mariadb_pair", "full_database", "small_disk"}
-PROGRAMS |= {"pgbouncer_of_pair", "installed_mariadb"}
+PROGRAMS |= {"pgbouncer_of_pair", "installed_mariadb", "installed_prometheus"}
 PROGRAMS |= {
     "mariadb_url",
     "pymysql_url",
@@ -279,6 +279,16 @@ def installed_mariadb(request: pytest.FixtureRequest, server_folder: Path) -> Pa
     server.folder.mkdir()
     server.prepare()
     return server.data
+
+
+@pytest.fixture(scope="session")
+def installed_prometheus(request: pytest.FixtureRequest) -> Path:
+    """Give the folder of Prometheus' programs."""
+    refuse_unmarked(request, "Prometheus")
+    try:
+        return find_program("prometheus").parent
+    except ServerMissing as error:
+        report.skip_without("Prometheus", str(error))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -17,7 +18,7 @@ def used(name: str, version: str, source: str) -> None:
     _used[name] = f"{version}, {source}"
 
 
-def skip_without(name: str, reason: str) -> None:
+def skip_without(name: str, reason: str) -> NoReturn:
     """Skip the test that asks for what cannot be had."""
     _missing[name] = reason
     pytest.skip(f"{REASON}{name}: {reason}")
