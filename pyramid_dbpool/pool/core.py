@@ -188,10 +188,17 @@ class Core:
 
     def take_changed(self, entry: PooledEntry, now: float) -> bool:
         """Deal with a lease that comes back changed, or too late; true if it may go on."""
-        record = entry.record
         if entry.pid != getpid():
             inheritance.inherit(entry)
-        elif entry.state is not LEASED:
+            return False
+        # A pool that was disposed of has nobody else to leave its lock.
+        with self.door:
+            self.watch.came_back(entry)
+            return self._take_changed(entry, now)
+
+    def _take_changed(self, entry: PooledEntry, now: float) -> bool:
+        record = entry.record
+        if entry.state is not LEASED:
             self.health.close_foreign(entry)  # the pool was disposed of in the meantime
         elif self.source.connection(record) is None:
             self._lost_by_caller(entry, now)

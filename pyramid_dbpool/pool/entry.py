@@ -33,6 +33,7 @@ class PooledEntry(Entry):
     - `server_pid`: what the server's list of sessions calls it; None: the driver does not say.
     - `check_at`: from when on a checkout needs more than a look at the socket.
     - `awaited`: whether it is in the queue of the `Examiners`.
+    - `taken`: with `trace_checkouts`, where in the app's code its holder has taken it.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class PooledEntry(Entry):
         "record",
         "server_pid",
         "suspect",
+        "taken",
     )
 
     def __init__(
@@ -82,6 +84,7 @@ class PooledEntry(Entry):
         self.check_at = math.inf
         self.checked_at = now
         self.looked_at = -math.inf
+        self.taken: tuple[str, ...] = ()
         # How long after a return (seconds) a look at the socket is enough.
         self.patience = math.inf
 

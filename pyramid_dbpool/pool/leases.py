@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from types import FrameType
@@ -41,11 +41,13 @@ class Lease(NamedTuple):
     - `label`: what its holder has called itself, if it has.
     - `ident`: `threading.get_ident()` of its holder.
     - `held_seconds`: for how long.
+    - `taken`: where in the app's code, if that was noted.
     """
 
     label: object | None
     ident: int
     held_seconds: float
+    taken: tuple[str, ...] = ()
 
 
 def leases(line: Line[E], now: float) -> list[Lease]:
@@ -150,10 +152,10 @@ def places(idents: Collection[int]) -> dict[int, str]:
 
 def stacks_of(idents: Collection[int]) -> dict[int, tuple[str, ...]]:
     """Give the stacks of threads and greenlets, innermost first; those not found are left out."""
-    return _of_frames(idents, _stack)
+    return _of_frames(idents, stack)
 
 
-def _stack(frame: FrameType) -> tuple[str, ...]:
+def stack(frame: FrameType) -> tuple[str, ...]:
     """Name the app's functions in a stack; where there are none, the libraries'."""
     frames = list(islice(_app_frames(frame), STACK_FRAMES)) or list(
         islice(_frames(frame), STACK_FRAMES)
@@ -172,6 +174,11 @@ def _of_frames(idents: Collection[int], make: Callable[[FrameType], T]) -> dict[
         # A greenlet that runs is not suspended anywhere.
         found[me] = make(sys._getframe())
     return found | _of_greenlets(set(idents) - found.keys(), make)
+
+
+def taken_text(taken: Sequence[str]) -> str:
+    """Say where in the app's code a connection was taken."""
+    return "taken in " + ", called by ".join(taken[:NAMED_FRAMES])
 
 
 def place(frame: FrameType) -> str:

@@ -36,6 +36,8 @@ PLUGIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # HikariCP's leakDetectionThreshold is off, because it takes a stack trace at each
         # checkout. Here it costs nothing until it warns; gunicorn's own limit is 30 s.
         "hold_warning": 60.0,
+        # A walk over the stack of each checkout, for when a leak is looked for.
+        "trace_checkouts": False,
     }
 )
 
@@ -66,6 +68,7 @@ class PoolOptions:
     max_waiting: int | None = None
     outage_grace: float | None = None
     hold_warning: float | None = None
+    trace_checkouts: bool = False
     pool_name: str | None = None
 
     def expiry(self, now: float, chance: float) -> float:

@@ -69,6 +69,9 @@ class Source(Protocol[R]):
     def is_received(self, record: R) -> bool:
         """Tell whether a caller has the connection, all of its checkout being done."""
 
+    def tell_return(self, record: R, call: Callable[[], None]) -> None:
+        """Have something called when the holder gives the connection back, in his thread."""
+
     def classify(self, error: BaseException) -> ConnectFailure | None:
         """Say what a failed opening means; None: a fault of the program."""
 

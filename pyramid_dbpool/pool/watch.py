@@ -1,4 +1,4 @@
-"""Warns of connections that are held for long, and of callers who wait beside what they hold.
+"""Warns of connections that are held for long or dropped, and of who waits beside what he holds.
 
 Costs a checkout nothing.  The timer looks when the oldest lease may be due: one that
 begins later cannot be due before `hold_warning` has passed from now.  Whether a caller seems
@@ -11,13 +11,26 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import deque
+from contextlib import suppress
+from functools import partial
 from operator import attrgetter
+from os import getpid
+from typing import NamedTuple
 
 from ..events import Kind, tell
 from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
 from .labels import Label, current_label
-from .leases import Lease, is_with_a_holder, named, place, places, worker_kind
+from .leases import (
+    Lease,
+    is_with_a_holder,
+    named,
+    place,
+    places,
+    taken_text,
+    worker_kind,
+)
 from .options import Spelling, pool_text
 from .shared import Shared
 from .stats import Holder
@@ -27,6 +40,13 @@ log = logging.getLogger(__name__)
 _HOLDER = attrgetter("holder")
 # How many places are remembered, each of which is warned of once.
 PLACES = 200
+# Seconds between two lines about what holders with the same label have dropped.
+LOG_EVERY = 10.0
+
+
+class _Warned(NamedTuple):
+    since: float
+    label: str
 
 
 class LeaseWatch:
@@ -46,7 +66,13 @@ class LeaseWatch:
         self._watching = False
         # The leases that were warned of, by entry: when each of them began.
         self._said: dict[PooledEntry, float] = {}
+        # Those whose return is to be told of. Changed in single steps, by any thread.
+        self._awaited: dict[PooledEntry, _Warned] = {}
         self._places: set[str] = set()
+        # What the collector had to give back, until it is told of.
+        self._dropped: deque[Lease] = deque(maxlen=PLACES)
+        # By label: when a line of it was written, and how many were left out since.
+        self._written: dict[str, tuple[float, int]] = {}
 
     # Held for long
 
@@ -89,6 +115,10 @@ class LeaseWatch:
                 if self._source.is_received(each.record)
             }
             self._said = {each: at for each, at in self._said.items() if leased.get(each) == at}
+            for each in list(self._awaited):
+                if each not in self._said:
+                    # It came back just as it was warned of.
+                    self._awaited.pop(each, None)
             rest = {each: at for each, at in leased.items() if each not in self._said}
             overdue = {each: at for each, at in rest.items() if now - at >= self._limit}
             self._said |= overdue
@@ -103,12 +133,17 @@ class LeaseWatch:
     def _warn(self, overdue: dict[PooledEntry, float]) -> None:
         where = places({each.holder for each in overdue})
         for entry, since in overdue.items():
-            lease = Lease(entry.label, entry.holder, self._clock() - since)
+            lease = Lease(entry.label, entry.holder, self._clock() - since, entry.taken)
+            (holder,) = named([lease])
+            # Before the look: what comes back after it is told of.
+            self._awaited[entry] = _Warned(since, holder.label)
+            self._source.tell_return(entry.record, partial(self.came_back, entry))
             # It may have been given back meanwhile, and the place be somebody else's.
             if is_with_a_holder(entry) and entry.leased_at == since:
-                (holder,) = named([lease])
                 nowhere = f"and its {worker_kind()} cannot be found: it may have ended"
                 here = _may_have_moved_on(lease.label, where.get(lease.ident, nowhere))
+                if lease.taken:
+                    here += f"; it was {taken_text(lease.taken)}"
                 tell(
                     log,
                     Kind.HELD,
@@ -118,6 +153,75 @@ class LeaseWatch:
                     seconds=holder.held_seconds,
                     place=here,
                 )
+            else:
+                self._awaited.pop(entry, None)
+
+    def came_back(self, entry: PooledEntry) -> None:
+        """Tell of the end of a lease that was warned of; its holder is just giving it back."""
+        warned = self._awaited.pop(entry, None)
+        if warned is not None and warned.since == entry.leased_at and entry.pid == getpid():
+            held = self._clock() - warned.since
+            # Whoever waits for the connection need not wait for the log.
+            self._door.call_later(partial(self._tell_returned, Holder(warned.label, held)))
+
+    def _tell_returned(self, holder: Holder) -> None:
+        text = returned_text(self._name, holder)
+        label, seconds = holder.label, holder.held_seconds
+        tell(log, Kind.RETURNED, text, self._name, label=label, seconds=seconds)
+
+    # Dropped
+
+    def dropped(self, entry: PooledEntry) -> None:
+        """Note that the collector gives a connection back; this may come anywhere."""
+        # Its return says the same.
+        self._awaited.pop(entry, None)
+        held = self._clock() - entry.leased_at
+        self._dropped.append(Lease(entry.label, entry.holder, held, entry.taken))
+        if self._door.is_inside():
+            self._door.call_later(self._tell_soon)
+        else:
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        # By the timer's thread: this one may be in the middle of a handler of the log, which its
+        # lock lets in once more, to break what it writes, or does not, for ever.
+        self._timer.call_at(self._clock(), self.tell_dropped)
+
+    def tell_dropped(self) -> None:
+        """Tell of what the collector has given back."""
+        with suppress(IndexError):
+            while True:
+                self._tell_dropped(self._dropped.popleft())
+
+    def _tell_dropped(self, lease: Lease) -> None:
+        (holder,) = named([lease])
+        left_out = self._left_out(holder.label)
+        if left_out is None:
+            return
+        where = taken_text(lease.taken) if lease.taken else None
+        tell(
+            log,
+            Kind.LEAK,
+            dropped_text(self._name, self._source.spelled, holder, where, left_out),
+            self._name,
+            label=holder.label,
+            seconds=holder.held_seconds,
+            left_out=left_out,
+            place=where,
+        )
+
+    def _left_out(self, label: str) -> int | None:
+        """Count the lines left out since the last one of a label; None: this one is, too."""
+        now = self._clock()
+        written, left_out = self._written.get(label, (float("-inf"), 0))
+        if now - written < LOG_EVERY:
+            self._written[label] = (written, left_out + 1)
+            return None
+        if len(self._written) >= PLACES:
+            # Messages have labels of their own.
+            self._written.clear()
+        self._written[label] = (now, 0)
+        return left_out
 
     # Held while waiting
 
@@ -191,6 +295,32 @@ def held_text(pool_name: str | None, spelled: Spelling, holder: Holder, where: s
         f"{pool_text(pool_name)}: {holder.label} has held a connection for"
         f" {holder.held_seconds:.1f} s, {where}."
         f" ({spelled('hold_warning')} says after how long to warn.)"
+    )
+
+
+def returned_text(pool_name: str | None, holder: Holder) -> str:
+    """Say in the log that a connection is back whose holder was warned of."""
+    return (
+        f"{pool_text(pool_name)}: {holder.label} has given back its connection after"
+        f" {holder.held_seconds:.1f} s."
+    )
+
+
+def dropped_text(
+    pool_name: str | None, spelled: Spelling, holder: Holder, where: str | None, left_out: int
+) -> str:
+    """Say in the log that nobody has given a connection back but the collector.
+
+    :param where: where it was taken; None: that was not noted.
+    :param left_out: how many of this holder's were left out since the last such line.
+    """
+    more = f" ({left_out} more since the last such line)" if left_out else ""
+    taken = f" It was {where}." if where else ""
+    hint = "" if where else f" ({spelled('trace_checkouts')} = true says where it was taken.)"
+    return (
+        f"{pool_text(pool_name)}: {holder.label} has dropped its connection without giving it"
+        f" back, and the garbage collector has found it after {holder.held_seconds:.1f} s{more}."
+        f"{taken} Close each session and connection, or use it in a `with`.{hint}"
     )
 
 

@@ -464,6 +464,12 @@ SETTINGS: tuple[Setting, ...] = (
         high=YEAR,
         off=None,
     ),
+    managed(
+        "trace_checkouts",
+        "flag",
+        "Note where in the app's code each connection is taken, for what is said of leaks and of"
+        " long holds; a checkout takes some ten µs more.",
+    ),
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -1,14 +1,15 @@
 """Connections that are held for long are warned of."""
 
+import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from pyramid.request import Request
 from pyramid.response import Response
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import stream
@@ -19,7 +20,7 @@ from pyramid_dbpool.pool.line import LEASED
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.happened import Happened
 from tests.support.holding import warnings
-from tests.support.makers import Maker, wait_for
+from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 from tests.support.webapp import app
 
 
@@ -65,6 +66,97 @@ def test_a_long_hold_is_warned_of_once(
     assert (event.fields["label"], event.fields["seconds"]) == ("the import", 61.5)
     assert str(event.fields["place"]).startswith("now in test_a_long_hold_is_warned_of_once (")
     lease.close()
+
+
+def returned(happened: Happened) -> list[tuple[object, object]]:
+    return [(each.fields["label"], each.fields["seconds"]) for each in happened(Kind.RETURNED)]
+
+
+def ends() -> dict[str, Callable[[Any], object]]:
+    return {
+        "close": lambda lease: lease.close(),
+        "invalidate": lambda lease: (lease.invalidate(), lease.close()),
+        "detach": lambda lease: (lease.detach(), lease.close()),
+    }
+
+
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("end", ends())
+def test_what_was_warned_of_is_told_of_when_it_comes_back(
+    watched: ManagedPool,
+    caplog: pytest.LogCaptureFixture,
+    happened: Happened,
+    end: str,
+    listens: bool,
+) -> None:
+    """Once, as a warning too: whoever reads the one wants the other. Others' returns are none."""
+    if listens:
+        event.listen(watched, "checkout", lambda *_: None)
+    clock = Clock(watched)
+    with holder_label("the import"):
+        lease = watched.connect()
+    watched.connect().close()
+    clock.stop_after(61.5)
+    watched._core.watch.look()
+    clock.stop_after(75.25)
+    assert returned(happened) == []
+    ends()[end](lease)
+    assert returned(happened) == [("the import", 75.25)]
+    for _ in range(2):
+        watched.connect().close()
+    assert len(returned(happened)) == 1
+    assert [each.getMessage() for each in caplog.records][1:] == [
+        "pool 'jobs': the import has given back its connection after 75.2 s."
+    ]
+    assert {each.levelname for each in caplog.records} == {"WARNING"}
+
+
+def test_what_comes_back_after_a_dispose_is_told_of(
+    watched: ManagedPool, happened: Happened
+) -> None:
+    """Its pool has nobody else who would come by."""
+    clock = Clock(watched)
+    lease = watched.connect()
+    clock.stop_after(61.0)
+    watched._core.watch.look()
+    watched.dispose()
+    watched.recreate().dispose()
+    lease.close()
+    assert len(returned(happened)) == 1
+
+
+def test_a_return_is_told_of_without_the_lock_and_when_it_is_done(
+    watched: ManagedPool, happened: Happened
+) -> None:
+    """A handler may write to a table through this very pool."""
+    clock, seen = Clock(watched), list[int]()
+    lease = watched.connect()
+    clock.stop_after(61.0)
+    watched._core.watch.look()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            in_thread(lambda: seen.append(watched.checkedout())).join(PATIENCE)
+
+    handler, logger = Handler(), logging.getLogger(watch.__name__)
+    logger.addHandler(handler)
+    lease.close()
+    logger.removeHandler(handler)
+    assert seen == [0]
+
+
+def test_what_comes_back_as_it_is_warned_of_is_neither(
+    watched: ManagedPool, happened: Happened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one who holds that connection is told of only for himself."""
+    clock = Clock(watched)
+    lease = watched.connect()
+    clock.ahead = 61.0
+    monkeypatch.setattr(watch, "places", lambda _idents: lease.close() or {})
+    watched._core.watch.look()
+    watched.connect().close()
+    assert happened() == []
+    assert not watched._core.watch._awaited
 
 
 def test_the_next_long_hold_of_a_connection_is_another_one(

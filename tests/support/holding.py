@@ -19,5 +19,6 @@ def watched(maker: Maker) -> Iterator[ManagedPool]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """List what was warned of."""
-    return [each.getMessage() for each in caplog.records if each.name == LOGGER]
+    """List what was warned of, without the lines that say that it is over."""
+    mine = [each for each in caplog.records if each.name == LOGGER]
+    return [each.getMessage() for each in mine if vars(each)["dbpool_event"] != "returned"]
