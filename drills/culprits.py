@@ -34,6 +34,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_retry")
         config.include("pyramid_tm")
         config.include("pyramid_dbpool")
+        config.include("pyramid_dbpool.prometheus")
         config.include("pyramid_dbpool.status")
         for view in (quick, write, slow, keep, export, drop, order, invoice):
             config.add_route(view.__name__, f"/{view.__name__}")

@@ -111,6 +111,11 @@ def named(function: str) -> str:
     return rf"{function} \(\S*culprits\.py:\d+\)"
 
 
+def shown(metric: str) -> str:
+    """Give the expression for a metric of ours that is one or more."""
+    return rf"^dbpool_{metric}\{{.* [1-9]"
+
+
 SLOW = "GET route 'slow'"
 INCIDENTS = {
     "slow": Incident(
@@ -126,6 +131,7 @@ INCIDENTS = {
                     "error": ["no connection came free within", SLOW],
                     "report": [SLOW, named("ask_the_bank")],
                     "page": ["exhausted", rf"{SLOW} holds 3 of 3", named("ask_the_bank")],
+                    "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )
         ],
@@ -143,6 +149,7 @@ INCIDENTS = {
                     "error": ["no connection came free within", r"GET route 'keep' \(over\)"],
                     "report": [r"GET route 'keep' \(over\)"],
                     "page": ["exhausted", r"GET route 'keep' \(over\) holds 3 of 3"],
+                    "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )
         ],
@@ -170,6 +177,7 @@ INCIDENTS = {
                         "thread 'exporter' holds 3 of 3",
                         named("wait_for_the_disk"),
                     ],
+                    "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )
         ],
@@ -204,6 +212,7 @@ INCIDENTS = {
                     "error": ["of those who wait hold", "GET route '(order|invoice)'"],
                     "report": ['"holds": true', named("next_number")],
                     "page": ["hold a connection already", named("next_number")],
+                    "metrics": [shown("waiting_holders")],
                 },
             )
         ],
@@ -220,6 +229,7 @@ INCIDENTS = {
                     "error": ["has been unreachable for"],
                     "report": [r'"outage_seconds": \d'],
                     "page": [r"has been away for \d"],
+                    "metrics": [shown("outage_seconds")],
                 },
             ),
             Phase(
@@ -228,6 +238,7 @@ INCIDENTS = {
                 {
                     "log": [r"the database server is back after \d"],
                     "page": [r"the database server is back after \d"],
+                    "metrics": [shown("outages_total"), shown("outage_time_seconds_total")],
                 },
             ),
         ],
@@ -249,6 +260,7 @@ INCIDENTS = {
                     "error": ["POST route .write.", "the server has been read-only for"],
                     "report": [r'"write_outage_seconds": \d'],
                     "page": [r"has taken no writes for \d", "the server is read-only"],
+                    "metrics": [shown("write_outage_seconds")],
                 },
             ),
             Phase(
@@ -275,6 +287,7 @@ INCIDENTS = {
                         named("shrink_pictures"),
                     ],
                     "report": ["message 'pictures-17'", named("shrink_pictures")],
+                    "metrics": [r'^dbpool_longest_hold_seconds\{.*role="worker".* [1-9]'],
                 },
             )
         ],

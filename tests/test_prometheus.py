@@ -213,6 +213,12 @@ def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
     dispose_engine(made)
 
 
+@pytest.fixture
+def all_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show this process's engine, however many other tests have left behind."""
+    monkeypatch.setattr("pyramid_dbpool.telemetry.metrics.ENGINES_SHOWN", 10_000)
+
+
 def registered(settings: dict[str, str], timeout: float = 30) -> CollectorRegistry:
     """Give a registry with the collector alone."""
     registry = CollectorRegistry()
@@ -226,6 +232,7 @@ def up(registry: CollectorRegistry) -> dict[int, float]:
     return {int(sample.labels["pid"]): sample.value for sample in found.samples}
 
 
+@pytest.mark.usefixtures("all_engines")
 def test_without_a_folder_a_process_shows_itself(settings: dict[str, str]) -> None:
     """With what its pools have counted."""
     get_engine(settings).connect().close()
@@ -323,6 +330,7 @@ def test_a_relative_folder_is_refused() -> None:
         PoolCollector({"dbpool.run_dir": "run"})
 
 
+@pytest.mark.usefixtures("all_engines")
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     """Neither of the URL nor of what goes to the driver."""
     url = make_url("postgresql+psycopg://me@localhost/x?sslpassword=secret1")
@@ -364,6 +372,7 @@ def test_the_page_is_where_the_setting_says(psycopg_url: str) -> None:
         web.get("/dbpool/metrics", status=404)
 
 
+@pytest.mark.usefixtures("all_engines")
 def test_the_page_is_there_without_a_free_connection(psycopg_url: str) -> None:
     """And shows that there is none."""
     url = {"sqlalchemy.url": psycopg_url, "sqlalchemy.max_overflow": 0}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from drills import metrics
 from pyramid_dbpool.prometheus import families
 from pyramid_dbpool.telemetry.metrics import METRICS, prometheus_name
 from tests.support import reports
@@ -95,6 +96,11 @@ def test_what_the_rules_ask_for_is_there() -> None:
     text = "".join(re.findall(r"expr: (.*?)\n +(?:for|labels):", RULES.read_text(), re.DOTALL))
     check_names(text)
     assert len(ALERTS) == 7
+
+
+def test_each_alert_is_drilled() -> None:
+    """On an app at work."""
+    assert {trouble.alert for trouble in metrics.TROUBLES} == ALERTS
 
 
 def test_what_the_dashboard_asks_for_is_there() -> None:
