@@ -1,7 +1,10 @@
 """The code of README.rst and docs/ runs; their settings tables are what the declaration says."""
 
 import configparser
+import io
+import json
 import logging
+import logging.config
 import re
 import sys
 from collections.abc import Iterator
@@ -23,11 +26,14 @@ from pyramid_dbpool import (
     DatabaseUnavailable,
     PoolLineFull,
     PoolTimeout,
+    deadline,
     dispose_engine,
     get_engine,
     session_factory,
     unit_of_work,
 )
+from pyramid_dbpool.events import Kind
+from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.settings import reference as settings_table
 from pyramid_dbpool.settings.reference import COMMON
 
@@ -357,3 +363,46 @@ def test_the_second_pool_is_read_only(code: dict[str, Any], settings: dict[str, 
         session.add(code["Note"](text="refused"))
         with pytest.raises(Exception, match="read-only"):
             session.flush()
+
+
+def test_a_log_of_json_has_the_fields(
+    code: dict[str, Any], settings: dict[str, str], documents: list[Any]
+) -> None:
+    """As the standard library alone writes them, set up with the words of the ini file."""
+    (ini,) = (each for each in blocks(documents, "ini") if "[formatter_json]" in each)
+    keys = "[loggers]\nkeys = root\n[handlers]\nkeys = console\n[formatters]\nkeys = json\n"
+    parser = configparser.ConfigParser()
+    parser.read_string(f"{keys}[logger_root]\nlevel = INFO\nhandlers = console\n{ini}")
+    root, stream = logging.getLogger(), io.StringIO()
+    before = root.level, root.handlers[:]
+    try:
+        logging.config.fileConfig(parser, disable_existing_loggers=False)
+        (handler,) = root.handlers
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(stream)
+        other = settings | {"sqlalchemy.pool_size": "1", "sqlalchemy.max_overflow": "0"}
+        get_engine(settings)
+        engine = get_engine(other)
+        with holder_label("GET /slow"), engine.connect(), deadline(0):
+            try:
+                engine.connect()
+            except PoolTimeout as error:
+                logging.getLogger("notes").exception("no connection", extra=dict(error.fields))
+        dispose_engine(other)
+    finally:
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+    second, refused = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert second["dbpool_event"] == "second_engine"
+    assert second["dbpool_pool"] == "default"
+    assert "sqlalchemy.pool_size" in second["dbpool_settings"]
+    assert second["message"].startswith("pool 'default': a second engine for the same URL")
+    assert (refused["holder"], refused["in_use"]) == ("GET /slow", 1)
+    assert "PoolTimeout" in refused["exception"]
+
+
+def test_each_kind_of_event_is_in_the_table() -> None:
+    """Whoever sets a rule up finds it there."""
+    page = (ROOT / "docs/windows.rst").read_text()
+    table = page[page.index("``dbpool_event``\n") :]
+    assert [kind for kind in Kind if f"``{kind}``" not in table] == []
