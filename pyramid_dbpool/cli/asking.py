@@ -69,6 +69,7 @@ def chosen(found: Sequence[Answer], pids: Sequence[int] | None) -> list[Answer]:
 
 def advice(pid: int, why: str) -> str:
     """Say what to do about a process that does not answer; without a full stop."""
+    why = why.rstrip(".")
     if not why.startswith("does not answer within"):
         return why
     return (

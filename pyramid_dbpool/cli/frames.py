@@ -33,6 +33,8 @@ HEADING, BAD, WARN, DIM = "reverse", "bold red", "yellow", "dim"
 ENDLESS = 100_000
 # So many rows are shown before whatever stands below them.
 LEAST_ROWS = 5
+# So many lines of an event.
+EVENT_LINES = 2
 # Letters that are left of a text which has to give way.
 LEAST_LETTERS = 7
 
@@ -180,7 +182,7 @@ _LAYOUTS: tuple[tuple[str, ...], ...] = (
 def frame(seen: Overview, view: View, events: Sequence[str] = ()) -> list[Line]:
     """Return the lines of a frame.
 
-    :param events: the youngest ones, the last of them last, a line each.
+    :param events: the last ones, the youngest first.
     """
     rows = sorted(seen.rows, key=SORTS[view.sort][1])
     top = [_headline(seen, view), *_silent(seen, view.width)]
@@ -294,8 +296,15 @@ def _people(title: str, noun: str, people: Sequence[People], width: int) -> list
 
 
 def _events(texts: Sequence[str], width: int) -> list[Line]:
+    """Show how each begins: what happened stands there, and advice behind it."""
     lines: list[Line] = [[("Events", "bold")]] if texts else []
-    return lines + [line for text in texts for line in wrapped(f"  {text}", width)]
+    for text in texts:
+        whole = wrapped(f"  {text}", width)
+        lines += whole[:EVENT_LINES]
+        if whole[EVENT_LINES:]:
+            (last, style) = lines[-1][0]
+            lines[-1] = [(cut(f"{last} …", width), style)]
+    return lines
 
 
 def _fitted(

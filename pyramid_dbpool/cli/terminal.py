@@ -43,7 +43,8 @@ class Keys:
     def take(self) -> None:
         """Let keys come without Enter; Ctrl-C and Ctrl-Z do what they do."""
         if self._descriptor is not None:
-            tty.setcbreak(self._descriptor)
+            # What was typed while this began is meant, too.
+            tty.setcbreak(self._descriptor, termios.TCSADRAIN)
 
     def give_back(self) -> None:
         """Leave the terminal as it was."""

@@ -53,8 +53,8 @@ class Watch:
 
     @property
     def events(self) -> list[str]:
-        """The youngest events, a line each."""
-        return [text for _, text in sorted(self._events, key=lambda each: each[0])[-SHOWN:]]
+        """The last events, the youngest first."""
+        return [text for _, text in sorted(self._events, reverse=True)[:SHOWN]]
 
 
 class _Told:

@@ -36,7 +36,9 @@ _STEPS = (
 
 def cut(text: str, width: int) -> str:
     """Return a text that is no longer than so many letters."""
-    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+    if len(text) <= width:
+        return text
+    return text[: width - 1] + "…" if width > 0 else ""
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:

@@ -72,3 +72,12 @@ def test_who_asks_cannot_write_to_the_log_what_he_likes(
     run("refresh", "--run-dir", answering.folder)
     ((_, _, said),) = answering.told
     assert said["by"] == f"eve_2026_ERROR_all_is_lost_{'x' * 13} with pdbpool"
+
+
+def test_what_a_process_refuses_is_its_own_sentence(run: Run, answering: Answering) -> None:
+    """It is not stuck: there is nothing to look for in its stack."""
+    answering.add(report(4711))
+    answering.refusal = "size has to be at least 1."
+    said = run("resize", "--run-dir", answering.folder, "--size", "-5")
+    assert said.code == 1
+    assert one_line(said) == "pdbpool: pid 4711 says: size has to be at least 1."

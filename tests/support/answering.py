@@ -23,6 +23,7 @@ class Answering:
 
     - `reports`: what each says, by process id; change it as you like.
     - `told`: the commands that came: process id, name, and what was said.
+    - `refusal`: why they are refused, if they are.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -30,6 +31,7 @@ class Answering:
         self.folder = folder
         self.reports: dict[int, Any] = {}
         self.told: list[tuple[int, str, dict[str, Any]]] = []
+        self.refusal: str | None = None
         self._stack = stack
 
     def add(self, report: Any) -> None:
@@ -69,12 +71,15 @@ class Answering:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 said = json.loads(body)
                 given.told.append((pid, self.path.strip("/"), said))
+                if given.refusal is not None:
+                    self._answer({"error": given.refusal}, 400)
+                    return
                 names = [pool["name"] for pool in given.reports[pid]["pools"]]
                 self._answer({"pools": [n for n in names if said["pool"] in (None, n)]})
 
-            def _answer(self, content: Mapping[str, Any]) -> None:
+            def _answer(self, content: Mapping[str, Any], status: int = 200) -> None:
                 body = json.dumps(content).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
