@@ -16,6 +16,7 @@ gevent had its hands on everything gives way to one.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
 import os
@@ -32,7 +33,8 @@ from typing import Any
 from ..clock import monotonic, sleep
 from ..engines import connecting, registry
 from ..pool import inheritance
-from ..pool.housekeeper import STOP_WAIT, call_soon, new_thread, start_after_forks
+from ..pool.fork_gate import run_passing
+from ..pool.housekeeper import STOP_WAIT, call_soon, start_after_forks
 from ..pool.inheritance import uwsgi_may_fork
 from ..pool.leases import worker_kind
 from . import commands
@@ -202,7 +204,8 @@ class _Server:
     def __init__(self) -> None:
         self._run_dir: RunDir | None = None
         self._door: _Door | None = None
-        self._thread: threading.Thread | None = None
+        # Held by the thread, until it ends.
+        self._ended = threading.Lock()
         # The door that is being served, and by what: a thread or a greenlet.
         self._served: tuple[_Door, str] | None = None
         self._paused = False
@@ -263,14 +266,22 @@ class _Server:
                 gevent: Any = sys.modules.get("gevent")
                 gevent.spawn(self._serve, door, kind)
             else:
-                thread = self._thread = new_thread(
-                    "dbpool-telemetry", lambda: self._serve(door, kind)
-                )
-                thread.start()
+                self._ended = threading.Lock()
+                self._ended.acquire()
+                # None of `threading`'s, which would miss it when it ends under gevent's hands.
+                _thread.start_new_thread(self._run, (door, kind, self._ended))
         except BaseException:
-            self._served = self._thread = None
+            self._served = None
             self._leave()
             raise
+
+    def _run(self, door: _Door, kind: str, ended: threading.Lock) -> None:
+        """Serve, in a thread that whoever forks waits for."""
+        try:
+            # Until it is gone: it is there for a moment after its last line.
+            run_passing(lambda: self._serve(door, kind), brief=False)
+        finally:
+            ended.release()
 
     def _tell(self, error: Exception) -> None:
         if isinstance(error, RunDirError):
@@ -302,13 +313,13 @@ class _Server:
 
     def pause(self) -> None:
         """End the thread before a fork: Python warns of those that there are then."""
-        served, thread = self._served, self._thread
+        served = self._served
         if served is None or served[1] == "greenlet":
             return
         self._paused = True
         served[0].ring()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(STOP_WAIT)
+        if self._ended.acquire(timeout=STOP_WAIT):
+            self._ended.release()
 
     def resume(self) -> None:
         """Go on after `pause`, in the parent; begin, in the child."""
@@ -320,7 +331,7 @@ class _Server:
         door = self._door
         if door is None or door.pid == getpid():
             return
-        self._door = self._served = self._thread = None
+        self._door = self._served = None
         self._paused = False
         # Another thread of the parent's may have held it.
         self._starting = threading.Lock()
