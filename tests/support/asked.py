@@ -1,10 +1,12 @@
 """Processes that answer in a folder, for tests of what asks them."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyramid_dbpool.telemetry.host import Answer, ask
@@ -36,6 +38,7 @@ class Asked:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.pid = self.process.pid
         assert self.process.stdout is not None
@@ -63,8 +66,9 @@ def asked(run_dir: Path, does: str = "", *options: str) -> Iterator[Asked]:
     try:
         yield made
     finally:
-        if made.process.poll() is None:
-            made.process.kill()
+        # With its children, which have its pipes.
+        with suppress(ProcessLookupError):
+            os.killpg(made.pid, signal.SIGKILL)
         made.process.communicate()
 
 

@@ -12,6 +12,8 @@ from pyramid_dbpool.telemetry.host import ask
 from tests.support.asked import asked
 from tests.support.makers import wait_for
 
+pytestmark = pytest.mark.programs
+
 HEAD = """
 import os, signal, sys, threading, time
 from pyramid_dbpool import get_engine
@@ -63,8 +65,10 @@ for times in range(3):
     if child == 0:
         until(lambda: os.getpid() in reporting())
         until(lambda: os.getppid() in reporting())
+        until(lambda: os.path.exists(f"{run_dir}.{times}"))
         sys.exit()
     until(lambda: {os.getpid(), child} <= reporting())
+    open(f"{run_dir}.{times}", "w").close()
     assert os.waitpid(child, 0)[1] == 0
     assert os.listdir(run_dir) == [f"{os.getpid()}.sock"]
     use()
@@ -206,8 +210,10 @@ for times in range(3):
         until(lambda: os.getpid() in reporting())
         use()
         until(lambda: os.getppid() in reporting())
+        until(lambda: os.path.exists(f"{run_dir}.{times}"))
         sys.exit()
     until(lambda: {os.getpid(), child} <= reporting())
+    open(f"{run_dir}.{times}", "w").close()
     assert os.waitpid(child, 0)[1] == 0
     until(lambda: os.listdir(run_dir) == [f"{os.getpid()}.sock"])
 print(len(reporting()))
@@ -228,6 +234,9 @@ def test_a_stopped_child_holds_nobody_up(run_dir: Path) -> None:
         wait_for(lambda: len(ask(str(run_dir))) == 2)
         (child,) = {each.pid for each in ask(str(run_dir))} - {parent.pid}
         os.kill(child, signal.SIGSTOP)
+        wait_for(
+            lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        )
         silent = {each.pid: each.silent for each in ask(str(run_dir), timeout=0.2)}
         assert silent == {parent.pid: None, child: "does not answer within 0.2 s"}
         os.kill(child, signal.SIGKILL)
