@@ -114,9 +114,17 @@ print("done")
 
 
 def test_a_child_of_a_fork_that_python_knows_nothing_of(run_dir: Path) -> None:
-    """It leaves the parent's socket alone, and answers from its first use of the engine on."""
+    """It leaves the parent's socket alone, and answers from its first use of the engine on.
+
+    Beside a thread that is about to take the interpreter's lock no such fork is safe.
+    """
     program = """
 import ctypes
+def sleeps(task):
+    with open(f"/proc/self/task/{task}/wchan") as place:
+        return "poll" in place.read()
+others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+until(lambda: all(map(sleeps, others)))
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     use()
