@@ -96,6 +96,7 @@ def leave_parent() -> None:
     """Let go of what the parent had, if this has not been done in this process."""
     with _leaving.setdefault(getpid(), threading.RLock()):
         if not here[0]:
+            _threads.note_fork()
             for heir in list(_heirs):
                 heir.abandon()
             here[0] = 1
@@ -117,4 +118,49 @@ def uwsgi_may_fork() -> bool:
     return bool(master == getpid() if master else uwsgi.worker_id() == 0)
 
 
+class _Threads:
+    """Which threads a child, forked without Python's knowledge, believes to have and has not.
+
+    Python goes on listing them there, and to look where they are (`sys._current_frames`) is to
+    read a stack that is somebody else's by now: the process would crash.
+    """
+
+    def __init__(self) -> None:
+        # By the system's numbers: threads that `threading` does not know.
+        self.unlisted: set[int] = set()
+        self._seen_by_python = getpid()
+        self._has_stale_ones = False
+
+    def forked(self) -> None:
+        self._seen_by_python = getpid()
+        self._has_stale_ones = False
+        self.unlisted.clear()
+
+    def note_fork(self) -> None:
+        if self._seen_by_python == getpid():
+            return
+        # Not by `enumerate`, whose lock may be held for ever.
+        numbers = {each.native_id for each in list(threading._active.values())}  # type: ignore[attr-defined]
+        numbers -= {threading.main_thread().native_id, None}
+        self._has_stale_ones = any(
+            not os.path.exists(f"/proc/self/task/{number}") for number in numbers | self.unlisted
+        )
+
+    @property
+    def has_stale_ones(self) -> bool:
+        if not here[0]:
+            leave_parent()
+        return self._has_stale_ones
+
+
+_threads = _Threads()
+unlisted_threads = _threads.unlisted
+
+
+def may_look_at_threads() -> bool:
+    """Tell whether it is safe to look where the threads of this process are."""
+    return not _threads.has_stale_ones
+
+
+os.register_at_fork(after_in_child=_threads.forked)
 os.register_at_fork(after_in_child=leave_parent)

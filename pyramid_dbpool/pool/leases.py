@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from ..drivers.app_errors import DRIVERS, named_place
+from .inheritance import may_look_at_threads
 from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
@@ -166,9 +167,8 @@ def stack(frame: FrameType) -> tuple[str, ...]:
 def _of_frames(idents: Collection[int], make: Callable[[FrameType], T]) -> dict[int, T]:
     """Make something of the frame in which each thread or greenlet is."""
     # Only texts: whoever keeps a frame keeps what is in it, a connection perhaps.
-    found = {
-        ident: make(frame) for ident, frame in sys._current_frames().items() if ident in idents
-    }
+    frames = sys._current_frames() if may_look_at_threads() else {}
+    found = {ident: make(frame) for ident, frame in frames.items() if ident in idents}
     me = threading.get_ident()
     if me in idents and me not in found:
         # A greenlet that runs is not suspended anywhere.

@@ -277,10 +277,13 @@ class _Server:
 
     def _run(self, door: _Door, kind: str, ended: threading.Lock) -> None:
         """Serve, in a thread that whoever forks waits for."""
+        number = threading.get_native_id()
+        inheritance.unlisted_threads.add(number)
         try:
             # Until it is gone: it is there for a moment after its last line.
             run_passing(lambda: self._serve(door, kind), brief=False)
         finally:
+            inheritance.unlisted_threads.discard(number)
             ended.release()
 
     def _tell(self, error: Exception) -> None:

@@ -38,6 +38,16 @@ def use():
 """
 
 
+# Returns when all other threads sleep.
+QUIET = """
+def sleeps(task):
+    with open(f"/proc/self/task/{task}/wchan") as place:
+        return "poll" in place.read()
+others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+until(lambda: all(map(sleeps, others)))
+"""
+
+
 def run(run_dir: Path, program: str, *options: str) -> str:
     """Run a program that forks, with every warning an error; return what it says."""
     ran = subprocess.run(
@@ -120,11 +130,6 @@ def test_a_child_of_a_fork_that_python_knows_nothing_of(run_dir: Path) -> None:
     """
     program = """
 import ctypes
-def sleeps(task):
-    with open(f"/proc/self/task/{task}/wchan") as place:
-        return "poll" in place.read()
-others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
-until(lambda: all(map(sleeps, others)))
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     use()
@@ -133,7 +138,29 @@ if child == 0:
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(code, reporting() == {os.getpid()})
 """
-    assert run(run_dir, program) == "7 True\n"
+    assert run(run_dir, QUIET + program) == "7 True\n"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_such_a_child_looks_at_no_thread_that_is_not_there(run_dir: Path, listed: bool) -> None:
+    """It would read the stack of a thread of its parent's, and crash."""
+    program = """
+import ctypes
+if LISTED:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    time.sleep(0.1)
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    with engine.connect():
+        for times in range(20):
+            thread = threading.Thread(target=lambda: engine.pool.view())
+            thread.start()
+            thread.join()
+        (holder,) = engine.pool.view().holders
+    os._exit(7 if holder.stack else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(run_dir, QUIET + program.replace("LISTED", str(listed))) == "7\n"
 
 
 def test_a_program_in_the_place_of_another_has_its_place(run_dir: Path) -> None:
