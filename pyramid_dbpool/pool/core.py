@@ -274,6 +274,13 @@ class Core:
         """Ask the server on what is idle; true as soon as one answers."""
         return any(self.health.examine(each) for each in list(self.line.idle))
 
+    def set_max_overflow(self, count: int) -> None:
+        """Allow so many connections beyond the size, and tell nobody; below 0: no limit."""
+        with self.door, self.lock:
+            capacity = None if count < 0 else self.shared.size + count
+            self.line.resize(self.line.keep, capacity)
+        self.opener.replan()
+
     def refused_by_pause(self) -> PoolTimeout | None:
         """Make the error of whoever would look at the server of a paused pool; None: he may."""
         return self._refusals.paused()

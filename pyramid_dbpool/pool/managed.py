@@ -595,8 +595,13 @@ class ManagedPool(QueuePool):
         )
 
     @property
-    def _max_overflow(self) -> int:  # type: ignore[override]  # an attribute of QueuePool's
+    def _max_overflow(self) -> int:
         return self._core.shared.max_overflow
+
+    @_max_overflow.setter
+    def _max_overflow(self, count: int) -> None:
+        # SQLAlchemy's own tools for tests set it on each engine that they make.
+        self._core.set_max_overflow(count)
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]  # an attribute of QueuePool's

@@ -12,6 +12,7 @@ from pyramid_dbpool import events
 from pyramid_dbpool.errors import PoolLineFull, PoolTimeout
 from pyramid_dbpool.events import Event, Kind
 from pyramid_dbpool.pool.deadlines import deadline
+from pyramid_dbpool.pool.line import Entry, Line, Pause, Waiter
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 
@@ -178,6 +179,17 @@ def test_a_smaller_size_with_the_same_limit_lets_the_rest_linger(maker: Maker) -
     pool.resize(1, 2)
     assert (pool.checkedin(), are_closed(maker)) == (3, [False] * 3)
     pool.dispose()
+
+
+def test_the_overflow_can_be_set_as_that_of_a_queue_pool(maker: Maker) -> None:
+    """SQLAlchemy's fixtures for tests of dialects do."""
+    pool = ManagedPool(maker, 1, 5, timeout=0)
+    pool._max_overflow = 0
+    assert (pool._max_overflow, pool.snapshot().capacity) == (0, 1)
+    lease = pool.connect()
+    with pytest.raises(PoolTimeout):
+        pool.connect()
+    lease.close()
 
 
 def test_a_pool_is_made_anew_with_the_size_that_it_was_given(maker: Maker) -> None:
@@ -468,6 +480,22 @@ def test_a_pause_is_carried_over_to_a_forked_child(maker: Maker) -> None:
         os._exit(0 if was_paused and len(maker.made) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.paused
+
+
+def test_a_slot_whose_opening_could_not_start_is_nobodys_in_a_pause() -> None:
+    """And what is idle until it is closed is handed to nobody who joins."""
+    line = Line[Entry](1, 2)
+    waiter, late = Waiter(lambda: None, 0.0), Waiter(lambda: None, 0.0)
+    entry = Entry()
+    line.reserve()
+    line.opened(entry, 0.0)
+    line.put(entry, 0.0)
+    line.reserve()
+    line.pause(Pause(0.0, "me"))
+    assert line.join(waiter) and waiter.granted is None
+    assert not line.grant_slot()
+    line.rejoin(late, 0.0)
+    assert (late.granted, list(line.waiters)) == (None, [late, waiter])
 
 
 # Words
