@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills import culprits, windows
-from drills.load import Clients, Request
+from drills.load import Clients, Request, send
 from drills.processes import ROOT
 from drills.report import Figure
 from drills.stack import Programs, ending, stack
@@ -61,6 +61,8 @@ class Incident:
     phases: Sequence[Phase]
     worker: bool = False
     pair: bool = False
+    app: str = APP
+    workers: int = WORKERS
 
 
 def ask(path: str, count: int, method: str = "GET") -> Step:
@@ -71,6 +73,15 @@ def ask(path: str, count: int, method: str = "GET") -> Step:
         ends.callback(clients.stop)
 
     return begin
+
+
+def ask_once(path: str) -> Step:
+    """Ask for a page, and wait for it."""
+
+    def ask_and_wait(scene: Scene, ends: ExitStack) -> None:
+        assert send(scene.port, Request("GET", path)).ok
+
+    return ask_and_wait
 
 
 def go_away(scene: Scene, ends: ExitStack) -> None:
@@ -127,10 +138,12 @@ INCIDENTS = {
                 "While they ask",
                 [ask("/slow", 12), ask("/quick", 4)],
                 {
+                    "top": [rf"{SLOW} +\d connections, longest", named("ask_the_bank")],
+                    "stacks": [rf"{SLOW}: \d", named("ask_the_bank")],
+                    "events": [rf"{SLOW} has held a connection", named("ask_the_bank")],
                     "log": [rf"{SLOW} has held a connection for \d", named("ask_the_bank")],
                     "error": ["no connection came free within", SLOW],
-                    "report": [SLOW, named("ask_the_bank")],
-                    "page": ["exhausted", rf"{SLOW} holds 3 of 3", named("ask_the_bank")],
+                    "page": ["exhausted", rf"{SLOW} holds \d of \d", named("ask_the_bank")],
                     "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )
@@ -145,10 +158,12 @@ INCIDENTS = {
                 "While they ask",
                 [ask("/keep", 1), ask("/quick", 4)],
                 {
+                    "top": [r"GET route .keep. \(over\) +\d connections, longest"],
+                    "stacks": [r"GET route .keep. \(over\): \d"],
+                    "events": [r"GET route .keep. \(over\) has held a connection"],
                     "log": [r"GET route 'keep' \(over\) has held a connection for \d"],
                     "error": ["no connection came free within", r"GET route 'keep' \(over\)"],
-                    "report": [r"GET route 'keep' \(over\)"],
-                    "page": ["exhausted", r"GET route 'keep' \(over\) holds 3 of 3"],
+                    "page": ["exhausted", r"GET route 'keep' \(over\) holds \d of \d"],
                     "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )
@@ -166,15 +181,23 @@ INCIDENTS = {
                     ask("/quick", 4),
                 ],
                 {
+                    "top": [
+                        r"thread .exporter. +\d connections, longest",
+                        named("wait_for_the_disk"),
+                    ],
+                    "stacks": [r"thread .exporter.: \d", named("wait_for_the_disk")],
+                    "events": [
+                        "thread .exporter. has held a connection",
+                        named("wait_for_the_disk"),
+                    ],
                     "log": [
                         r"thread 'exporter' has held a connection for \d",
                         named("wait_for_the_disk"),
                     ],
                     "error": ["no connection came free within", "thread 'exporter'"],
-                    "report": ["thread 'exporter'", named("wait_for_the_disk")],
                     "page": [
                         "exhausted",
-                        "thread 'exporter' holds 3 of 3",
+                        r"thread 'exporter' holds \d of \d",
                         named("wait_for_the_disk"),
                     ],
                     "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
@@ -189,7 +212,13 @@ INCIDENTS = {
             Phase(
                 "While it asks",
                 [ask("/drop", 1)],
-                {"log": ["GET route 'drop'"]},
+                {
+                    "top": ["GET route .drop."],
+                    "stacks": ["GET route .drop."],
+                    "events": ["GET route .drop."],
+                    "page": ["GET route .drop."],
+                    "log": ["GET route 'drop'"],
+                },
             )
         ],
     ),
@@ -205,12 +234,14 @@ INCIDENTS = {
                     ask("/quick", 4),
                 ],
                 {
+                    "top": ["each holds one already", named("next_number")],
+                    "stacks": ["holds one already", named("next_number")],
+                    "events": ["waits for a second connection", named("next_number")],
                     "log": [
                         r"GET route '(order|invoice)' waits for a second connection",
                         named("next_number"),
                     ],
                     "error": ["of those who wait hold", "GET route '(order|invoice)'"],
-                    "report": ['"holds": true', named("next_number")],
                     "page": ["hold a connection already", named("next_number")],
                     "metrics": [shown("waiting_holders")],
                 },
@@ -225,9 +256,10 @@ INCIDENTS = {
                 "While it is away",
                 [ask("/quick", 4), go_away],
                 {
+                    "top": [r"away \d"],
+                    "events": ["the database server is unreachable"],
                     "log": ["the database server is unreachable"],
                     "error": ["has been unreachable for"],
-                    "report": [r'"outage_seconds": \d'],
                     "page": [r"has been away for \d"],
                     "metrics": [shown("outage_seconds")],
                 },
@@ -256,9 +288,10 @@ INCIDENTS = {
                     fail_over,
                 ],
                 {
+                    "top": ["read-only"],
+                    "events": ["the server is read-only"],
                     "log": ["the server is read-only"],
                     "error": ["POST route .write.", "the server has been read-only for"],
-                    "report": [r'"write_outage_seconds": \d'],
                     "page": [r"has taken no writes for \d", "the server is read-only"],
                     "metrics": [shown("write_outage_seconds")],
                 },
@@ -274,6 +307,24 @@ INCIDENTS = {
         ],
         pair=True,
     ),
+    "development": Incident(
+        "The same views, one request at a time, in development",
+        "Nothing goes wrong yet: somebody writes the views, and has the debug toolbar.",
+        [
+            Phase(
+                "After one order",
+                [ask_once("/order")],
+                {"panel": ["asked for a connection of pool 'default' while"]},
+            ),
+            Phase(
+                "After one slow request",
+                [ask_once("/slow")],
+                {"panel": [r"held a connection .* without a statement", named("slow")]},
+            ),
+        ],
+        app="culprits-in-development",
+        workers=1,
+    ),
     "message": Incident(
         "A message whose handler takes its time",
         "A worker's handler holds its connection while it does something else.",
@@ -282,11 +333,17 @@ INCIDENTS = {
                 "While it is handled",
                 [publish],
                 {
+                    "top": ["message .pictures-17. +1 connection", named("shrink_pictures")],
+                    "stacks": ["message .pictures-17.: 1", named("shrink_pictures")],
+                    "events": [
+                        "message .pictures-17. has held a connection",
+                        named("shrink_pictures"),
+                    ],
+                    "page": ["message .pictures-17.", named("shrink_pictures")],
                     "log": [
                         r"message 'pictures-17' has held a connection for \d",
                         named("shrink_pictures"),
                     ],
-                    "report": ["message 'pictures-17'", named("shrink_pictures")],
                     "metrics": [r'^dbpool_longest_hold_seconds\{.*role="worker".* [1-9]'],
                 },
             )
@@ -331,7 +388,7 @@ def scene_of(incident: Incident) -> Iterator[Scene]:
         for sql in culprits.TABLES:
             programs.execute(sql)
         worker = programs.start_worker("drills.culprits") if incident.worker else None
-        web, port = programs.start_web(workers=WORKERS, threads=THREADS, path="/quick")
+        web, port = programs.start_web(workers=incident.workers, threads=THREADS, path="/quick")
         yield Scene(programs, web, port, worker, proxy, pair)
 
 
@@ -340,7 +397,7 @@ def started(
 ) -> tuple[Programs, FaultProxy | None, PostgresPair | None]:
     """Start what the app needs."""
     if not incident.pair:
-        made = servers.enter_context(stack(APP, patience=TIMEOUT, grace=GRACE))
+        made = servers.enter_context(stack(incident.app, patience=TIMEOUT, grace=GRACE))
         return made, made.proxy, None
     folder, ends = servers.enter_context(ending())
     pair = PostgresPair(folder, synchronous=True)

@@ -1,11 +1,13 @@
 """What each window says of an incident, how soon, and the report of it."""
 
 import http.client
-import json
 import math
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -16,16 +18,15 @@ from drills.load import TIMEOUT
 from drills.processes import ROOT, Process
 from drills.report import Figure, at_most
 from drills.stack import Programs
-from pyramid_dbpool.telemetry.host import ask
 from tests.support.servers.failover import PostgresPair
 from tests.support.servers.proxy import FaultProxy
 
 PAUSE = 0.2  # seconds between two looks
 # For how long a window is looked at, in seconds, before it counts as one that said nothing.
-PATIENCE = 30.0
+PATIENCE = 60.0
 SOON = 10.0  # seconds after which a window has to name who is to blame
-# What of a process's report is not only a number.
-SHOWN = ("holders", "waiters", "outage_seconds", "write_outage_seconds", "paused_seconds")
+# Lines of metrics: comments, sizes of durations, and what is zero.
+UNINTERESTING = re.compile(r"^#|_bucket\{|_sum\{|_created\{| 0\.0$")
 LOGS = re.compile(r"^\d\d:\d\d:\d\d\.\d+ \d+ (WARNING|ERROR|CRITICAL) ")
 
 
@@ -93,15 +94,41 @@ def is_of_a_request(line: str) -> bool:
     return "pyramid_dbpool.web.incidents" in line
 
 
-def report(scene: Scene) -> str:
-    """Ask each process by its socket who holds and who waits; the rest are numbers."""
-    said = []
-    for each in ask(str(scene.programs.run_dir)):
-        said.append(f"process {each.pid}: {each.silent}" if each.report is None else "")
-        for pool in (each.report or {}).get("pools", ()):
-            shown = {key: pool[key] for key in SHOWN if pool[key]}
-            said.append(json.dumps({"pid": each.pid, "name": pool["name"], **shown}, indent=1))
-    return "\n".join(filter(None, said)).replace(f"{ROOT}/", "")
+def top(scene: Scene) -> str:
+    """Look at what `pdbpool top` shows of all processes."""
+    return pdbpool(scene, "top", "--once")
+
+
+def stacks(scene: Scene) -> str:
+    """Look at who holds and who waits, and where in the code."""
+    return pdbpool(scene, "stacks")
+
+
+def events(scene: Scene) -> str:
+    """Look at what has happened."""
+    return pdbpool(scene, "events")
+
+
+def pdbpool(scene: Scene, *words: str) -> str:
+    """Run `pdbpool`; give what it prints, as it would into a file."""
+    command = [sys.executable, "-m", "pyramid_dbpool.cli.pdbpool", *words]
+    command += ["--run-dir", str(scene.programs.run_dir)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return (ran.stdout + ran.stderr).replace(f"{ROOT}/", "")
+
+
+def metrics(scene: Scene) -> str:
+    """Look at the metrics that are not zero, but for the sizes of durations."""
+    lines = fetch(scene.port, "/dbpool/metrics").splitlines()
+    return "\n".join(line for line in lines if not UNINTERESTING.search(line))
+
+
+def panel(scene: Scene) -> str:
+    """Look at the debug toolbar's panel of the last request."""
+    reader = Reader()
+    reader.feed(fetch(scene.port, "/_debug_toolbar/"))
+    ours = reader.text.partition("\nDatabase connections\n")[2]
+    return ours.partition("\nIntrospection\n")[0]
 
 
 def page(scene: Scene) -> str:
@@ -152,19 +179,15 @@ def fetch(port: int, path: str) -> str:
         return connection.getresponse().read().decode(errors="replace")
 
 
-def metrics(scene: Scene) -> str:
-    """Look at what Prometheus would get; not at what is zero, nor at every bucket."""
-    lines = fetch(scene.port, "/dbpool/metrics").splitlines()
-    unseen = re.compile(r"#|\w+_bucket\b|.* 0\.0$")
-    return "\n".join(line for line in lines if not unseen.match(line))
-
-
 WINDOWS: dict[str, Window] = {
     "log": log,
     "error": error,
-    "report": report,
+    "top": top,
+    "stacks": stacks,
+    "events": events,
     "page": page,
     "metrics": metrics,
+    "panel": panel,
 }
 
 
@@ -175,18 +198,25 @@ def watch(
 
     :param expected: by the window's name, what it has to say: regular expressions.
     """
+    with ThreadPoolExecutor(len(expected)) as side_by_side:
+        looks = [
+            side_by_side.submit(look, scene, phase, name, wanted, patience)
+            for name, wanted in expected.items()
+        ]
+    return [each.result() for each in looks]
+
+
+def look(scene: Scene, phase: str, window: str, wanted: Sequence[str], patience: float) -> Said:
+    """Look through one window until it says all that it has to."""
     began = time.monotonic()
-    said: dict[str, Said] = {}
-    while len(said) < len(expected) and time.monotonic() - began < patience:
-        for name in expected.keys() - said.keys():
-            text = WINDOWS[name](scene)
-            if not missing_in(text, expected[name]):
-                said[name] = Said(phase, name, time.monotonic() - began, text)
+    while True:
+        text = WINDOWS[window](scene)
+        seconds, missing = time.monotonic() - began, missing_in(text, wanted)
+        if not missing:
+            return Said(phase, window, seconds, text)
+        if seconds > patience:
+            return Said(phase, window, math.inf, text, missing)
         time.sleep(PAUSE)
-    for name in expected.keys() - said.keys():
-        text = WINDOWS[name](scene)
-        said[name] = Said(phase, name, math.inf, text, missing_in(text, expected[name]))
-    return [said[name] for name in expected]
 
 
 def missing_in(text: str, wanted: Sequence[str]) -> tuple[str, ...]:
