@@ -127,6 +127,8 @@ def shown(metric: str) -> str:
     return rf"^dbpool_{metric}\{{.* [1-9]"
 
 
+DROPPED = r"GET route 'drop' \(over\) has dropped its connection"
+TAKEN = "was taken in "
 SLOW = "GET route 'slow'"
 INCIDENTS = {
     "slow": Incident(
@@ -168,6 +170,7 @@ INCIDENTS = {
                 },
             )
         ],
+        app="culprits-traced",
     ),
     "export": Incident(
         "A leak: a thread keeps its connections for ever",
@@ -207,20 +210,20 @@ INCIDENTS = {
     ),
     "drop": Incident(
         "A leak: a view drops its connections, and the collector finds them",
-        "A client asks for a view that forgets its connection in a cycle.",
+        "A client asks for a view that forgets its connection in a cycle; four ask for a quick"
+        " one.",
         [
             Phase(
-                "While it asks",
-                [ask("/drop", 1)],
+                "While they ask",
+                [ask("/drop", 1), ask("/quick", 4)],
                 {
-                    "top": ["GET route .drop."],
-                    "stacks": ["GET route .drop."],
-                    "events": ["GET route .drop."],
-                    "page": ["GET route .drop."],
-                    "log": ["GET route 'drop'"],
+                    "log": [DROPPED, TAKEN + named("drop")],
+                    "events": [DROPPED, TAKEN + named("drop")],
+                    "page": [DROPPED, TAKEN + named("drop")],
                 },
             )
         ],
+        app="culprits-traced",
     ),
     "second": Incident(
         "Two views that each hold one connection and wait for another",
