@@ -55,7 +55,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
     "name, labels, expected",
     [
         ("db_client_connection_count", {"db_client_connection_state": "idle"}, 2),
-        ("db_client_connection_count", {"db_client_connection_state": "used"}, 2),
+        ("db_client_connection_count", {"db_client_connection_state": "used"}, 3),
         ("db_client_connection_idle_max", {}, 5),
         ("db_client_connection_max", {}, 15),
         ("db_client_connection_pending_requests", {}, 2),
@@ -88,6 +88,7 @@ def test_what_a_report_says_has_its_metric(
     busy = pool(
         holders=[holder(seconds=0.5), holder(seconds=72.5)],
         waiters=[waiter(seconds=1.5, holds=True), waiter()],
+        held=1,
         refused={"timeout": 3},
         dead_avoided=4,
         outages=1,
@@ -386,6 +387,28 @@ def test_the_page_is_there_while_the_database_is_away(psycopg_url: str) -> None:
     url = make_url(psycopg_url).set(port=deaf_port()).render_as_string(hide_password=False)
     with app({"sqlalchemy.url": url}, *PROMETHEUS) as web:
         web.get("/dbpool/metrics", status=200)
+
+
+def refusing(handler: Any, registry: Any) -> Any:
+    """Make a tween that lets nobody in."""
+
+    def tween(request: Any) -> Any:
+        raise PermissionError(request.path)
+
+    return tween
+
+
+def include_refusing(config: Any) -> None:
+    """Add it over all that is there."""
+    config.add_tween(f"{__name__}.refusing")
+
+
+def test_the_page_comes_before_all_that_an_app_asks_of_visitors(psycopg_url: str) -> None:
+    """Those may ask the database who somebody is."""
+    with app({"sqlalchemy.url": psycopg_url}, *PROMETHEUS, include_refusing) as web:
+        web.get("/dbpool/metrics", status=200)
+        with pytest.raises(PermissionError):
+            web.get("/")
 
 
 def test_a_wrong_path_is_an_error_of_the_configuration(psycopg_url: str) -> None:

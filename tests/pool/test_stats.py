@@ -136,3 +136,16 @@ def test_an_outage_that_lasts_is_counted_on() -> None:
     assert (numbers.outages, numbers.outage_seconds) == (1, None)
     assert numbers.outage_seconds_total >= 10.0
     made.dispose()
+
+
+def test_what_is_estimated_begins_anew() -> None:
+    """The server, or its address, may be another one."""
+    former, stats = Stats(), Stats()
+    for _ in range(8):
+        former.hold.observe(0.002)
+    stats.count_on_from(former)
+    assert (stats.returns, stats.hold_time(), stats.hold_at_least) == (8, 0.0, 0.0)
+    for _ in range(4):
+        stats.hold.observe(7.0)
+    assert stats.hold_time() == pytest.approx(7.0)
+    assert stats.hold_at_least == 5.0
