@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 
 from pyramid_dbpool import events
 from pyramid_dbpool.errors import PoolLineFull, PoolTimeout
@@ -480,6 +482,96 @@ def test_a_pause_is_carried_over_to_a_forked_child(maker: Maker) -> None:
         os._exit(0 if was_paused and len(maker.made) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.paused
+
+
+def test_nothing_is_pinged_in_a_pause(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for its examination is idle until it is closed."""
+    pool = ManagedPool(maker, 1, 0)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    monkeypatch.setattr(core.source, "ping", lambda _record: pytest.fail("pinged"))
+    core.line.pause(Pause(0.0, "me"))
+    assert not core.health.examine(entry)
+    assert list(core.line.idle) == [entry]
+    pool.resume()
+
+
+def test_what_upkeep_could_not_close_is_closed_in_a_pause(maker: Maker) -> None:
+    """Where no thread can be started, it would come back to the idle ones."""
+    pool = ManagedPool(maker, 1, 0)
+    pool.connect().close()
+    core = pool._core
+    (entry,) = core.line.idle
+    core.line.hold(entry)
+    pool.pause()
+    core.upkeep._put_back([(entry, "idle")])
+    assert (core.line.total, are_closed(maker)) == (0, [True])
+
+
+def test_an_opening_that_was_only_planned_is_not_begun_in_a_pause(maker: Maker) -> None:
+    """Its thread came a little too late."""
+    pool = ManagedPool(maker, 1, 0, background=True)
+    core = pool._core
+    core.line.opening += 1
+    core.line.pause(Pause(0.0, "me"))
+    core.opener._open()  # type: ignore[union-attr]
+    assert (core.line.opening, maker.made) == (0, [])
+
+
+def test_what_failed_before_the_pause_ended_says_nothing(maker: Maker) -> None:
+    """Its opening began while the database was being worked on, or before."""
+    pool = ManagedPool(maker, 1, 0, background=True)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        maker.before = lambda: None
+        begun.set()
+        go_on.wait(PATIENCE)
+        raise ValueError("half a certificate")
+
+    maker.before = fail
+    asking = Asking(pool)
+    begun.wait(PATIENCE)
+    pool.pause()
+    pool.resume()
+    go_on.set()
+    asking.join()
+    assert asking.errors == []
+    give_back(*asking.leases)
+
+
+def test_idle_ones_are_condemned_before_they_are_closed(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller may take one meanwhile, which needs no lock: he sees, and waits."""
+    pool = ManagedPool(maker, 1, 0, timeout=0)
+    pool.connect().close()
+    monkeypatch.setattr(pool._core.health, "close_surplus", lambda: None)
+    pool.pause()
+    with pytest.raises(PoolTimeout, match="paused"):
+        pool.connect()
+    assert (pool._core.line.total, are_closed(maker)) == (0, [True])
+
+
+def test_a_second_connection_waits_for_the_end_of_a_pause_too(maker: Maker) -> None:
+    """Where a listener refuses the first one, SQLAlchemy opens another there and then."""
+    pool, refused = ManagedPool(maker, 1, 0), list[int]()
+
+    @event.listens_for(pool, "checkout")
+    def refuse(*_: object) -> None:
+        if not refused:
+            refused.append(1)
+            pool.pause()
+            raise DisconnectionError
+
+    asking = Asking(pool)
+    wait_for(lambda: pool.snapshot().waiting or asking.leases)
+    assert (asking.leases, len(maker.made)) == ([], 1)
+    pool.resume()
+    asking.join()
+    assert asking.leases[0].dbapi_connection is maker.made[1]
+    give_back(*asking.leases)
 
 
 def test_a_slot_whose_opening_could_not_start_is_nobodys_in_a_pause() -> None:
