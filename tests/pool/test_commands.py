@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -304,7 +305,7 @@ def test_who_waits_in_vain_is_told_of_the_pause(maker: Maker, background: bool) 
         pool.connect()
     text = str(caught.value)
     assert "pool 'main': no connection within 0.0" in text
-    assert "(pool_timeout), because the pool has been paused for 0." in text
+    assert "(pool_timeout), because the pool has been paused for " in text
     assert "by root from pdbpool: callers wait until it is resumed, with `pdbpool resume`" in text
     assert (caught.value.paused, caught.value.retry_after) == (True, 1)
     with deadline(0.01), pytest.raises(PoolTimeout, match="the deadline of the caller"):
@@ -329,7 +330,7 @@ def test_the_line_of_a_paused_pool_is_no_longer_than_any(maker: Maker, backgroun
     asking = waiting(pool, 1)
     with pytest.raises(PoolLineFull) as caught:
         pool.connect()
-    assert str(caught.value).startswith(
+    assert re.sub(r"\d\.\d s", "0.0 s", str(caught.value)).startswith(
         "the pool: 1 caller waits already, as many as max_waiting allows, because the pool has"
         " been paused for 0.0 s by me: "
     )
@@ -605,7 +606,8 @@ def test_each_command_says_who_asked_and_what_becomes_of_it(
     pool.resize(1, 1, by="ann")
     pool.pause("ann\nroot")
     pool.resume()
-    lines = [(each.levelname, each.getMessage()) for each in caplog.records]
+    seconds = re.compile(r"\d\.\d s")
+    lines = [(each.levelname, seconds.sub("0.0 s", each.getMessage())) for each in caplog.records]
     assert lines[:3] == [
         (
             "INFO",
