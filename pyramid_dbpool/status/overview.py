@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["Finding", "HostPool", "Overview", "duration"]
@@ -47,6 +47,7 @@ class Finding:
 class HostPool:
     """The pools of one name and database in all processes of the host.
 
+    - `title`: what people call it: with its app, where the host has more than one.
     - `parts`: the report of each process with its part about the pool; one process may have more
       than one, where an engine was made more than once.
     """
@@ -54,6 +55,7 @@ class HostPool:
     app: str
     name: str
     database: str
+    title: str
     parts: list[tuple[Report, Part]] = field(default_factory=list)
 
     @property
@@ -96,7 +98,7 @@ class HostPool:
     def among(self, parts: Callable[[Part], bool]) -> HostPool:
         """Return that of it for which something is true."""
         kept = [(report, part) for report, part in self.parts if parts(part)]
-        return HostPool(self.app, self.name, self.database, kept)
+        return replace(self, parts=kept)
 
 
 class Overview:
@@ -227,10 +229,12 @@ class Overview:
 
 def _pools(reports: Sequence[Report]) -> list[HostPool]:
     found: dict[tuple[str, str, str], HostPool] = {}
+    apps = {report.get("app") for report in reports if report.get("pools")}
     for report in reports:
         for part in report.get("pools", ()):
             key = (part["name"], str(report.get("app") or ""), str(part.get("database") or ""))
-            pool = found.setdefault(key, HostPool(key[1], key[0], key[2]))
+            title = f"{key[0]} of {key[1]}" if len(apps) > 1 else key[0]
+            pool = found.setdefault(key, HostPool(key[1], key[0], key[2], title))
             pool.parts.append((report, part))
     # The default one first, as everywhere.
     return [found[key] for key in sorted(found, key=lambda key: (key[0] != "default", key))]
@@ -317,7 +321,7 @@ def _where(hit: HostPool, pool: HostPool) -> str:
 
 
 def _name(pool: HostPool, start: bool = False) -> str:
-    return _pool(pool.name, start)
+    return _pool(pool.title, start)
 
 
 def _pool(name: str, start: bool = False) -> str:

@@ -154,11 +154,11 @@ def _card(pool: HostPool, path: str | None) -> Element:
     rest = f"{idle} idle" + (f", {opening} being opened" if opening else "")
     return el(
         "article.card",
-        {"data-key": pool.key, "aria-label": f"Pool {pool.name}"},
+        {"data-key": pool.key, "aria-label": f"Pool {pool.title}"},
         el(
             "header",
             {},
-            el("h3", {}, pool.name),
+            el("h3", {}, pool.title),
             el("span.faint", {}, counted(len(pool.pids), "process", "processes")),
             _badge(pool),
         ),
@@ -302,7 +302,7 @@ def _group(key: str, people: list[_Person]) -> Element:
 
 
 def _person(pool: HostPool, report: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[Any]:
-    where = [f"process {report['pid']}", str(one.get("worker") or ""), f"pool {pool.name}"]
+    where = [f"process {report['pid']}", str(one.get("worker") or ""), f"pool {pool.title}"]
     server = one.get("server_pid")
     where += [f"the server's process {server}"] if server else []
     yield el("b", {}, duration(one["seconds"]))
@@ -322,7 +322,8 @@ def _processes(overview: Overview) -> Element:
         "Up",
     )
     head = el("tr", {}, *(el("th", {"scope": "col"}, name) for name in names))
-    rows = [row for report in overview.reports for row in _rows_of(report)]
+    titles = {id(part): pool.title for pool in overview.pools for _report, part in pool.parts}
+    rows = [row for report in overview.reports for row in _rows_of(report, titles)]
     rows += [
         el(
             "tr.bad",
@@ -343,11 +344,11 @@ def _processes(overview: Overview) -> Element:
     return _section("processes", heading, el("div.scroll", {"tabindex": "0"}, table))
 
 
-def _rows_of(report: Mapping[str, Any]) -> Iterator[Element]:
+def _rows_of(report: Mapping[str, Any], titles: Mapping[int, str]) -> Iterator[Element]:
     parts = report.get("pools") or [{}]
     for place, part in enumerate(parts):
         cells = [
-            ("Pool", part.get("name", "none yet")),
+            ("Pool", titles.get(id(part), "none yet")),
             ("In use", _used(part)),
             ("Idle", part.get("idle", "")),
             ("Opening", part.get("opening", "")),

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
+from pyramid.response import Response
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.status import apart
@@ -138,26 +140,40 @@ def test_who_is_turned_away_is_forgotten(settings: dict[str, Any]) -> None:
             web.get("/dbpool", headers=GUEST, status=503)
 
 
-def test_the_policy_waits_for_a_moment_only(web: WebApp) -> None:
+def test_the_policy_waits_for_a_moment_only(web: WebApp, caplog: pytest.LogCaptureFixture) -> None:
     """An incident is looked at now, and not after `pool_timeout`."""
-    web.get("/dbpool", headers=GUEST)
     with held(web, 0.001):
-        web.get("/dbpool", headers=GUEST)
-        assert web.pool.snapshot().refused["timeout"] == 1
+        web.get("/dbpool", headers=GUEST, status=503)
+    assert "the deadline of the caller" in caplog.text
 
 
+@pytest.mark.parametrize("own_view", [False, True])
 def test_a_database_that_is_away_hides_nothing(
-    settings: dict[str, Any], new_postgres: Callable[..., PrivatePostgres]
+    settings: dict[str, Any], new_postgres: Callable[..., PrivatePostgres], own_view: bool
 ) -> None:
-    """Neither when its connections break, nor when none can be opened."""
-    server = new_postgres()
-    settings |= {"sqlalchemy.url": server.url("psycopg"), "dbpool.outage_grace": "0"}
-    with app(settings, *PARTS, "pyramid_dbpool.status", with_policy(FromTheDatabase())) as web:
+    """When connections break, which is no reason to ask again, and when there are none."""
+    server, asked = new_postgres(), []
+
+    class Counted(FromTheDatabase):
+        def permits(self, request: Request, context: object, permission: str) -> bool:
+            asked.append(permission)
+            return super().permits(request, context, permission)
+
+    settings |= {"sqlalchemy.url": server.url("psycopg"), "dbpool.liveness": "false"}
+
+    def sorry(config: Configurator) -> None:
+        if own_view:
+            answer = Response("sorry", status=500)
+            config.add_exception_view(lambda error, request: answer, context=OperationalError)
+
+    parts = (*PARTS, "pyramid_dbpool.status", with_policy(Counted()), sorry)
+    with app(settings, *parts) as web:
         web.get("/dbpool", headers=GUEST)
         server.stop("fast")
         for _time in range(3):
             page = web.get("/dbpool", headers=GUEST)
         assert "has been away for" in page.text
+        assert len(asked) == 4
 
 
 class TestVisitors:

@@ -170,6 +170,15 @@ def test_a_pool_of_another_class_says_what_it_can() -> None:
     )
 
 
+def test_pools_of_two_apps_are_told_apart() -> None:
+    """They share the host, and the name."""
+    both = Overview([report(1), report(2, [pool(outage_seconds=9.0)], app="streamer")])
+    assert [each.title for each in both.pools] == ["default of notes", "default of streamer"]
+    assert both.findings()[0].text == (
+        "The database of pool default of streamer has been away for 9.0 s"
+    )
+
+
 def test_no_process_and_no_pool() -> None:
     """There is nothing to see yet."""
     assert verdict(report(1) | {"pools": []})[2] == "1 process, and no pool yet."

@@ -297,6 +297,11 @@ class TestOtherSites:
         web.post("/dbpool", REFRESH, headers=ADMIN | said)
         assert len(host.commands) == 1
 
+    def test_one_that_says_nothing_is_told_what_is_missing(self, web: TestApp) -> None:
+        """A program has to say where it comes from, too."""
+        answer = web.post("/dbpool", REFRESH, headers=ADMIN, status=400)
+        assert "(Origin is missing)" in answer.text
+
     def test_an_apps_own_tokens_are_not_asked_for(self, host: Host) -> None:
         """It may ask for them everywhere; here nothing has to be stored."""
 
