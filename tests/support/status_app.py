@@ -120,10 +120,10 @@ def exhausted(now: int) -> Reports:
     waiters = [
         waiter(seconds=0.27 * n + 0.02, ident=100 + n, holds=n in (2, 5)) for n in range(waiting)
     ]
-    waits = histogram({0.0001: 900, 0.5: 3 * now, 1.0: now, 5.0: now // 4})
+    waits = histogram({0.0001: 900, 0.5: 3 * now, 1.0: now})
     full = pool(capacity=10, idle=0, holders=holders, waiters=waiters, wait=waits)
     events = [
-        event(3, "refused", "pool 'default' refuses a caller: 200 wait already", level="ERROR"),
+        event(3, "refused", "pool 'default': no connection came free within 5 s", level="ERROR"),
         event(2, "held", "pool 'default': GET route 'slow' has held a connection for 60 s"),
     ]
     free = pool(capacity=10, holders=[holder(ident=70)])
