@@ -134,12 +134,12 @@ class LeaseWatch:
         where = places({each.holder for each in overdue})
         for entry, since in overdue.items():
             lease = Lease(entry.label, entry.holder, self._clock() - since, entry.taken)
-            (holder,) = named([lease])
-            # Before the look: what comes back after it is told of.
-            self._awaited[entry] = _Warned(since, holder.label)
+            # Before it is looked at: what comes back from now on is told of.
             self._source.tell_return(entry.record, partial(self.came_back, entry))
             # It may have been given back meanwhile, and the place be somebody else's.
             if is_with_a_holder(entry) and entry.leased_at == since:
+                (holder,) = named([lease])
+                self._awaited[entry] = _Warned(since, holder.label)
                 nowhere = f"and its {worker_kind()} cannot be found: it may have ended"
                 here = _may_have_moved_on(lease.label, where.get(lease.ident, nowhere))
                 if lease.taken:
@@ -153,8 +153,6 @@ class LeaseWatch:
                     seconds=holder.held_seconds,
                     place=here,
                 )
-            else:
-                self._awaited.pop(entry, None)
 
     def came_back(self, entry: PooledEntry) -> None:
         """Tell of the end of a lease that was warned of; its holder is just giving it back."""
