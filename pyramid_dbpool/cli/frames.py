@@ -287,11 +287,10 @@ def _people(title: str, noun: str, people: Sequence[People], width: int) -> list
             line.append((f", {every} one already", WARN))
         lines.append(line)
         if each.where:
-            now = f"now in {each.where}"
-            if sum(len(text) for text, _ in line) + len(now) + 2 > width:
-                lines.append([(f"      {now}", "")])
+            if sum(len(text) for text, _ in line) + len(each.where) + 2 > width:
+                lines.append([(f"      {each.where}", "")])
             else:
-                line.append((f", {now}", ""))
+                line.append((f", {each.where}", ""))
     return lines
 
 

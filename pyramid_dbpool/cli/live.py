@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clock import sleep
+from ..telemetry.report import where_text
 from .asking import advice, answers, chosen, run_dir
 from .errors import FAILED, OK, complain
 from .overview import Answer
@@ -85,13 +86,23 @@ def _print_people(many: str, one: str, people: Sequence[_Person]) -> None:
     for label, of_label in _grouped(people, lambda person: str(person.told["label"])):
         longest = duration(of_label[0].seconds)
         print(f"\n{label}: {len(of_label)}, longest {longest}")
-        for stack, of_stack in _grouped(of_label, lambda person: tuple(person.told["stack"])):
+        for places, of_stack in _grouped(of_label, lambda person: _places(person.told)):
             for person in of_stack[:NAMED]:
                 print(f"  {person}")
             if of_stack[NAMED:]:
                 print(f"          and {plural(len(of_stack) - NAMED, 'more', 'more')} there")
-            for place in stack or ["(nobody can tell where it is now)"]:
+            for place in places:
                 print(f"            {place}")
+
+
+def _places(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """List where in the code somebody is now, the innermost first."""
+    if not told.get("over"):
+        return tuple(told["stack"]) or ("(nobody can tell where it is now)",)
+    taken = tuple(told.get("taken") or ())
+    if not taken:
+        return (f"({where_text(told)}; dbpool.trace_checkouts = true says where it was taken)",)
+    return ("(has ended without giving it back; it was taken in)", *taken)
 
 
 def _grouped(people: Sequence[_Person], by: Any) -> list[tuple[Any, list[_Person]]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..telemetry.numbers import merged, minus, quantile
+from ..telemetry.report import where_text
 from .wording import duration
 
 __all__ = ["SORTS", "Answer", "Overview", "People", "Row", "Times", "overview"]
@@ -74,7 +75,7 @@ class Row:
 class People:
     """Those who hold or wait for a connection under one label.
 
-    - `seconds`: of the one who does so for the longest, whose place in the code is `where`.
+    - `seconds`: of the one who does so for the longest, and `where` that one is, in words.
     - `holding`: how many of those who wait hold a connection already.
     """
 
@@ -82,7 +83,7 @@ class People:
     pool: str
     count: int
     seconds: float
-    where: str | None
+    where: str
     holding: int = 0
 
 
@@ -237,7 +238,7 @@ def _people(reports: Iterable[Report], kind: str) -> list[People]:
     found = []
     for (label, pool_name), each_of in groups.items():
         longest = max(each_of, key=lambda each: float(each["seconds"]))
-        where = longest["stack"][0] if longest["stack"] else None
+        where = where_text(longest)
         holding = sum(bool(each.get("holds")) for each in each_of)
         found.append(People(label, pool_name, len(each_of), longest["seconds"], where, holding))
     return sorted(found, key=lambda each: (-each.count * each.seconds, each.label))

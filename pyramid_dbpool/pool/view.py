@@ -30,7 +30,10 @@ class Holding:
     - `ident`: `threading.get_ident()` of it.
     - `server_pid`: what the server's list of sessions calls the connection; None: not known.
     - `stack`: where that thread or greenlet is now, the innermost function first; empty: it
-      cannot be found, or was not asked for.
+      cannot be found, was not asked for, or says nothing, because the holder is `over`.
+    - `over`: whether the holder has ended (its request, its message), and has left the connection
+      behind: its thread is at other work, which has nothing to do with it.
+    - `taken`: with `trace_checkouts`, where in the app's code it was taken.
     """
 
     label: str
@@ -39,6 +42,8 @@ class Holding:
     ident: int
     server_pid: int | None
     stack: tuple[str, ...] = ()
+    over: bool = False
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class _Lease(NamedTuple):
     ident: int
     seconds: float
     server_pid: int | None
+    taken: tuple[str, ...]
 
 
 class _Place(NamedTuple):
@@ -88,7 +94,7 @@ class Seen(NamedTuple):
 def seen_locked(line: Line[PooledEntry], now: float) -> Seen:
     """Copy who holds and who waits, the oldest first."""
     leases = [
-        _Lease(each.label, each.holder, now - each.leased_at, each.server_pid)
+        _Lease(each.label, each.holder, now - each.leased_at, each.server_pid, each.taken)
         for each in line.members
         if is_with_a_holder(each)
     ]
@@ -114,9 +120,13 @@ def view_of(numbers: PoolSnapshot, seen: Seen, *, stacks: bool) -> PoolView:
         worker = worker_text(each.ident, names)
         return label_text(each.label) or worker, each.seconds, worker, each.ident
 
-    holders = tuple(
-        Holding(*named(each), each.server_pid, where.get(each.ident, ())) for each in seen.leases
-    )
+    def holding(each: _Lease) -> Holding:
+        over = _is_over(each.label)
+        # Whoever works in its thread by now would be blamed for it.
+        place = () if over else where.get(each.ident, ())
+        return Holding(*named(each), each.server_pid, place, over, each.taken)
+
+    holders = tuple(map(holding, seen.leases))
     waiters = tuple(
         Waiting(*named(each), _holds(each, seen.leases), where.get(each.ident, ()))
         for each in seen.places
@@ -131,9 +141,13 @@ def _holds(waiter: _Place, leases: Sequence[_Lease]) -> bool:
 
 
 def _is_same(waiter: _Place, lease: _Lease) -> bool:
-    if isinstance(lease.label, Label) and lease.label.over:
+    if _is_over(lease.label):
         # Left behind by earlier work in this thread: whoever waits there now is innocent.
         return False
     # A label that is plain text may be that of many.
     same_label = isinstance(waiter.label, Label) and lease.label is waiter.label
     return lease.ident == waiter.ident or same_label
+
+
+def _is_over(label: object | None) -> bool:
+    return isinstance(label, Label) and label.over

@@ -18,6 +18,9 @@ Part = Mapping[str, Any]
 LONG_HOLD = 60.0
 # Callers that wait for less have met others, as they do where there is traffic.
 SHORT_WAIT = 0.1
+# From when on, in seconds, a connection that its holder has left behind is worth a word: one whose
+# answer is still being sent may be about to come back.
+LEFT_BEHIND = 2.0
 # For so long, in seconds, what is over already is still told at the top.
 RECENT = 60.0
 # How many holders, waiters and events there are to be seen; the worst ones.
@@ -150,6 +153,7 @@ class Overview:
         yield from self._paused(pool)
         yield from _exhausted(pool)
         yield from _waiting(pool)
+        yield from _left_behind(pool)
         yield from _held_long(pool)
 
     def _away(self, pool: HostPool) -> Iterator[Finding]:
@@ -287,8 +291,32 @@ def _waiting(pool: HostPool) -> Iterator[Finding]:
         yield Finding(WARN, f"line {pool.key}", text, f"{opening} being opened.")
 
 
+def _left_behind(pool: HostPool) -> Iterator[Finding]:
+    """Tell of connections whose holders have ended: nobody is going to give them back."""
+    left = [
+        (report, one)
+        for report, one in pool.holders()
+        if one.get("over") and one["seconds"] >= LEFT_BEHIND
+    ]
+    if not left:
+        return
+    report, first = left[0]
+    others = len(left) - 1
+    text = f"{first['label']} has ended, and kept a connection of {_name(pool)} for"
+    text += f" {duration(first['seconds'])}"
+    more = f"So have {counted(others, 'other', 'others')}." if others else ""
+    taken = first.get("taken")
+    place = f"It was taken in {taken[0]}, process {report['pid']}." if taken else ""
+    hint = "" if taken else "With dbpool.trace_checkouts = true, here stands where it was taken."
+    yield Finding(WARN, f"left {pool.key}", text, _join(place, more, hint))
+
+
 def _held_long(pool: HostPool) -> Iterator[Finding]:
-    long = [(report, one) for report, one in pool.holders() if one["seconds"] >= LONG_HOLD]
+    long = [
+        (report, one)
+        for report, one in pool.holders()
+        if one["seconds"] >= LONG_HOLD and not one.get("over")
+    ]
     if not long:
         return
     report, first = long[0]

@@ -28,6 +28,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 _Person = tuple[HostPool, Mapping[str, Any], Mapping[str, Any]]
 # An event, and the processes that have told it.
 _Told = tuple[Mapping[str, Any], list[int]]
+_OVER = el("span.badge", {"data-level": "bad"}, "not given back")
 _HOLDS = el("span.badge", {"data-level": "bad"}, "holds one already")
 
 # What is at the top of each tab's title: it is seen where the page is not.
@@ -263,7 +264,7 @@ def _people(overview: Overview, which: str) -> Element | None:
     for pool in overview.pools:
         for report, one in getattr(pool, which)():
             # Who does the same at the same place is one row: a line may be hundreds long.
-            key = (pool.key, one["label"], bool(one.get("holds")), *one.get("stack", ()))
+            key = (pool.key, one["label"], bool(one.get("holds")), *_places(one))
             groups.setdefault(key, []).append((pool, report, one))
     heading = "Who holds a connection" if which == "holders" else "Who waits for one"
     if not groups:
@@ -278,7 +279,7 @@ def _people(overview: Overview, which: str) -> Element | None:
 
 def _group(key: str, people: list[_Person]) -> Element:
     _pool, _report, first = people[0]
-    stack = first.get("stack") or ()
+    stack = _places(first)
     places = [el("li", {}, el("code", {}, each)) for each in stack]
     each = [el("li", {}, *_person(*one)) for one in people[:SHOWN]]
     if len(people) > SHOWN:
@@ -293,11 +294,29 @@ def _group(key: str, people: list[_Person]) -> Element:
             el("b", {}, first["label"]),
             el("span.times", {}, f"{_TIMES} {len(people)}") if len(people) > 1 else None,
             _HOLDS if first.get("holds") else None,
+            _OVER if first.get("over") else None,
             el("code", {}, stack[0]) if stack else None,
         ),
         el("ol.stack", {}, *places) if places else None,
-        None if places else el("p.faint", {}, "Where it is now cannot be found."),
+        el("p.faint", {}, _about(first)) if first.get("over") or not places else None,
         el("ul.faint", {}, *each),
+    )
+
+
+def _places(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """List where somebody is now; of one who has ended, where the connection was taken."""
+    return tuple(one.get("taken" if one.get("over") else "stack") or ())
+
+
+def _about(one: Mapping[str, Any]) -> str:
+    """Say what is known of a place, or that none is."""
+    if not one.get("over"):
+        return "Where it is now cannot be found."
+    if one.get("taken"):
+        return "It has ended without giving its connection back, which it has taken here."
+    return (
+        "It has ended without giving its connection back. With dbpool.trace_checkouts = true,"
+        " here stands where it was taken."
     )
 
 

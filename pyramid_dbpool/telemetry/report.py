@@ -58,6 +58,19 @@ def process_report(*, stacks: bool = True, after: int = 0) -> dict[str, Any]:
     }
 
 
+def where_text(person: Mapping[str, Any]) -> str:
+    """Say where in the code somebody is who holds or waits, in a report's words; empty: unknown.
+
+    :param person: one of a pool's `holders` or `waiters`.
+    """
+    if person.get("over"):
+        taken = person.get("taken")
+        place = f"; it was taken in {taken[0]}" if taken else ""
+        return f"has ended without giving it back{place}"
+    stack = person.get("stack")
+    return f"now in {stack[0]}" if stack else ""
+
+
 def _name(engines: list[ProcessEngine]) -> str:
     """Return the name that the server's list of sessions has, of the first pool."""
     given = engines[0].settings.options.application_name if engines else None

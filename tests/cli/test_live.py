@@ -44,6 +44,27 @@ def test_stacks_are_grouped_by_label_and_place(run: Run, answering: Answering) -
     assert any(line.endswith("thread 'waitress-1', holds one already") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        (["keep (views.py:9)"], ["(has ended without giving it back; it was taken in)", "keep"]),
+        ([], ["(has ended without giving it back; dbpool.trace_checkouts = true"]),
+    ],
+)
+def test_stacks_of_one_who_has_ended_say_where_it_took_its_connection(
+    run: Run, answering: Answering, taken: list[str], said: list[str]
+) -> None:
+    """And blame nobody who is at work in its thread by now."""
+    left = holder("GET route 'keep' (over)", 4.0, [], over=True, taken=taken)
+    answering.add(report(4711, [pool(holders=[left])]))
+    lines = [each.strip() for each in run("stacks", "--run-dir", answering.folder).out.split("\n")]
+    start = lines.index("GET route 'keep' (over): 1, longest 4.0s") + 2
+    for line, words in zip(lines[start:], said, strict=False):
+        assert line.startswith(words)
+    top = run("top", "--once", "--run-dir", answering.folder).out
+    assert "has ended without giving it back" in top
+
+
 def test_stacks_of_one_process_or_pool_can_be_asked_for(run: Run, answering: Answering) -> None:
     """And say so where nobody has anything."""
     fill(answering)

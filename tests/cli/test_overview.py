@@ -126,7 +126,7 @@ def test_people_are_grouped_by_label_and_pool() -> None:
     )
     what = seen(report(1, [busy]), report(2, [pool("more", holders=[holder("slow", 2.0)])]))
     told = [(each.label, each.pool, each.count, each.seconds, each.where) for each in what.holders]
-    assert told[0] == ("slow", "default", 2, 9.0, "sleep (a.py:1)")
+    assert told[0] == ("slow", "default", 2, 9.0, "now in sleep (a.py:1)")
     assert {each[:3] for each in told[1:]} == {("slow", "more", 1), ("quick", "default", 1)}
     assert [(each.count, each.holding) for each in what.waiters] == [(2, 1)]
     text = "\n".join(shown(what, 140))

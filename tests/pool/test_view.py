@@ -138,6 +138,25 @@ def test_who_waits_is_shown(pool: ManagedPool, stuck: Stuck) -> None:
     assert not refused
 
 
+def test_one_who_has_ended_is_shown_where_nobody_else_is(pool: ManagedPool) -> None:
+    """Whoever works in its thread by now would be blamed for what it has left behind."""
+    with Label(lambda: "GET route 'leaky'"):
+        leaked = pool.connect()
+    (seen,) = pool.view().holders
+    leaked.close()
+    assert (seen.label, seen.over, seen.stack) == ("GET route 'leaky' (over)", True, ())
+
+
+def test_where_a_connection_was_taken_is_shown(maker: Maker) -> None:
+    """If it is noted."""
+    pool = ManagedPool(maker, trace_checkouts=True)
+    with closing(pool.connect()):
+        (seen,) = pool.view().holders
+    pool.dispose()
+    assert not seen.over
+    assert seen.taken[0].startswith("test_where_a_connection_was_taken_is_shown (")
+
+
 def test_whoever_works_in_a_thread_after_a_leak_is_innocent(pool: ManagedPool) -> None:
     """What another request has left behind there is none of his."""
     label = Label(lambda: "GET route 'leaky'")

@@ -117,6 +117,30 @@ def test_who_has_held_a_connection_for_long_is_named_with_the_place() -> None:
     assert more == "It is in render (views.py:41), process 9. 1 other for more than a minute."
 
 
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        (("keep (views.py:9)", "view (views.py:3)"), "It was taken in keep (views.py:9)"),
+        ((), "dbpool.trace_checkouts = true"),
+    ],
+)
+def test_a_connection_that_was_left_behind_is_told(taken: tuple[str, ...], said: str) -> None:
+    """Its holder has ended: nobody else is to be blamed for it, and nobody gives it back."""
+    left = holder("GET route 'keep' (over)", 5.0, (), over=True, taken=taken)
+    level, text, more = verdict(report(9, [pool(holders=[left, left])]))
+    assert (level, text) == (
+        "warn",
+        "GET route 'keep' (over) has ended, and kept a connection of pool default for 5.0 s",
+    )
+    assert "1 other" in more and said in more
+
+
+def test_one_that_is_just_coming_back_is_not_left_behind() -> None:
+    """As while the end of an answer is sent."""
+    late = holder("GET route 'list' (over)", 1.0, (), over=True)
+    assert verdict(report(9, [pool(holders=[late])]))[0] == "good"
+
+
 def test_a_process_that_does_not_answer_is_told() -> None:
     """It may be stuck."""
     level, text, more = verdict(report(1), silent={2: "does not answer within 0.5 s"})

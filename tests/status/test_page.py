@@ -93,6 +93,21 @@ def test_every_scene_is_a_whole_document(name: str, may_command: bool) -> None:
     assert "style" not in dict(read.attributes) and not re.search(r"\{\{\w", text)
 
 
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [(["keep (views.py:9)"], "keep (views.py:9)"), ([], "dbpool.trace_checkouts = true")],
+)
+def test_one_who_has_ended_is_shown_where_it_took_its_connection(
+    taken: list[str], said: str
+) -> None:
+    """And that it has not given it back."""
+    left = holder("GET route 'keep' (over)", 4.0, [], over=True, taken=taken)
+    view = content(Overview([report(1, [pool(holders=[left])])]), "/", may_command=False)
+    (found,) = [each for each in view if each[1].get("id") == "holders"]
+    text = re.sub("<[^>]*>", " ", html(found))
+    assert "not given back" in text and "has ended without giving" in text and said in text
+
+
 def test_a_group_says_how_many_do_the_same() -> None:
     """Who holds a connection at the same place is one row, whoever is longest at its top."""
     same = [holder("GET /slow", seconds) for seconds in (1.0, 4.0, 2.0)]

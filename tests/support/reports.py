@@ -99,6 +99,8 @@ def holder(
         "ident": 140001,
         "server_pid": 900,
         "stack": list(stack),
+        "over": False,
+        "taken": [],
     } | changed
 
 
