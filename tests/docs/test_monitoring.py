@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from drills import metrics
+from pyramid_dbpool.cli.pdbpool import _parser
 from pyramid_dbpool.prometheus import families
 from pyramid_dbpool.telemetry.metrics import METRICS, prometheus_name
 from tests.support import reports
@@ -176,5 +177,8 @@ def annotations() -> dict[str, Any]:
 
 @pytest.mark.parametrize("alert", sorted(ALERTS))
 def test_an_alert_says_what_to_do(alert: str) -> None:
-    """With a command that shows more."""
-    assert "pdbpool " in annotations()[alert]
+    """With a command that shows more, and is one."""
+    named = set(re.findall(r"pdbpool (\w+)", annotations()[alert]))
+    known = set(re.findall(r"^    (\w+)", _parser().format_help(), re.MULTILINE))
+    assert named
+    assert named - known == set()
