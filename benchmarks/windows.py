@@ -20,8 +20,11 @@ __all__ = ["windows"]
 WITHOUT, WITH = "without", "with everything"
 LIMIT = 1.05
 
-SLICES = 40
+SLICES = 300
 """Turns that each process has in a round."""
+
+COUNTS = {"checkout": 400, "quiet": 25, "select": 2}
+"""What a slice does: at most two milliseconds of work, in which hardly anybody gets between."""
 
 PROGRAM = """
 import sys, warnings
@@ -84,23 +87,23 @@ def windows(run: Run) -> list[Figure]:
     """Measure both in turns, slice by slice, with new processes in each round."""
     clock: dict[str, Samples] = {name: Samples() for name in WHAT}
     processor: dict[str, Samples] = {name: Samples() for name in WHAT}
-    counted: dict[str, dict[str, float | None]] = {name: {} for name in WHAT}
-    counts = {"checkout": 400, "quiet": 100, "select": run.choose(100, 40)}
+    counted: dict[str, Samples] = {name: Samples() for name in WHAT}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         url = stack.enter_context(PrivatePostgres(folder / "postgres")).url()
         for turn in range(run.choose(9, 3)):
             with both(url, folder, turn) as processes:
-                for name, count in counts.items():
+                for name, count in COUNTS.items():
                     measure(processes, name, count, clock[name], processor[name])
-                    counted[name] = {each.name: each.ask(name) for each in processes}
+                    for each in processes:
+                        counted[name].add(each.name, each.ask(name))
     return [
         figure
         for name in WHAT
         for figure in (
             judged(WHAT[name], "µs", clock[name].medians()),
             judged(f"{WHAT[name]}: processor time", "µs", processor[name].medians()),
-            judged(f"{WHAT[name]}: instructions of Python's", "", counted[name]),
+            judged(f"{WHAT[name]}: instructions of Python's", "", counted[name].medians()),
         )
     ]
 
@@ -108,14 +111,14 @@ def windows(run: Run) -> list[Figure]:
 def measure(
     processes: list[Process], name: str, count: int, clock: Samples, processor: Samples
 ) -> None:
-    """Let the processes take turns; the lower quartile of the slices stands for the round."""
+    """Let the processes take turns; the lower tenth of the slices stands for the round."""
     slices: dict[str, list[tuple[float, float]]] = {each.name: [] for each in processes}
     for turn in range(SLICES):
         for each in processes[:: 1 - 2 * (turn % 2)]:
             slices[each.name].append(tuple(each.ask(name, count)))
     for process, values in slices.items():
-        clock.add(process, percentile([wall for wall, _ in values], 0.25))
-        processor.add(process, percentile([own for _, own in values], 0.25))
+        clock.add(process, percentile([wall for wall, _ in values], 0.1))
+        processor.add(process, percentile([own for _, own in values], 0.1))
 
 
 def judged(what: str, unit: str, values: dict[str, float | None]) -> Figure:
