@@ -13,7 +13,7 @@ from ..settings import AppSettings, PoolSettings
 from ..web.include import refuse_taken_names
 from .budget import Shared, shared_servers
 from .errors import FAILED, OK, complain, one_line
-from .ini import load
+from .ini import load, log_as_configured
 from .tables import plain, print_json, print_table
 
 __all__ = ["check"]
@@ -28,6 +28,8 @@ def check(args: argparse.Namespace) -> int:
     """Check the settings of an ini file, connect once to each database, and ask what it allows."""
     app = load(args.config_uri, args.config_vars).app
     refuse_taken_names(app)
+    if args.connect:
+        log_as_configured(args.config_uri, args.config_vars)
     views: dict[str, ServerView] = {}
     errors = {p.name: _try(p, views) if args.connect else None for p in app.pools.values()}
     servers = shared_servers(app.pools.values(), views)

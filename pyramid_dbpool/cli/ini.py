@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plaster.exceptions import PlasterError
-from pyramid.paster import get_appsettings
+from pyramid.paster import get_appsettings, setup_logging
 from pyramid.scripts.common import parse_vars
 
 from ..errors import SettingsError
 from ..settings import AppSettings, load_app
-from .errors import Misconfigured, one_line
+from .errors import Misconfigured, complain, one_line
 
-__all__ = ["Configuration", "load", "read"]
+__all__ = ["Configuration", "load", "log_as_configured", "read"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ def read(config_uri: str, config_vars: Sequence[str]) -> tuple[dict[str, Any], f
     # With a misspelt prefix it would pass for a variable that the file does not use.
     misspelt = {key: value for key, value in given.items() if "." in key}
     return {**_read(config_uri, given), **misspelt, **made}, frozenset(made)
+
+
+def log_as_configured(config_uri: str, config_vars: Sequence[str]) -> None:
+    """Let the app's own code, such as an engine's hook, log as it does in the app.
+
+    A log that this user may not write to is said, and stops nothing.
+    """
+    try:
+        setup_logging(config_uri, parse_vars(config_vars))
+    except Exception as error:
+        why = one_line(str(error) or type(error).__name__)
+        complain(f"warning: the logging of {config_uri} cannot be set up here: {why}")
 
 
 def _read(config_uri: str, variables: Mapping[str, str]) -> dict[str, Any]:

@@ -180,3 +180,19 @@ def test_a_limit_of_mariadbs_user_counts(run: Run, ini: Ini, pymysql_url: str) -
     admin.dispose()
     assert said.code == 1
     assert "max_user_connections of few@% lets in 9" in one_line(said)
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(run: Run, ini: Ini, tmp_path: Path) -> None:
+    """Whoever checks may be another user than the app's."""
+    file = ini("sqlalchemy.url = sqlite://")
+    with file.open("a") as more:
+        more.write(
+            "[loggers]\nkeys = root\n[handlers]\nkeys = file\n[formatters]\nkeys =\n"
+            "[logger_root]\nhandlers = file\n[handler_file]\nclass = FileHandler\n"
+            f"args = ({str(tmp_path / 'no' / 'app.log')!r},)\n"
+        )
+    said = run("check", file)
+    assert said.code == 0
+    assert "warning: the logging of" in one_line(said)
+    assert "No such file" in one_line(said)
+    assert run("check", "--no-connect", file).err == "", "nothing of the app's runs"
