@@ -16,6 +16,8 @@ from .ini import read
 __all__ = ["advice", "answers", "chosen", "run_dir"]
 
 SETTING = "dbpool.run_dir"
+# Seconds that processes may take to answer.
+TIMEOUT = host.TIMEOUT
 
 
 def run_dir(args: argparse.Namespace) -> str:
@@ -40,14 +42,19 @@ def run_dir(args: argparse.Namespace) -> str:
 
 
 def answers(
-    folder: str, *, stacks: bool = True, after: Mapping[int, int] | None = None
+    folder: str,
+    *,
+    timeout: float | None = None,
+    stacks: bool = True,
+    after: Mapping[int, int] | None = None,
 ) -> list[Answer]:
     """Ask all processes of this host; at least one is there.
 
+    :param timeout: how long they may take, in seconds; None: as usual.
     :raises Failed: none is, or the folder cannot be used.
     """
     try:
-        found = host.ask(folder, stacks=stacks, after=None if after is None else dict(after))
+        found = host.ask(folder, stacks=stacks, after=after, timeout=timeout or TIMEOUT)
     except RunDirError as error:
         raise Failed(str(error)) from None
     if not found:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ..telemetry import host
 from ..telemetry.host import Answer, RunDirError
+from . import asking
 from .asking import advice, answers, chosen, run_dir
 from .errors import FAILED, OK, Failed, Misconfigured, complain
 from .tables import print_json, print_table
@@ -30,9 +31,19 @@ def command(args: argparse.Namespace) -> int:
         if not arguments:
             raise Misconfigured("resize needs --size N, --max-overflow N, or both.")
     folder = run_dir(args)
-    pids = _with_pool(chosen(answers(folder, stacks=False), args.pid), args.pool)
+    pids = _with_pool(
+        chosen(answers(folder, timeout=args.timeout, stacks=False), args.pid), args.pool
+    )
     try:
-        found = host.command(folder, args.name, pool=args.pool, pids=pids, by=_by(), **arguments)
+        found = host.command(
+            folder,
+            args.name,
+            pool=args.pool,
+            pids=pids,
+            by=_by(),
+            timeout=args.timeout or asking.TIMEOUT,
+            **arguments,
+        )
     except RunDirError as error:
         raise Failed(str(error)) from None
     _tell(found, args.format)

@@ -48,7 +48,7 @@ class _Person:
 
 def stacks(args: argparse.Namespace) -> int:
     """Show who holds and who waits for a connection, and where in the code each is now."""
-    found = chosen(answers(run_dir(args)), args.pid)
+    found = chosen(answers(run_dir(args), timeout=args.timeout), args.pid)
     holders, waiters = (_people(found, kind, args.pool) for kind in ("holders", "waiters"))
     if args.format == "json":
         print_json(
@@ -128,12 +128,16 @@ def events(args: argparse.Namespace) -> int:
     """List what happened to the pools of all processes, the oldest first."""
     folder = run_dir(args)
     heard: dict[int, int] = {}
-    found = chosen(answers(folder, stacks=False), args.pid)
+    found = chosen(answers(folder, timeout=args.timeout, stacks=False), args.pid)
     _print_events(found, heard, args)
     code = _told_of_silent(found)
     while args.follow:
         sleep(EVERY)
-        _print_events(_those(answers(folder, stacks=False, after=heard), args.pid), heard, args)
+        _print_events(
+            _those(answers(folder, timeout=args.timeout, stacks=False, after=heard), args.pid),
+            heard,
+            args,
+        )
     return code
 
 

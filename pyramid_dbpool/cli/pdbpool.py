@@ -168,6 +168,12 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", metavar="DIR", help="where the processes answer, in place of the file's"
     )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="N",
+        help="how many seconds they may take to answer; 0.5 if not given, more for a busy host",
+    )
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ __all__ = ["top"]
 def top(args: argparse.Namespace) -> int:
     """Show all pools of all processes, live at a terminal and once elsewhere."""
     folder = run_dir(args)
-    watch = Watch(lambda after: answers(folder, after=after))
+    watch = Watch(lambda after: answers(folder, timeout=args.timeout, after=after))
     if args.format == "plain" and not args.once and args.count is None and sys.stdout.isatty():
         if _has_rich():
             screen = importlib.import_module(".screen", __package__)

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from pyramid_dbpool.cli import asking
 from pyramid_dbpool.cli.pdbpool import main
 from tests.cli.said import Run, Said
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes take as long as on a busy machine; a test of silence has its own limit."""
+    monkeypatch.setattr(asking, "TIMEOUT", 30.0)
 
 
 @pytest.fixture

@@ -53,11 +53,12 @@ def test_resize_says_to_what(run: Run, answering: Answering) -> None:
     assert sizes == [(20, None), (20, 0)]
 
 
+@pytest.mark.slow
 def test_a_silent_process_is_a_failure(run: Run, answering: Answering) -> None:
     """The others have done it, and are named."""
     answering.add(report(4711))
     answering.silent(99)
-    said = run("refresh", "--run-dir", answering.folder)
+    said = run("refresh", "--run-dir", answering.folder, "--timeout", "3")
     assert said.code == 1
     assert said.out.splitlines()[1].split() == ["4711", "default"]
     assert "pid 99 does not answer" in one_line(said)

@@ -62,12 +62,13 @@ def test_what_a_pool_refuses_ends_with_1(run: Run, process: Asked) -> None:
     assert not one_line(said).endswith("..")
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_silent_and_a_dead_one_is_gone(run: Run, process: Asked) -> None:
     """The one is named with what to do, of the other nothing is left."""
     with asked(process.run_dir) as other:
         os.kill(process.pid, signal.SIGSTOP)
         try:
-            said = run("refresh", "--run-dir", process.run_dir)
+            said = run("refresh", "--run-dir", process.run_dir, "--timeout", "3")
         finally:
             os.kill(process.pid, signal.SIGCONT)
         assert said.code == 1

@@ -16,7 +16,7 @@ from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.slow
 
-COMMAND = ("-m", "pyramid_dbpool.cli.pdbpool", "top", "--run-dir")
+COMMAND = ("-m", "pyramid_dbpool.cli.pdbpool", "top", "--timeout", "30", "--run-dir")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[1-7]m")
 ALTERNATE, BACK = "\x1b[?1049h", "\x1b[?1049l"
 
@@ -147,7 +147,9 @@ def test_without_rich_it_is_one_frame_and_a_hint(answering: Answering) -> None:
         "from pyramid_dbpool.cli.pdbpool import main; sys.exit(main())"
     )
     answering.add(report(11))
-    with Terminal("-c", code, "top", "--run-dir", str(answering.folder)) as shown:
+    with Terminal(
+        "-c", code, "top", "--timeout", "30", "--run-dir", str(answering.folder)
+    ) as shown:
         assert shown.ends() == 0
         assert "pip install 'pyramid_dbpool[cli]'" in shown.written
         assert ALTERNATE not in shown.written
