@@ -128,6 +128,7 @@ def shown(metric: str) -> str:
 
 
 DROPPED = r"GET route 'drop' \(over\) has dropped its connection"
+LEFT = "has ended without giving it back; it "
 TAKEN = "was taken in "
 SLOW = "GET route 'slow'"
 INCIDENTS = {
@@ -160,12 +161,34 @@ INCIDENTS = {
                 "While they ask",
                 [ask("/keep", 1), ask("/quick", 4)],
                 {
-                    "top": [r"GET route .keep. \(over\) +\d connections, longest"],
-                    "stacks": [r"GET route .keep. \(over\): \d"],
-                    "events": [r"GET route .keep. \(over\) has held a connection"],
-                    "log": [r"GET route 'keep' \(over\) has held a connection for \d"],
-                    "error": ["no connection came free within", r"GET route 'keep' \(over\)"],
-                    "page": ["exhausted", r"GET route 'keep' \(over\) holds \d of \d"],
+                    "top": [
+                        r"GET route .keep. \(over\) +\d connections, longest",
+                        LEFT + TAKEN + named("keep"),
+                    ],
+                    "stacks": [
+                        r"GET route .keep. \(over\): \d",
+                        LEFT + "was taken in",
+                        named("keep"),
+                    ],
+                    "events": [
+                        r"GET route .keep. \(over\) has held a connection",
+                        LEFT + TAKEN + named("keep"),
+                    ],
+                    "log": [
+                        r"GET route 'keep' \(over\) has held a connection for \d",
+                        LEFT + TAKEN + named("keep"),
+                    ],
+                    "error": [
+                        "no connection came free within",
+                        r"GET route 'keep' \(over\)",
+                        "has ended without giving its connection back",
+                    ],
+                    "page": [
+                        "exhausted",
+                        r"GET route 'keep' \(over\) holds \d of \d",
+                        "has ended, and kept a connection",
+                        TAKEN + named("keep"),
+                    ],
                     "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],
                 },
             )

@@ -16,6 +16,9 @@ current_label = _label.get
 # Code that stands between a caller and its unit of work.
 _BETWEEN = frozenset({"contextlib", __name__.partition(".")[0]})
 
+# What stands behind the name of one who has finished.
+OVER = " (over)"
+
 
 def name_holder(label: object | None) -> object | None:
     """Name those who check connections out from now on; return the name so far."""
@@ -70,7 +73,7 @@ class Label:
 
     def __str__(self) -> str:
         text = self._make()
-        return f"{text} (over)" if text and self.over else text
+        return f"{text}{OVER}" if text and self.over else text
 
 
 def label_of(thing: object) -> Label:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..drivers.app_errors import DRIVERS, named_place
 from .inheritance import may_look_at_threads
+from .labels import OVER
 from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
@@ -137,7 +138,9 @@ def holders_text(holders: Iterable[Holder]) -> str:
         count = sum(each.connections for each in others)
         more = "1 other" if len(others) == 1 else f"{len(others)} others"
         listed.append(f"and {more}" + (f" with {count}" if count > len(others) else ""))
-    return f" Longest holders: {'; '.join(listed)}." if listed else ""
+    left = any(each.label.endswith(OVER) for each in found)
+    over = " Who is over has ended without giving its connection back: a leak." if left else ""
+    return f" Longest holders: {'; '.join(listed)}.{over}" if listed else ""
 
 
 def _group_text(group: Group) -> str:

@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -140,10 +141,7 @@ class LeaseWatch:
             if is_with_a_holder(entry) and entry.leased_at == since:
                 (holder,) = named([lease])
                 self._awaited[entry] = _Warned(since, holder.label)
-                nowhere = f"and its {worker_kind()} cannot be found: it may have ended"
-                here = _may_have_moved_on(lease.label, where.get(lease.ident, nowhere))
-                if lease.taken:
-                    here += f"; it was {taken_text(lease.taken)}"
+                here = self._place_of(lease, where)
                 tell(
                     log,
                     Kind.HELD,
@@ -153,6 +151,19 @@ class LeaseWatch:
                     seconds=holder.held_seconds,
                     place=here,
                 )
+
+    def _place_of(self, lease: Lease, where: Mapping[int, str]) -> str:
+        here = where.get(
+            lease.ident, f"and its {worker_kind()} cannot be found: it may have ended"
+        )
+        over = _is_over(lease.label)
+        if over:
+            # Whoever works in its thread by now would be blamed for it.
+            here = "and has ended without giving it back"
+        if lease.taken:
+            return f"{here}; it was {taken_text(lease.taken)}"
+        hint = f"; {self._source.spelled('trace_checkouts')} = true says where it was taken"
+        return here + hint if over else here
 
     def came_back(self, entry: PooledEntry) -> None:
         """Tell of the end of a lease that was warned of; its holder is just giving it back."""
@@ -281,10 +292,6 @@ def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:
 
 def _is_over(label: object | None) -> bool:
     return isinstance(label, Label) and label.over
-
-
-def _may_have_moved_on(label: object | None, where: str) -> str:
-    return f"{where}, perhaps with other work" if _is_over(label) else where
 
 
 def held_text(pool_name: str | None, spelled: Spelling, holder: Holder, where: str) -> str:
