@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from drills import culprits, windows
@@ -383,25 +384,36 @@ def drill(names: Sequence[str] = (), report: Path | None = REPORT) -> list[Figur
     """Run them; write what each window said."""
     figures: list[Figure] = []
     sections = [HEAD]
-    for name in names or INCIDENTS:
-        incident = INCIDENTS[name]
-        said = [*play(incident)]
-        figures += windows.figures(name, said)
-        sections.append(windows.section(incident.title, incident.story, said))
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
+    with windows.camera(report and report.parent) as take:
+        for name in names or INCIDENTS:
+            incident = INCIDENTS[name]
+            said = [*play(incident, partial(named_picture, take, name))]
+            figures += windows.figures(name, said)
+            sections.append(windows.section(incident.title, incident.story, said))
+    if report is not None:
         report.write_text("\n".join(sections))
     return figures
 
 
-def play(incident: Incident) -> Iterator[Said]:
-    """Let an incident happen, and look at it through every window."""
+def named_picture(take: Callable[[Scene, str], None], name: str, scene: Scene, part: int) -> None:
+    """Take a picture of a part of an incident."""
+    take(scene, f"{name}-{part}")
+
+
+def play(incident: Incident, take: Callable[[Scene, int], None]) -> Iterator[Said]:
+    """Let an incident happen, and look at it through every window.
+
+    :param take: takes a picture of a part of it.
+    """
     with scene_of(incident) as scene, ExitStack() as ends:
-        for phase in incident.phases:
+        for part, phase in enumerate(incident.phases, 1):
             scene.mark()
             for step in phase.steps:
                 step(scene, ends)
             yield from windows.watch(scene, phase.name, phase.expected)
+            take(scene, part)
         # Nobody waits for what is held for long.
         os.kill(scene.web.pid, signal.SIGQUIT)
 

@@ -3,16 +3,19 @@
 import http.client
 import math
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from textwrap import indent
+
+from playwright.sync_api import sync_playwright
 
 from drills.load import TIMEOUT
 from drills.processes import ROOT, Process
@@ -24,6 +27,7 @@ from tests.support.servers.proxy import FaultProxy
 PAUSE = 0.2  # seconds between two looks
 # For how long a window is looked at, in seconds, before it counts as one that said nothing.
 PATIENCE = 60.0
+SETTLE = 3000  # milliseconds in which the page draws its first lines
 SOON = 10.0  # seconds after which a window has to name who is to blame
 # Lines of metrics: comments, sizes of durations, and what is zero.
 UNINTERESTING = re.compile(r"^#|_bucket\{|_sum\{|_created\{| 0\.0$")
@@ -177,6 +181,28 @@ def fetch(port: int, path: str) -> str:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
         connection.request("GET", path)
         return connection.getresponse().read().decode(errors="replace")
+
+
+@contextmanager
+def camera(folder: Path | None) -> Iterator[Callable[[Scene, str], None]]:
+    """Give what takes pictures of the live page into a folder, where there is a Chromium."""
+    program = shutil.which("chromium")
+    if folder is None or program is None:
+        yield lambda scene, name: None
+        return
+    with sync_playwright() as playwright:
+        # In a container, as root, its sandbox cannot be had.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+        def take(scene: Scene, name: str) -> None:
+            seen = browser.new_page(viewport={"width": 1200, "height": 1000})
+            seen.goto(f"http://127.0.0.1:{scene.port}/dbpool")
+            seen.wait_for_timeout(SETTLE)
+            seen.screenshot(path=folder / f"{name}.png")
+            seen.close()
+
+        yield take
+        browser.close()
 
 
 WINDOWS: dict[str, Window] = {

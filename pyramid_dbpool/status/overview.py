@@ -18,6 +18,8 @@ Part = Mapping[str, Any]
 LONG_HOLD = 60.0
 # Callers that wait for less have met others, as they do where there is traffic.
 SHORT_WAIT = 0.1
+# How many holders the verdict names, if the others hold nearly as much as the first.
+NAMED = 3
 # From when on, in seconds, a connection that its holder has left behind is worth a word: one whose
 # answer is still being sent may be about to come back.
 LEFT_BEHIND = 2.0
@@ -268,8 +270,10 @@ def _exhausted(pool: HostPool) -> Iterator[Finding]:
     text = f"{_name(pool, start=True)} is exhausted: {_lines(hit)}"
     holders = Counter(one["label"] for _report, one in hit.holders())
     if holders:
-        label, count = holders.most_common(1)[0]
-        text += f"; {label} holds {count} of {hit.capacity}"
+        (label, most), *others = holders.most_common(NAMED)
+        text += f"; {label} holds {most} of {hit.capacity}"
+        # Of a pair that waits for each other, either is to blame.
+        text += "".join(f", {label} {count}" for label, count in others if 3 * count >= most)
     yield Finding(BAD, f"exhausted {pool.key}", text, _join(_where(hit, pool), _deadlock(hit)))
 
 

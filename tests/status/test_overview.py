@@ -50,6 +50,13 @@ def test_an_exhausted_pool_names_who_holds_it() -> None:
     assert more == ""
 
 
+def test_an_exhausted_pool_names_each_who_holds_much_of_it() -> None:
+    """Of two that wait for each other neither alone is to blame."""
+    holders = [holder("GET route 'order'")] * 6 + [holder("GET route 'invoice'")] * 3 + [holder()]
+    text = verdict(exhausted(holders=holders))[1]
+    assert text.endswith("GET route 'order' holds 6 of 10, GET route 'invoice' 3")
+
+
 def test_only_processes_that_are_exhausted_count() -> None:
     """The connections of another process help nobody who waits in this one."""
     level, text, more = verdict(exhausted(), report(2, [pool(holders=[holder("GET /x")])]))
