@@ -10,7 +10,7 @@ from .model import Benchmark
 from .postgres import loopback
 from .requests import requests
 from .sessions import loops, messages, units
-from .windows import windows
+from .windows import watched, windows
 
 __all__ = ["BENCHMARKS"]
 
@@ -19,6 +19,7 @@ BENCHMARKS = (
     Benchmark("postgres", "one checkout and return on PostgreSQL, loopback", loopback),
     Benchmark("requests", "requests beside the usual pattern, PostgreSQL", requests),
     Benchmark("windows", "a checkout and a request while every window stands open", windows),
+    Benchmark("watched", "ten processes that somebody watches", watched),
     Benchmark("unit-of-work", "a unit of work beside a plain session", units),
     Benchmark("message", "a message of consume beside a plain loop", messages),
     Benchmark("session", "session_factory beside a plain session", loops),

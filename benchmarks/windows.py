@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyramid_dbpool.embedded import PrivatePostgres
+from pyramid_dbpool.telemetry.host import ask
 
 from .model import Figure, Run, Samples, at_most, percentile, quotient
 
-__all__ = ["windows"]
+__all__ = ["watched", "windows"]
 
 WITHOUT, WITH = "without", "with everything"
 LIMIT = 1.05
@@ -27,11 +29,15 @@ COUNTS = {"checkout": 400, "quiet": 25, "select": 2}
 """What a slice does: at most two milliseconds of work, in which hardly anybody gets between."""
 
 PROGRAM = """
-import sys, warnings
+import logging, sys, warnings
 warnings.simplefilter("ignore")
+logging.disable(logging.CRITICAL)
 from benchmarks.windows_work import main
 main(*sys.argv[1:])
 """
+
+PROCESSES, HELD = 10, 4
+"""How many processes are watched, and how many connections each of them has in use."""
 
 WHAT = {
     "checkout": "pool.connect() + close(), PostgreSQL, every window open",
@@ -51,10 +57,13 @@ class Process:
         )
         self._read()
 
-    def ask(self, work: str, count: int = 0) -> Any:
-        """Have it do something so many times; without a number, count its instructions."""
+    def ask(self, how: str, work: str, count: int = 1) -> Any:
+        """Have it do something so many times.
+
+        :param how: what it is to say of that: `timed`, `instructions`, or else what was `done`.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([work, count]) + "\n")
+        self._process.stdin.write(json.dumps([how, work, count]) + "\n")
         self._process.stdin.flush()
         return self._read()
 
@@ -96,7 +105,7 @@ def windows(run: Run) -> list[Figure]:
                 for name, count in COUNTS.items():
                     measure(processes, name, count, clock[name], processor[name])
                     for each in processes:
-                        counted[name].add(each.name, each.ask(name))
+                        counted[name].add(each.name, each.ask("instructions", name))
     return [
         figure
         for name in WHAT
@@ -115,7 +124,7 @@ def measure(
     slices: dict[str, list[tuple[float, float]]] = {each.name: [] for each in processes}
     for turn in range(SLICES):
         for each in processes[:: 1 - 2 * (turn % 2)]:
-            slices[each.name].append(tuple(each.ask(name, count)))
+            slices[each.name].append(tuple(each.ask("timed", name, count)))
     for process, values in slices.items():
         clock.add(process, percentile([wall for wall, _ in values], 0.1))
         processor.add(process, percentile([own for _, own in values], 0.1))
@@ -126,3 +135,42 @@ def judged(what: str, unit: str, values: dict[str, float | None]) -> Figure:
     ratio = quotient(values, WITH, WITHOUT)
     ordered = {name: values.get(name) for name in (WITHOUT, WITH)}
     return Figure(what, unit, ordered, f"≤ {LIMIT:g} x without", at_most(ratio, LIMIT), ratio)
+
+
+def watched(run: Run) -> list[Figure]:
+    """Measure what ten processes cost that `pdbpool top` asks once a second, beside nobody."""
+    seconds = run.choose(30, 10)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        url = stack.enter_context(PrivatePostgres(folder / "postgres")).url()
+        processes = []
+        for number in range(PROCESSES):
+            processes.append(Process(str(number), url, str(folder / "run")))
+            stack.callback(processes[-1].close)
+            processes[-1].ask("done", "hold", HELD)
+        idle = processor_share(processes, seconds, lambda: None)
+        asked = processor_share(processes, seconds, lambda: all_answer(str(folder / "run")))
+    values: dict[str, float | None] = {"nobody looks": idle, "watched": asked}
+    what = f"{PROCESSES} processes, asked once a second: processor time of each"
+    return [Figure(what, "%", values, "≤ 1 %", at_most(asked, 1.0))]
+
+
+def processor_share(
+    processes: list[Process], seconds: int, once_a_second: Callable[[], object]
+) -> float:
+    """Return what the busiest process takes of one core, in per cent."""
+    began, before = time.monotonic(), [each.ask("done", "processor") for each in processes]
+    for _ in range(seconds):
+        once_a_second()
+        time.sleep(1.0)
+    took = time.monotonic() - began
+    after = [each.ask("done", "processor") for each in processes]
+    used: list[float] = [now - then for then, now in zip(before, after, strict=True)]
+    return max(used) / took * 100
+
+
+def all_answer(run_dir: str) -> None:
+    """Ask all processes, each holder's stack too."""
+    answers = ask(run_dir, stacks=True, timeout=5.0)
+    if len(answers) != PROCESSES or any(each.report is None for each in answers):
+        raise RuntimeError(f"not all of them answer: {answers}")
