@@ -51,6 +51,9 @@ ASK_WITHIN, READ_WITHIN = 2.0, 10.0
 # How many are served at a time; others wait before the door.
 MOST_PEERS = 16
 _CHUNK = 65_536
+# How often a child that was forked by a thread is looked at (seconds): it may have ended.
+LOOK_EVERY = 1.0
+_FIRST_MAIN_THREAD = threading.main_thread()
 
 
 class _Peer:
@@ -127,7 +130,7 @@ class _Door:
     def _milliseconds_left(self) -> float | None:
         if not self.peers:
             # An idle process sleeps.
-            return None
+            return None if threading.main_thread() is _FIRST_MAIN_THREAD else LOOK_EVERY * 1000
         left = min(each.until for each in self.peers.values()) - monotonic()
         return max(0.0, left) * 1000 + 1
 
@@ -196,6 +199,17 @@ def _number(asked: Request, name: str) -> int:
     if not given.isascii() or not given.isdigit() or len(given) > 18:
         raise Refused(HTTPStatus.BAD_REQUEST, f"{name} has to be a number")
     return int(given)
+
+
+def _is_over() -> bool:
+    """Tell whether this is a child of a thread's, and that thread, its main one, has ended.
+
+    The process ends with its last thread then, which is not to be this one.
+    """
+    main = threading.main_thread()
+    if main is _FIRST_MAIN_THREAD or main.is_alive():
+        return False
+    return all(each.daemon for each in threading.enumerate())
 
 
 class _Server:
@@ -305,6 +319,9 @@ class _Server:
                     call_soon(self.start)
                     return
                 door.serve_once()
+                if _is_over():
+                    self._leave()
+                    return
         except Exception:
             if not door.closed:
                 log.debug("The server of dbpool.run_dir has ended", exc_info=True)

@@ -17,8 +17,7 @@ __all__ = ["Asked", "asked", "said_to"]
 PROGRAM = """
 import os, sys
 from pyramid_dbpool import get_engine
-settings = {"sqlalchemy.url": "sqlite://", "sqlalchemy.poolclass": "pyramid_dbpool.ManagedPool",
-            "dbpool.run_dir": sys.argv[1]}
+settings = {"sqlalchemy.url": f"sqlite:///{sys.argv[1]}.db", "dbpool.run_dir": sys.argv[1]}
 engine = get_engine(settings)
 if len(sys.argv) > 2:
     exec(sys.argv[2])

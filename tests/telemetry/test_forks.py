@@ -276,3 +276,27 @@ def test_a_stopped_child_holds_nobody_up(run_dir: Path) -> None:
         assert silent == {parent.pid: None, child: "does not answer within 0.2 s"}
         os.kill(child, signal.SIGKILL)
         wait_for(lambda: [each.pid for each in ask(str(run_dir))] == [parent.pid])
+
+
+def test_a_child_of_a_thread_ends_with_it(run_dir: Path) -> None:
+    """What answers there keeps no process alive."""
+    program = """
+import warnings
+# Python warns of a fork beside threads, which is what this is about.
+warnings.simplefilter("ignore")
+children = []
+def fork():
+    child = os.fork()
+    if child == 0:
+        until(lambda: os.getpid() in reporting())
+        until(lambda: os.path.exists(f"{run_dir}.seen"))
+    else:
+        children.append(child)
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+until(lambda: children[0] in reporting())
+open(f"{run_dir}.seen", "w").close()
+print(os.waitpid(children[0], 0)[1], os.listdir(run_dir) == [f"{os.getpid()}.sock"])
+"""
+    assert run(run_dir, program) == "0 True\n"
