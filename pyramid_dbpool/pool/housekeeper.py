@@ -187,7 +187,9 @@ class Housekeeper:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             self._rouse()
-            thread.join(STOP_WAIT)
+            # Another thread may be starting it just now.
+            with suppress(RuntimeError):
+                thread.join(STOP_WAIT)
 
     def resume(self) -> None:
         """Go on after `pause`, when somebody calls `start_again` or hands a task in."""

@@ -253,3 +253,11 @@ def test_no_task_is_lost_or_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     wait_for(lambda: all(abs(a - b) <= a * 0.05 for a, b in zip(wanted, ran, strict=True)))
     # A cancellation in the very moment of the call may count either way; nothing else may.
     assert sum(ran) > 0
+
+
+def test_a_fork_while_the_thread_is_being_started_says_nothing() -> None:
+    """There is nothing to wait for yet."""
+    keeper = Housekeeper()
+    keeper._thread = threading.Thread(target=lambda: None)
+    keeper.pause()
+    keeper.resume()
