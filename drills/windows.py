@@ -252,7 +252,10 @@ def missing_in(text: str, wanted: Sequence[str]) -> tuple[str, ...]:
 
 def figures(incident: str, said: Sequence[Said]) -> list[Figure]:
     """Say how soon each window has said it."""
-    return [at_most(f"{incident}, {each.window}", each.seconds, SOON, "s") for each in said]
+    return [
+        at_most(f"{incident}, {each.phase.lower()}: {each.window}", each.seconds, SOON, "s")
+        for each in said
+    ]
 
 
 def section(title: str, story: str, said: Sequence[Said]) -> str:

@@ -139,7 +139,11 @@ def holders_text(holders: Iterable[Holder]) -> str:
         more = "1 other" if len(others) == 1 else f"{len(others)} others"
         listed.append(f"and {more}" + (f" with {count}" if count > len(others) else ""))
     left = any(each.label.endswith(OVER) for each in found)
-    over = " Who is over has ended without giving its connection back: a leak." if left else ""
+    over = ""
+    if left:
+        # Whoever raises the pool's size for it has the same a little later.
+        over = " Who is over has ended without giving its connection back: a leak, which a larger"
+        over += " pool does not mend."
     return f" Longest holders: {'; '.join(listed)}.{over}" if listed else ""
 
 

@@ -230,7 +230,22 @@ class Overview:
                 what = "refused a caller" if kind == "refused" else "lost track of a connection"
                 text = f"{_pool(first['pool'], start=True)} {what} {ago} ago"
                 text += f", and {others} more in the last minute" if others else ""
-                yield Finding(level, f"{kind} {first['pool']}", text, first["text"])
+                # Who reads that a server is away must not take it for now.
+                over = self._over_since(first) if kind == "refused" else None
+                yield Finding(level, f"{kind} {first['pool']}", text, over or first["text"])
+
+    def _over_since(self, refusal: Mapping[str, Any]) -> str | None:
+        """Return what was said last of the end of an outage after a refusal; None: nothing."""
+        return next(
+            (
+                f"Since then: {event['text']}"
+                for _report, event in self.events
+                if event["kind"] in ("back", "writable")
+                and event["pool"] == refusal["pool"]
+                and event["at"] >= refusal["at"]
+            ),
+            None,
+        )
 
 
 def _pools(reports: Sequence[Report]) -> list[HostPool]:

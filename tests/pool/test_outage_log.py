@@ -199,7 +199,7 @@ def test_the_longest_holders_are_named_and_not_all_of_them() -> None:
 def test_what_over_means_is_said() -> None:
     """To somebody at night: nobody is going to give that connection back."""
     text = holders_text([Holder("GET route 'keep' (over)", 3.0)])
-    assert text.endswith("Who is over has ended without giving its connection back: a leak.")
+    assert "Who is over has ended without giving its connection back: a leak, which" in text
     assert "Who is over" not in holders_text([Holder("GET route 'slow'", 3.0)])
     assert holders_text([]) == ""
 

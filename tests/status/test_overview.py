@@ -183,6 +183,14 @@ def test_what_somebody_has_just_felt_is_told(kind: str, said: str) -> None:
     assert verdict(report(1, events=events)) == ("warn", said, "why")
 
 
+def test_a_refusal_before_the_end_of_an_outage_says_that_this_is_over() -> None:
+    """Its own text has that the server is away, which is not so any more."""
+    events = [event(1, "refused", "is away", at=NOW - 9), event(2, "back", "is back", at=NOW - 5)]
+    assert verdict(report(1, events=events))[2] == "Since then: is back"
+    events = [event(1, "back", "is back", at=NOW - 9), event(2, "refused", "is full", at=NOW - 5)]
+    assert verdict(report(1, events=events))[2] == "is full"
+
+
 def test_the_worst_comes_first_and_nothing_is_left_out() -> None:
     """All that is wrong is on the page."""
     away = pool("replica", outage_seconds=1.0)
