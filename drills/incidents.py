@@ -128,7 +128,7 @@ def shown(metric: str) -> str:
     return rf"^dbpool_{metric}\{{.* [1-9]"
 
 
-DROPPED = r"GET route 'drop' \(over\) has dropped its connection"
+DROPPED = r"GET route 'drop' \(ended\) has dropped its connection"
 LEFT = "has ended without giving it back; it "
 TAKEN = "was taken in "
 SLOW = "GET route 'slow'"
@@ -163,31 +163,31 @@ INCIDENTS = {
                 [ask("/keep", 1), ask("/quick", 4)],
                 {
                     "top": [
-                        r"GET route .keep. \(over\) +\d connections, longest",
+                        r"GET route .keep. \(ended\) +\d connections, longest",
                         LEFT + TAKEN + named("keep"),
                     ],
                     "stacks": [
-                        r"GET route .keep. \(over\): \d",
+                        r"GET route .keep. \(ended\): \d",
                         LEFT + "was taken in",
                         named("keep"),
                     ],
                     "events": [
-                        r"GET route .keep. \(over\) has held a connection",
+                        r"GET route .keep. \(ended\) has held a connection",
                         LEFT + TAKEN + named("keep"),
                     ],
                     "log": [
-                        r"GET route 'keep' \(over\) has held a connection for \d",
+                        r"GET route 'keep' \(ended\) has held a connection for \d",
                         LEFT + TAKEN + named("keep"),
                     ],
                     "error": [
                         "no connection came free within",
-                        r"GET route 'keep' \(over\)",
-                        "has ended without giving its connection back",
+                        r"GET route 'keep' \(ended\)",
+                        "has not given its connection back: a leak",
                     ],
                     "page": [
                         "exhausted",
-                        r"GET route 'keep' \(over\) holds \d of \d",
-                        "has ended, and kept a connection",
+                        r"GET route 'keep' \(ended\) holds \d of \d",
+                        "has not given back a connection",
                         TAKEN + named("keep"),
                     ],
                     "metrics": [shown("longest_hold_seconds"), shown("longest_wait_seconds")],

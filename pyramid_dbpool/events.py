@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
 
-__all__ = ["Event", "Kind", "recent", "tell"]
+__all__ = ["Event", "Field", "Kind", "recent", "tell"]
 
 # How many events are kept, the youngest ones.
 KEPT = 200

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .recording import Checkout, Recording
-from .watching import FAILED, UNKNOWN
+from .recording import FAILED, UNKNOWN, Checkout, Recording
 
 __all__ = ["Finding", "duration", "findings", "times"]
 

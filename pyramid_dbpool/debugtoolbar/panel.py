@@ -44,6 +44,7 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
     def __init__(self, request: Request) -> None:
         self._pools = watched_pools(request.registry)
         self._recording = Recording(request.environ.setdefault(_ATTEMPTS, []))
+        self._is_ours = False
 
     def wrap_handler(self, handler: Handler) -> Handler:
         """Record what the request does from here on, its body included."""
@@ -80,8 +81,6 @@ class PoolPanel(DebugPanel):  # type: ignore[misc]  # the toolbar says no types
         ]
         recording.pools = [_state_of(each) for each in self._pools]
         self._is_ours = True
-
-    _is_ours = False
 
     @property
     def nav_subtitle(self) -> str:

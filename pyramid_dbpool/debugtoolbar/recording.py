@@ -15,7 +15,26 @@ from ..clock import monotonic
 from ..pool.labels import current_label
 from ..pool.leases import NAMED_FRAMES, is_the_apps, label_text
 
-__all__ = ["Checkout", "Place", "RecordedBody", "Recording", "Transaction", "edge", "places"]
+__all__ = [
+    "COMMITTED",
+    "FAILED",
+    "LEFT",
+    "LOST",
+    "PREPARED",
+    "ROLLED_BACK",
+    "UNKNOWN",
+    "Checkout",
+    "Place",
+    "RecordedBody",
+    "Recording",
+    "Transaction",
+    "edge",
+    "places",
+]
+
+# How a transaction ends; the template has a colour for each.
+COMMITTED, ROLLED_BACK, UNKNOWN = "committed", "rolled back", "commit unknown"
+FAILED, LOST, PREPARED, LEFT = "commit failed", "lost", "prepared", "left open"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +73,7 @@ class Transaction:
     """One transaction on a connection.
 
     - `begun`, `ended`: by the clock, in seconds; `ended` is None while it is open.
-    - `end`: how it ended, as `committed`.
+    - `end`: how it ended, such as `COMMITTED`; None while it is open.
     """
 
     begun: float

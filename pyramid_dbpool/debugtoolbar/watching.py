@@ -29,7 +29,18 @@ from ..errors import CommitUnknown, DatabaseUnavailable
 from ..settings import load_app
 from ..web.requests import request_name
 from ..web.retry import REQUEST_TIMEOUT
-from .recording import Checkout, Recording, places
+from .recording import (
+    COMMITTED,
+    FAILED,
+    LEFT,
+    LOST,
+    PREPARED,
+    ROLLED_BACK,
+    UNKNOWN,
+    Checkout,
+    Recording,
+    places,
+)
 
 __all__ = ["RECORDING", "WatchedPool", "watched_pools"]
 
@@ -39,9 +50,6 @@ RECORDING = "_pyramid_dbpool_recording"
 # Keys of what SQLAlchemy keeps beside a connection and with a session.
 _TAKEN = "pyramid_dbpool.debugtoolbar.checkout"
 _POOL = "pyramid_dbpool.pool"
-
-COMMITTED, ROLLED_BACK, UNKNOWN = "committed", "rolled back", "commit unknown"
-FAILED, LOST, PREPARED, LEFT = "commit failed", "lost", "prepared", "left open"
 
 # Guards `_engines`: two requests may be the first ones.
 _lock = threading.Lock()

@@ -17,7 +17,7 @@ current_label = _label.get
 _BETWEEN = frozenset({"contextlib", __name__.partition(".")[0]})
 
 # What stands behind the name of one who has finished.
-OVER = " (over)"
+ENDED = " (ended)"
 
 
 def name_holder(label: object | None) -> object | None:
@@ -73,7 +73,28 @@ class Label:
 
     def __str__(self) -> str:
         text = self._make()
-        return f"{text}{OVER}" if text and self.over else text
+        return f"{text}{ENDED}" if text and self.over else text
+
+
+def has_ended(label: object | None) -> bool:
+    """Tell whether a holder has finished, and so has left behind whatever it still holds."""
+    return isinstance(label, Label) and label.over
+
+
+def is_same_holder(
+    held_as: object | None, holder: int, wanted_as: object | None, caller: int
+) -> bool:
+    """Tell whether a caller holds a connection already, by its thread or by its own label.
+
+    :param held_as: the label of the connection's holder; `holder`: its `threading.get_ident()`.
+    :param wanted_as: the caller's label; `caller`: its `threading.get_ident()`.
+    """
+    if has_ended(held_as):
+        # Left behind by earlier work in this thread: whoever works there now is innocent.
+        return False
+    # A label that is plain text may be that of many; an object is one holder's, in
+    # whichever thread it works.
+    return holder == caller or (isinstance(wanted_as, Label) and held_as is wanted_as)
 
 
 def label_of(thing: object) -> Label:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..drivers.app_errors import DRIVERS, named_place
 from .inheritance import may_look_at_threads
-from .labels import OVER
+from .labels import ENDED
 from .line import LEASED, E, Entry, Line
 from .stats import Holder
 
@@ -138,13 +138,14 @@ def holders_text(holders: Iterable[Holder]) -> str:
         count = sum(each.connections for each in others)
         more = "1 other" if len(others) == 1 else f"{len(others)} others"
         listed.append(f"and {more}" + (f" with {count}" if count > len(others) else ""))
-    left = any(each.label.endswith(OVER) for each in found)
-    over = ""
-    if left:
+    leak = ""
+    if any(each.label.endswith(ENDED) for each in found):
         # Whoever raises the pool's size for it has the same a little later.
-        over = " Who is over has ended without giving its connection back: a leak, which a larger"
-        over += " pool does not mend."
-    return f" Longest holders: {'; '.join(listed)}.{over}" if listed else ""
+        leak = (
+            " Who has ended has not given its connection back: a leak, which a larger pool does"
+            " not mend."
+        )
+    return f" Longest holders: {'; '.join(listed)}.{leak}" if listed else ""
 
 
 def _group_text(group: Group) -> str:

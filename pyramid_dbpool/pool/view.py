@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from .entry import PooledEntry
-from .labels import Label
+from .labels import has_ended, is_same_holder
 from .leases import is_with_a_holder, label_text, stacks_of, thread_names, worker_text
 from .line import Line
 from .stats import Holder, PoolSnapshot
@@ -121,7 +121,7 @@ def view_of(numbers: PoolSnapshot, seen: Seen, *, stacks: bool) -> PoolView:
         return label_text(each.label) or worker, each.seconds, worker, each.ident
 
     def holding(each: _Lease) -> Holding:
-        over = _is_over(each.label)
+        over = has_ended(each.label)
         # Whoever works in its thread by now would be blamed for it.
         place = () if over else where.get(each.ident, ())
         return Holding(*named(each), each.server_pid, place, over, each.taken)
@@ -136,18 +136,6 @@ def view_of(numbers: PoolSnapshot, seen: Seen, *, stacks: bool) -> PoolView:
 
 
 def _holds(waiter: _Place, leases: Sequence[_Lease]) -> bool:
-    """Tell whether a caller has a connection already, by its thread or by its own name."""
-    return any(_is_same(waiter, each) for each in leases)
-
-
-def _is_same(waiter: _Place, lease: _Lease) -> bool:
-    if _is_over(lease.label):
-        # Left behind by earlier work in this thread: whoever waits there now is innocent.
-        return False
-    # A label that is plain text may be that of many.
-    same_label = isinstance(waiter.label, Label) and lease.label is waiter.label
-    return lease.ident == waiter.ident or same_label
-
-
-def _is_over(label: object | None) -> bool:
-    return isinstance(label, Label) and label.over
+    return any(
+        is_same_holder(each.label, each.ident, waiter.label, waiter.ident) for each in leases
+    )

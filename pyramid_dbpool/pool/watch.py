@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ..events import Kind, tell
 from .entry import PooledEntry
 from .housekeeper import Task, WeakCall
-from .labels import Label, current_label
+from .labels import Label, current_label, has_ended, is_same_holder
 from .leases import (
     Lease,
     is_with_a_holder,
@@ -156,14 +156,14 @@ class LeaseWatch:
         here = where.get(
             lease.ident, f"and its {worker_kind()} cannot be found: it may have ended"
         )
-        over = _is_over(lease.label)
-        if over:
+        ended = has_ended(lease.label)
+        if ended:
             # Whoever works in its thread by now would be blamed for it.
             here = "and has ended without giving it back"
         if lease.taken:
             return f"{here}; it was {taken_text(lease.taken)}"
         hint = f"; {self._source.spelled('trace_checkouts')} = true says where it was taken"
-        return here + hint if over else here
+        return here + hint if ended else here
 
     def came_back(self, entry: PooledEntry) -> None:
         """Tell of the end of a lease that was warned of; its holder is just giving it back."""
@@ -236,8 +236,8 @@ class LeaseWatch:
 
     def seems_to_hold(self) -> bool:
         """Tell whether this caller holds a connection by now, as far as one sees unlocked."""
-        # `_is_theirs` in short: every wait comes by here, and fifteen calls cost 5 µs. Without the
-        # lock, which all of them want: a copy is made in one step of C's, in which nobody else
+        # `is_same_holder` in short: every wait comes by here, and fifteen calls cost 5 µs. Without
+        # the lock, which all of them want: a copy is made in one step of C's, in which nobody else
         # runs; between `map` and `in` somebody would, and change the set.
         members = list(self._line.members)
         if threading.get_ident() in map(_HOLDER, members):
@@ -255,7 +255,8 @@ class LeaseWatch:
                     for each in self._line.members
                     # An entry that is handed over at this moment is leased already, and may
                     # still have its last holder's name.
-                    if self._source.is_received(each.record) and _is_theirs(each, ident, label)
+                    if self._source.is_received(each.record)
+                    and is_same_holder(each.label, each.holder, label, ident)
                 ),
                 None,
             )
@@ -279,19 +280,6 @@ class LeaseWatch:
                 seconds=holder.held_seconds,
                 place=where,
             )
-
-
-def _is_theirs(entry: PooledEntry, ident: int, label: object | None) -> bool:
-    if _is_over(entry.label):
-        # Left behind by earlier work in this thread: whoever works there now is innocent.
-        return False
-    # A label that is plain text may be that of many; an object is one holder's, in
-    # whichever thread it works.
-    return entry.holder == ident or (isinstance(label, Label) and entry.label is label)
-
-
-def _is_over(label: object | None) -> bool:
-    return isinstance(label, Label) and label.over
 
 
 def held_text(pool_name: str | None, spelled: Spelling, holder: Holder, where: str) -> str:

@@ -12,6 +12,7 @@ __all__ = ["Finding", "HostPool", "Overview", "duration"]
 # A process's report, and the part of it that is about one pool: see `telemetry.report`.
 Report = Mapping[str, Any]
 Part = Mapping[str, Any]
+Event = Mapping[str, Any]
 
 # Seconds. Whoever holds a connection for longer is worth a look; it is the default of
 # `dbpool.hold_warning`.
@@ -25,11 +26,11 @@ NAMED = 3
 LEFT_BEHIND = 2.0
 # For so long, in seconds, what is over already is still told at the top.
 RECENT = 60.0
-# How many holders, waiters and events there are to be seen; the worst ones.
-SHOWN = 50
 
 BAD, WARN, PAUSED, GOOD = "bad", "warn", "paused", "good"
 _RANKS = (BAD, PAUSED, WARN, GOOD)
+# What somebody has felt, by the kind of event.
+_FELT = {"refused": "refused a caller", "leak": "lost track of a connection"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Overview:
         self.note = note
         self.at = max((report["at"] for report in reports), default=0.0)
         self.pools = _pools(self.reports)
-        self.events: list[tuple[Report, Report]] = sorted(
+        self.events: list[tuple[Report, Event]] = sorted(
             ((report, event) for report in self.reports for event in report.get("events", ())),
             key=lambda found: (-found[1]["at"], -found[1]["number"]),
         )
@@ -188,7 +189,7 @@ class Overview:
         more = _join(_where(hit, pool), _lines(hit), _still_out(hit))
         yield Finding(PAUSED, f"paused {pool.key} {waiting > 0}", text, more)
 
-    def _last_event(self, pool: HostPool, kind: str) -> Report | None:
+    def _last_event(self, pool: HostPool, kind: str) -> Event | None:
         pids = pool.pids
         for report, event in self.events:
             if (event["kind"], event["pool"]) == (kind, pool.name) and report["pid"] in pids:
@@ -218,23 +219,20 @@ class Overview:
 
     def _lately(self) -> Iterator[Finding]:
         """Tell of refusals and leaks that are over, and that somebody has felt."""
-        for kind, level in (("refused", WARN), ("leak", WARN)):
-            recent = [
-                event
-                for _report, event in self.events
-                if event["kind"] == kind and self.at - event["at"] < RECENT
-            ]
-            if recent:
-                first, others = recent[0], len(recent) - 1
-                ago = duration(max(0.0, self.at - first["at"]))
-                what = "refused a caller" if kind == "refused" else "lost track of a connection"
-                text = f"{_pool(first['pool'], start=True)} {what} {ago} ago"
-                text += f", and {others} more in the last minute" if others else ""
-                # Who reads that a server is away must not take it for now.
-                over = self._over_since(first) if kind == "refused" else None
-                yield Finding(level, f"{kind} {first['pool']}", text, over or first["text"])
+        recent: dict[tuple[str, str], list[Event]] = {}
+        for _report, event in self.events:
+            if event["kind"] in _FELT and self.at - event["at"] < RECENT:
+                recent.setdefault((event["kind"], event["pool"]), []).append(event)
+        for (kind, pool), found in recent.items():
+            first, others = found[0], len(found) - 1
+            ago = duration(max(0.0, self.at - first["at"]))
+            text = f"{_pool(pool, start=True)} {_FELT[kind]} {ago} ago"
+            text += f", and {others} more in the last minute" if others else ""
+            # Who reads that a server is away must not take it for now.
+            later = self._since_then(first) if kind == "refused" else None
+            yield Finding(WARN, f"{kind} {pool}", text, later or first["text"])
 
-    def _over_since(self, refusal: Mapping[str, Any]) -> str | None:
+    def _since_then(self, refusal: Event) -> str | None:
         """Return what was said last of the end of an outage after a refusal; None: nothing."""
         return next(
             (
@@ -321,8 +319,8 @@ def _left_behind(pool: HostPool) -> Iterator[Finding]:
         return
     report, first = left[0]
     others = len(left) - 1
-    text = f"{first['label']} has ended, and kept a connection of {_name(pool)} for"
-    text += f" {duration(first['seconds'])}"
+    text = f"{first['label']} has not given back a connection of {_name(pool)},"
+    text += f" held for {duration(first['seconds'])}"
     more = f"So have {counted(others, 'other', 'others')}." if others else ""
     taken = first.get("taken")
     place = f"It was taken in {taken[0]}, process {report['pid']}." if taken else ""

@@ -14,13 +14,15 @@ from typing import Any
 
 from ..telemetry.numbers import quantile
 from .elements import Element, el, html
-from .overview import SHOWN, Finding, HostPool, Overview, counted, duration, is_full
+from .overview import Finding, HostPool, Overview, counted, duration, is_full
 
 __all__ = ["POLICY", "content", "document", "numbers"]
 
 _DOCUMENT = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
-_DAY = 12 * 3600.0  # in seconds; after so long a time alone may be of any day
+# How many holders, waiters and events there are to be seen; the worst ones.
+SHOWN = 50
+_TODAY = 12 * 3600.0  # in seconds; after so long a time alone may be of any day
 _TOGETHER = 5.0  # in seconds; what processes say alike within so long is one thing
 _NOTHING = "\N{EN DASH}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -419,7 +421,7 @@ def _events(overview: Overview) -> Element:
 
 def _event(event: Mapping[str, Any], pids: Sequence[int], now: float) -> Element:
     at = datetime.fromtimestamp(event["at"]).astimezone()
-    time = f"{at:%H:%M:%S}" if now - event["at"] < _DAY else f"{at:%Y-%m-%d %H:%M}"
+    time = f"{at:%H:%M:%S}" if now - event["at"] < _TODAY else f"{at:%Y-%m-%d %H:%M}"
     level = "bad" if event["level"] in ("ERROR", "CRITICAL") else event["level"].lower()
     among = sorted(set(pids))
     who = f"process {among[0]}" if len(among) == 1 else f"{len(among)} processes"

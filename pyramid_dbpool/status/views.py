@@ -15,9 +15,8 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from ..errors import SettingsError
 from ..settings import AppSettings, load_app
-from ..web.include import PyramidSettingsError
+from ..web.include import PyramidSettingsError, as_configuration_error
 from ..web.retry import at_creation
 from . import apart, page
 from .overview import counted
@@ -48,10 +47,8 @@ def load(config: Configurator) -> AppSettings:
 
     :raises PyramidSettingsError: they do not, or a setting is wrong.
     """
-    try:
+    with as_configuration_error():
         app = load_app(config.get_settings())
-    except SettingsError as error:
-        raise PyramidSettingsError(str(error)) from error
     if not app.status_permission:
         raise PyramidSettingsError(
             "dbpool.status_permission is missing: pyramid_dbpool.status shows who holds which"

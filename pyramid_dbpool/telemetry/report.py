@@ -26,7 +26,7 @@ from ..pool.managed import ManagedPool
 from ..pool.stats import HistogramSnapshot, PoolSnapshot
 from ..pool.view import PoolView
 
-__all__ = ["VERSION", "process_report"]
+__all__ = ["VERSION", "process_report", "where_text"]
 
 VERSION = 1
 
@@ -91,8 +91,8 @@ def _pool(made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:
     if isinstance(pool, ManagedPool):
         own = {"name": made.settings.name, "min_idle": managed.min_idle if managed else None}
         return about | _view(pool.view(stacks=stacks)) | own | _forgotten(pool)
-    # Another class of SQLAlchemy's or the app's; some count.
     leased = getattr(pool, "checkedout", None)
+    # A class of the app's own may fail in any way, and the others' numbers are to be seen.
     with suppress(Exception):
         return about | {"leased": None if leased is None else leased()}
     return about
@@ -114,7 +114,7 @@ def _view(view: PoolView) -> dict[str, Any]:
         "holders": [asdict(each) for each in view.holders],
         "waiters": [asdict(each) for each in view.waiters],
     }
-    return {"paused_seconds": None} | _numbers(view.snapshot) | people
+    return _numbers(view.snapshot) | people
 
 
 def _numbers(snapshot: PoolSnapshot) -> dict[str, Any]:

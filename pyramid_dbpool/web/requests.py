@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ..engines.stored import Outcome
-from ..pool.labels import OVER, Label
+from ..pool.labels import ENDED, Label
 
 __all__ = [
     "IDEMPOTENT",
@@ -61,7 +61,7 @@ class RequestLabel(Label):
         self.over = False
 
     def __str__(self) -> str:
-        return f"{self.name}{OVER}" if self.over else self.name
+        return f"{self.name}{ENDED}" if self.over else self.name
 
     @property
     def name(self) -> str:

@@ -55,10 +55,10 @@ def test_stacks_of_one_who_has_ended_say_where_it_took_its_connection(
     run: Run, answering: Answering, taken: list[str], said: list[str]
 ) -> None:
     """And blame nobody who is at work in its thread by now."""
-    left = holder("GET route 'keep' (over)", 4.0, [], over=True, taken=taken)
+    left = holder("GET route 'keep' (ended)", 4.0, [], over=True, taken=taken)
     answering.add(report(4711, [pool(holders=[left])]))
     lines = [each.strip() for each in run("stacks", "--run-dir", answering.folder).out.split("\n")]
-    start = lines.index("GET route 'keep' (over): 1, longest 4.0s") + 2
+    start = lines.index("GET route 'keep' (ended): 1, longest 4.0s") + 2
     for line, words in zip(lines[start:], said, strict=False):
         assert line.startswith(words)
     top = run("top", "--once", "--run-dir", answering.folder).out

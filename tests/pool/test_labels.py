@@ -132,7 +132,7 @@ def test_what_a_request_leaves_checked_out_is_still_named(settings: dict[str, An
         settings, "pyramid_dbpool", index=lambda _: leaked.append(web.engine.connect())
     ) as web:
         web.get()
-        assert held_by(web.engine) == ["GET route 'index' (over)"]
+        assert held_by(web.engine) == ["GET route 'index' (ended)"]
         leaked[0].close()
 
 
@@ -171,7 +171,7 @@ def test_what_a_unit_of_work_leaves_checked_out_is_still_named(settings: dict[st
     with unit_of_work(settings):
         leaked = engine.connect()
     (label,) = held_by(engine)
-    assert label.endswith("leaves_checked_out_is_still_named (over)")
+    assert label.endswith("leaves_checked_out_is_still_named (ended)")
     leaked.close()
 
 

@@ -62,11 +62,11 @@ def test_what_is_dropped_is_told_of(
     gc.collect()
     (leak,) = leaks(happened)
     assert leak.text.startswith(
-        "pool 'jobs': GET route 'leaks' (over) has dropped its connection without giving it back,"
+        "pool 'jobs': GET route 'leaks' (ended) has dropped its connection without giving it back,"
         " and the garbage collector has found it after 0."
     )
     assert leak.text.endswith(" (trace_checkouts = true says where it was taken.)")
-    assert leak.fields["label"] == "GET route 'leaks' (over)"
+    assert leak.fields["label"] == "GET route 'leaks' (ended)"
     assert isinstance(leak.fields["seconds"], float)
     assert (leak.fields["place"], leak.fields["left_out"]) == (None, 0)
     assert pool.checkedout() == 0

@@ -196,11 +196,11 @@ def test_the_longest_holders_are_named_and_not_all_of_them() -> None:
     assert holders_text([*holders, *holders[:1]]).endswith("; and 2 others with 3.")
 
 
-def test_what_over_means_is_said() -> None:
+def test_what_it_means_that_a_holder_has_ended_is_said() -> None:
     """To somebody at night: nobody is going to give that connection back."""
-    text = holders_text([Holder("GET route 'keep' (over)", 3.0)])
-    assert "Who is over has ended without giving its connection back: a leak, which" in text
-    assert "Who is over" not in holders_text([Holder("GET route 'slow'", 3.0)])
+    text = holders_text([Holder("GET route 'keep' (ended)", 3.0)])
+    assert "Who has ended has not given its connection back: a leak, which" in text
+    assert "a leak" not in holders_text([Holder("GET route 'slow'", 3.0)])
     assert holders_text([]) == ""
 
 

@@ -144,7 +144,7 @@ def test_one_who_has_ended_is_shown_where_nobody_else_is(pool: ManagedPool) -> N
         leaked = pool.connect()
     (seen,) = pool.view().holders
     leaked.close()
-    assert (seen.label, seen.over, seen.stack) == ("GET route 'leaky' (over)", True, ())
+    assert (seen.label, seen.over, seen.stack) == ("GET route 'leaky' (ended)", True, ())
 
 
 def test_where_a_connection_was_taken_is_shown(maker: Maker) -> None:

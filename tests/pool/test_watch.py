@@ -337,7 +337,7 @@ def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
     clock.stop_after(61.0)
     watched._core.watch.look()
     (text,) = warnings(caplog)
-    assert "GET route 'leaks' (over) has held a connection for 61.0 s, and has ended" in text
+    assert "GET route 'leaks' (ended) has held a connection for 61.0 s, and has ended" in text
     assert "without giving it back; trace_checkouts = true says where it was taken." in text
     assert "test_nobody" not in text
     left.close()

@@ -133,18 +133,18 @@ def test_who_has_held_a_connection_for_long_is_named_with_the_place() -> None:
 )
 def test_a_connection_that_was_left_behind_is_told(taken: tuple[str, ...], said: str) -> None:
     """Its holder has ended: nobody else is to be blamed for it, and nobody gives it back."""
-    left = holder("GET route 'keep' (over)", 5.0, (), over=True, taken=taken)
+    left = holder("GET route 'keep' (ended)", 5.0, (), over=True, taken=taken)
     level, text, more = verdict(report(9, [pool(holders=[left, left])]))
     assert (level, text) == (
         "warn",
-        "GET route 'keep' (over) has ended, and kept a connection of pool default for 5.0 s",
+        "GET route 'keep' (ended) has not given back a connection of pool default, held for 5.0 s",
     )
     assert "1 other" in more and said in more
 
 
 def test_one_that_is_just_coming_back_is_not_left_behind() -> None:
     """As while the end of an answer is sent."""
-    late = holder("GET route 'list' (over)", 1.0, (), over=True)
+    late = holder("GET route 'list' (ended)", 1.0, (), over=True)
     assert verdict(report(9, [pool(holders=[late])]))[0] == "good"
 
 
@@ -189,6 +189,15 @@ def test_a_refusal_before_the_end_of_an_outage_says_that_this_is_over() -> None:
     assert verdict(report(1, events=events))[2] == "Since then: is back"
     events = [event(1, "back", "is back", at=NOW - 9), event(2, "refused", "is full", at=NOW - 5)]
     assert verdict(report(1, events=events))[2] == "is full"
+
+
+def test_what_two_pools_have_refused_is_told_of_each() -> None:
+    """One of them is not said to have refused what the other one has."""
+    told = report(1, events=[event(1, "refused"), event(2, "refused", pool="replica")])
+    assert [each.text for each in Overview([told]).findings()] == [
+        "Pool replica refused a caller 10 s ago",
+        "Pool default refused a caller 10 s ago",
+    ]
 
 
 def test_the_worst_comes_first_and_nothing_is_left_out() -> None:

@@ -101,7 +101,7 @@ def test_one_who_has_ended_is_shown_where_it_took_its_connection(
     taken: list[str], said: str
 ) -> None:
     """And that it has not given it back."""
-    left = holder("GET route 'keep' (over)", 4.0, [], over=True, taken=taken)
+    left = holder("GET route 'keep' (ended)", 4.0, [], over=True, taken=taken)
     view = content(Overview([report(1, [pool(holders=[left])])]), "/", may_command=False)
     (found,) = [each for each in view if each[1].get("id") == "holders"]
     text = re.sub("<[^>]*>", " ", html(found))
