@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clock import sleep
+from ..telemetry.host import Answer
 from ..telemetry.report import where_text
 from .asking import advice, answers, chosen, run_dir
 from .errors import FAILED, OK, complain
-from .overview import Answer
 from .tables import print_json
 from .wording import clock_text, duration, plural
 

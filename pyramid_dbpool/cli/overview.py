@@ -8,28 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
+from ..telemetry.host import Answer
 from ..telemetry.numbers import merged, minus, quantile
 from ..telemetry.report import where_text
 from .wording import duration
 
-__all__ = ["SORTS", "Answer", "Overview", "People", "Row", "Times", "overview"]
+__all__ = ["SORTS", "Overview", "People", "Row", "Times", "overview"]
 
 Report = Mapping[str, Any]
-
-
-class Answer(Protocol):
-    """What one process has answered, or why there is nothing."""
-
-    @property
-    def pid(self) -> int: ...
-
-    @property
-    def report(self) -> dict[str, Any] | None: ...
-
-    @property
-    def silent(self) -> str | None: ...
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..clock import monotonic
+from ..telemetry.host import Answer
 from .asking import advice
-from .overview import Answer, Overview, overview
+from .overview import Overview, overview
 from .wording import clock_text
 
 __all__ = ["Watch"]
@@ -36,7 +38,7 @@ class Watch:
         found = self._ask(after=self._heard)
         now = monotonic()
         interval = None if self._looked is None else now - self._looked
-        told = [_Told(each.pid, each.report, each.silent) for each in found]
+        told = [_with_advice(each) for each in found]
         seen = overview(told, self._before, time.time(), interval)
         reports = [each.report for each in found if each.report is not None]
         for report in reports:
@@ -57,9 +59,7 @@ class Watch:
         return [text for _, text in sorted(self._events, reverse=True)[:SHOWN]]
 
 
-class _Told:
-    """An answer; of one that is missing it is said what to do."""
-
-    def __init__(self, pid: int, report: dict[str, Any] | None, silent: str | None) -> None:
-        self.pid, self.report = pid, report
-        self.silent = None if silent is None else advice(pid, silent)
+def _with_advice(answer: Answer) -> Answer:
+    """Say of one that is missing what to do."""
+    silent = answer.silent
+    return answer if silent is None else replace(answer, silent=advice(answer.pid, silent))

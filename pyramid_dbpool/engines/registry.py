@@ -20,11 +20,11 @@ from .write_outage import WriteOutage
 
 __all__ = [
     "ProcessEngine",
-    "attend",
     "dispose_engine",
     "find_engine",
     "get_engine",
     "live_engines",
+    "on_run_dir",
     "process_engine",
     "process_engines",
     "warm",
@@ -67,8 +67,8 @@ class _Engines:
     REMEMBERED = 64
 
     def __init__(self) -> None:
-        # Told of the folder in which processes that have engines answer; who, is set from above.
-        self.attend: Callable[[str], object] = lambda _run_dir: None
+        # Called with the folder of each engine's settings; `telemetry.server` sets it.
+        self.answer_in: Callable[[str], object] = lambda _run_dir: None
         # Held while an engine is looked up by its settings, made or forgotten.
         # Never held while connections are opened or closed.
         self._lock = threading.RLock()
@@ -94,7 +94,7 @@ class _Engines:
                 self._remembered.clear()
             self._remembered[id(settings), name] = (copy, found)
         if run_dir is not None:
-            self.attend(run_dir)
+            self.answer_in(run_dir)
         return found
 
     def forget(self, settings: Mapping[str, Any], name: str) -> ProcessEngine | None:
@@ -193,9 +193,9 @@ def warm(engine: Engine) -> None:
         engine.pool.warm()
 
 
-def attend(answer_in: Callable[[str], object]) -> None:
+def on_run_dir(answer_in: Callable[[str], object]) -> None:
     """Have `answer_in` called with each `dbpool.run_dir` for which there is an engine."""
-    _engines.attend = answer_in
+    _engines.answer_in = answer_in
 
 
 def process_engines() -> list[ProcessEngine]:

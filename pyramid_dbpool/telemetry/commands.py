@@ -12,9 +12,6 @@ from .http_messages import Refused
 
 __all__ = ["COMMANDS", "run"]
 
-# How long a text may be that says who asks.
-LONGEST_BY = 200
-
 Command = Callable[[ManagedPool, str, dict[str, Any]], None]
 
 
@@ -34,14 +31,12 @@ def run(name: str, said: dict[str, Any]) -> dict[str, Any]:
     by, wanted = said.get("by"), said.get("pool")
     if by is not None and not isinstance(by, str):
         raise Refused(HTTPStatus.BAD_REQUEST, "by has to be a text that says who asks")
-    # One line of the log, whatever is said.
-    who = " ".join((by or "somebody").split())[:LONGEST_BY]
     done = []
     try:
         for pool_name, pool in _chosen(wanted):
-            COMMANDS[name](pool, who, arguments)
+            COMMANDS[name](pool, by or "somebody", arguments)
             done.append(pool_name)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         after = f" (it was done for {', '.join(done)})" if done else ""
         raise Refused(HTTPStatus.BAD_REQUEST, f"{error}{after}") from error
     return {"pools": done}

@@ -23,7 +23,7 @@ __all__ = ["RunDir", "RunDirError", "peer_uid"]
 
 # What the kernel has room for (`sun_path` in unix(7)), less the zero at the end.
 LONGEST_PATH = 107
-# How many who ask may stand before the door.
+# How many who ask may wait to be accepted.
 BACKLOG = 64
 _SOCKET = re.compile(r"([1-9][0-9]*)\.sock")
 # Made, and not yet listening: whoever came upon it would take it for a dead process's.

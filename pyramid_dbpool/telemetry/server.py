@@ -11,7 +11,7 @@ What holds:
 - Whatever goes wrong is said once, and nobody's work fails for it.
 
 Under gevent it is a greenlet, which may be the pool's neighbour; a thread that was begun before
-gevent had its hands on everything gives way to one.
+gevent had patched everything gives way to one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 # How long a peer may take, in seconds: to say what it wants, and to read the answer.
 ASK_WITHIN, READ_WITHIN = 2.0, 10.0
-# How many are served at a time; others wait before the door.
+# How many are served at a time; others wait to be accepted.
 MOST_PEERS = 16
 _CHUNK = 65_536
 # How often a child that was forked by a thread is looked at (seconds): it may have ended.
@@ -89,43 +89,43 @@ class _Peer:
         return bool(self.answer)
 
 
-class _Door:
-    """One process's socket, and those who stand there."""
+class _Listener:
+    """One process's socket, and the peers that it has accepted."""
 
     def __init__(self, run_dir: RunDir) -> None:
         self.pid = getpid()
         self.run_dir = run_dir
         self.may_ask = {0, run_dir.make()}
-        self.listener = run_dir.listen()
-        # Written to when the thread is to look up.
-        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._socket = run_dir.listen()
+        # Written to when whoever serves is to stop waiting.
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.peers: dict[int, _Peer] = {}
         self.closed = False
 
-    def ring(self) -> None:
-        """Have whoever serves look up."""
+    def wake(self) -> None:
+        """Have whoever serves stop waiting."""
         with suppress(OSError):
-            os.eventfd_write(self.bell, 1)
+            os.eventfd_write(self._wakeup, 1)
 
     def serve_once(self) -> None:
         """Wait until something is to be done, and do it."""
         poller = select.poll()
-        poller.register(self.bell, select.POLLIN)
+        poller.register(self._wakeup, select.POLLIN)
         if len(self.peers) < MOST_PEERS:
-            poller.register(self.listener.fileno(), select.POLLIN)
+            poller.register(self._socket.fileno(), select.POLLIN)
         for fd, peer in self.peers.items():
             poller.register(fd, peer.awaits)
         for fd, _what in poller.poll(self._milliseconds_left()):
             if self.closed:
                 return
-            if fd == self.bell:
+            if fd == self._wakeup:
                 with suppress(OSError):
-                    os.eventfd_read(self.bell)
-            elif fd == self.listener.fileno():
-                self._let_in()
+                    os.eventfd_read(self._wakeup)
+            elif fd == self._socket.fileno():
+                self._accept()
             elif not self.peers[fd].go_on(_reply):
                 self.peers.pop(fd).connected.close()
-        self._send_away(monotonic())
+        self._drop_late(monotonic())
 
     def _milliseconds_left(self) -> float | None:
         if not self.peers:
@@ -134,9 +134,9 @@ class _Door:
         left = min(each.until for each in self.peers.values()) - monotonic()
         return max(0.0, left) * 1000 + 1
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         try:
-            fd, _address = self.listener._accept()  # type: ignore[attr-defined]
+            fd, _address = self._socket._accept()  # type: ignore[attr-defined]
         except OSError:
             # Gone again; or there is no descriptor left, and the loop is not to spin for that.
             sleep(0.05)
@@ -148,21 +148,21 @@ class _Door:
         else:
             connected.close()
 
-    def _send_away(self, now: float) -> None:
+    def _drop_late(self, now: float) -> None:
         for fd in [fd for fd, each in self.peers.items() if each.until <= now]:
             self.peers.pop(fd).connected.close()
 
     def close(self) -> None:
         """Close it in this process; its maker's name is not touched."""
         self.closed = True
-        self.ring()
-        self.listener.close()
+        self.wake()
+        self._socket.close()
         for peer in list(self.peers.values()):
             peer.connected.close()
         self.peers.clear()
-        bell, self.bell = self.bell, -1
+        wakeup, self._wakeup = self._wakeup, -1
         with suppress(OSError):
-            os.close(bell)
+            os.close(wakeup)
 
 
 def _reply(received: bytes) -> bytes | None:
@@ -213,15 +213,15 @@ def _is_over() -> bool:
 
 
 class _Server:
-    """Owns this process's door, and the thread behind it."""
+    """Owns this process's listener, and the thread that serves it."""
 
     def __init__(self) -> None:
         self._run_dir: RunDir | None = None
-        self._door: _Door | None = None
+        self._listener: _Listener | None = None
         # Held by the thread, until it ends.
         self._ended = threading.Lock()
-        # The door that is being served, and by what: a thread or a greenlet.
-        self._served: tuple[_Door, str] | None = None
+        # The listener that is being served, and by what: a thread or a greenlet.
+        self._served: tuple[_Listener, str] | None = None
         self._paused = False
         self._failed_in: int | None = None
         # Whether this process, or one that it was forked from, has said what is wrong.
@@ -271,31 +271,31 @@ class _Server:
         return served is not None and served[0].pid == getpid()
 
     def _start(self, run_dir: RunDir) -> None:
-        door = self._door = self._door or _Door(run_dir)
+        listener = self._listener = self._listener or _Listener(run_dir)
         kind = worker_kind()
-        self._served = door, kind
+        self._served = listener, kind
         try:
             if kind == "greenlet":
                 # Without a wait for its beginning: in gevent's hub nobody may wait.
                 gevent: Any = sys.modules.get("gevent")
-                gevent.spawn(self._serve, door, kind)
+                gevent.spawn(self._serve, listener, kind)
             else:
                 self._ended = threading.Lock()
                 self._ended.acquire()
-                # None of `threading`'s, which would miss it when it ends under gevent's hands.
-                _thread.start_new_thread(self._run, (door, kind, self._ended))
+                # None of `threading`'s, which misses one that ends after gevent has patched it.
+                _thread.start_new_thread(self._run, (listener, kind, self._ended))
         except BaseException:
             self._served = None
             self._leave()
             raise
 
-    def _run(self, door: _Door, kind: str, ended: threading.Lock) -> None:
+    def _run(self, listener: _Listener, kind: str, ended: threading.Lock) -> None:
         """Serve, in a thread that whoever forks waits for."""
         number = threading.get_native_id()
         inheritance.unlisted_threads.add(number)
         try:
             # Until it is gone: it is there for a moment after its last line.
-            run_passing(lambda: self._serve(door, kind), brief=False)
+            run_passing(lambda: self._serve(listener, kind), brief=False)
         finally:
             inheritance.unlisted_threads.discard(number)
             ended.release()
@@ -310,23 +310,25 @@ class _Server:
         self._said = True
         log.log(level, "%s This process answers nobody who asks; all else works.", text)
 
-    def _serve(self, door: _Door, kind: str) -> None:
+    def _serve(self, listener: _Listener, kind: str) -> None:
         try:
-            while self._served == (door, kind) and door.pid == getpid() and not self._paused:
+            while (
+                self._served == (listener, kind) and listener.pid == getpid() and not self._paused
+            ):
                 if kind != worker_kind():
-                    # gevent has its hands on everything now: locks are for greenlets.
+                    # gevent has patched everything by now: locks are for greenlets.
                     self._served = None
                     call_soon(self.start)
                     return
-                door.serve_once()
+                listener.serve_once()
                 if _is_over():
                     self._leave()
                     return
         except Exception:
-            if not door.closed:
+            if not listener.closed:
                 log.debug("The server of dbpool.run_dir has ended", exc_info=True)
         finally:
-            if self._served == (door, kind):
+            if self._served == (listener, kind):
                 self._served = None
 
     # Forks, and the end
@@ -337,7 +339,7 @@ class _Server:
         if served is None or served[1] == "greenlet":
             return
         self._paused = True
-        served[0].ring()
+        served[0].wake()
         if self._ended.acquire(timeout=STOP_WAIT):
             self._ended.release()
 
@@ -348,26 +350,26 @@ class _Server:
 
     def abandon(self) -> None:
         """Close what was inherited, in a child."""
-        door = self._door
-        if door is None or door.pid == getpid():
+        listener = self._listener
+        if listener is None or listener.pid == getpid():
             return
-        self._door = self._served = None
+        self._listener = self._served = None
         self._paused = False
         # Another thread of the parent's may have held it.
         self._starting = threading.Lock()
-        door.close()
+        listener.close()
 
     def end(self) -> None:
         """Take the socket away, when the interpreter ends."""
         self._run_dir = None
-        if self._door is not None and self._door.pid == getpid():
+        if self._listener is not None and self._listener.pid == getpid():
             self._leave()
 
     def _leave(self) -> None:
-        door, self._door, self._served = self._door, None, None
-        if door is not None:
-            door.run_dir.leave(door.pid)
-            door.close()
+        listener, self._listener, self._served = self._listener, None, None
+        if listener is not None:
+            listener.run_dir.leave(listener.pid)
+            listener.close()
 
 
 _server = _Server()
@@ -385,7 +387,7 @@ def answer_in(path: str) -> None:
 
 def attend() -> None:
     """Answer for the engines of this process whose settings name a folder."""
-    registry.attend(answer_in)
+    registry.on_run_dir(answer_in)
     connecting.before_each_opening.append(_server.start)
     inheritance.watch(_server)
     start_after_forks(_server.resume)

@@ -1,27 +1,18 @@
 """What all processes have said, put together, and one frame of it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from pyramid_dbpool.cli.frames import EVENT_LINES, View, frame, plain_text
 from pyramid_dbpool.cli.overview import SORTS, Overview, overview
+from pyramid_dbpool.telemetry.host import Answer
 from tests.support.reports import NOW, histogram, holder, pool, report, waiter
-
-
-@dataclass
-class Told:
-    """An answer."""
-
-    pid: int
-    report: dict[str, Any] | None
-    silent: str | None = None
 
 
 def seen(*reports: Any, before: Any = None, interval: float | None = None) -> Overview:
     """Return an overview of processes, of which one or none was seen before."""
-    told = [Told(each["pid"], each) for each in reports]
+    told = [Answer(each["pid"], each) for each in reports]
     return overview(told, {} if before is None else {before["pid"]: before}, NOW, interval)
 
 
@@ -141,8 +132,8 @@ def test_a_frame_fits_its_terminal(columns: int, lines: int) -> None:
     label = "message 'a task with a name that does not end'"
     busy = pool("a_pool_with_a_long_name", holders=[holder(label, 63.0)], waiters=[waiter(label)])
     reports = [report(7_000_000 + n, [busy, busy], app="an_app_of_a_long_name") for n in range(30)]
-    told = [Told(each["pid"], each) for each in reports]
-    told.append(Told(1, None, "does not answer within 0.5 s, and there is more to say of it"))
+    told = [Answer(each["pid"], each) for each in reports]
+    told.append(Answer(1, None, "does not answer within 0.5 s, and there is more to say of it"))
     what = overview(told, {}, NOW, 1.0)
     painted = frame(what, View(columns, lines), ["12:00:00 7 " + "word " * 200] * 3)
     text = plain_text(painted).split("\n")
