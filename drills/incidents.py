@@ -383,7 +383,8 @@ INCIDENTS = {
 def drill(names: Sequence[str] = (), report: Path | None = REPORT) -> list[Figure]:
     """Run them; write what each window said."""
     figures: list[Figure] = []
-    sections = [HEAD]
+    in_full: list[str] = []
+    in_brief: list[str] = []
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
     with windows.camera(report and report.parent) as take:
@@ -391,9 +392,12 @@ def drill(names: Sequence[str] = (), report: Path | None = REPORT) -> list[Figur
             incident = INCIDENTS[name]
             said = [*play(incident, partial(named_picture, take, name))]
             figures += windows.figures(name, said)
-            sections.append(windows.section(incident.title, incident.story, said))
+            in_full.append(windows.section(incident.title, incident.story, said))
+            in_brief.append(windows.section(incident.title, incident.story, said, brief=True))
     if report is not None:
-        report.write_text("\n".join(sections))
+        report.write_text("\n".join([HEAD, *in_full]))
+        brief = report.with_name(f"{report.stem}-in-brief{report.suffix}")
+        brief.write_text("\n".join([HEAD, *in_brief]))
     return figures
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from textwrap import indent
 
@@ -65,6 +66,7 @@ Window = Callable[[Scene], str]
 class Said:
     """What a window said.
 
+    `telling`: the lines of its text that name who is to blame.
     `seconds` after the incident's beginning it named who is to blame; infinite: it did not.
     """
 
@@ -72,6 +74,7 @@ class Said:
     window: str
     seconds: float
     text: str
+    telling: str = ""
     missing: tuple[str, ...] = ()
 
 
@@ -239,9 +242,10 @@ def look(scene: Scene, phase: str, window: str, wanted: Sequence[str], patience:
         text = WINDOWS[window](scene)
         seconds, missing = time.monotonic() - began, missing_in(text, wanted)
         if not missing:
-            return Said(phase, window, seconds, text)
+            return Said(phase, window, seconds, text, telling_lines(text, wanted))
         if seconds > patience:
-            return Said(phase, window, math.inf, text, missing)
+            told = telling_lines(text, wanted)
+            return Said(phase, window, math.inf, text, told, missing)
         time.sleep(PAUSE)
 
 
@@ -258,13 +262,27 @@ def figures(incident: str, said: Sequence[Said]) -> list[Figure]:
     ]
 
 
-def section(title: str, story: str, said: Sequence[Said]) -> str:
-    """Write what each window said of an incident."""
+def section(title: str, story: str, said: Sequence[Said], *, brief: bool = False) -> str:
+    """Write what each window said of an incident.
+
+    :param brief: only the lines that name who is to blame.
+    """
     parts = [f"{title}\n{'-' * len(title)}", story]
-    for each in said:
-        when = f"after {each.seconds:.1f} s"
-        if each.missing:
-            when = f"never said {', '.join(map(repr, each.missing))}"
-        text = indent(each.text.strip() or "(nothing)", "    ")
-        parts.append(f"{each.phase}: *{each.window}*, {when}::\n\n{text}")
+    for phase, of_phase in groupby(said, lambda each: each.phase):
+        parts.append(f"{phase}:")
+        parts += [_entry(each, each.telling if brief else each.text) for each in of_phase]
     return "\n\n".join(parts) + "\n"
+
+
+def _entry(said: Said, text: str) -> str:
+    when = f"after {said.seconds:.1f} s"
+    if said.missing:
+        when = f"never said {', '.join(map(repr, said.missing))}"
+    return f"*{said.window}*, {when}::\n\n{indent(text.strip() or '(nothing)', '    ')}"
+
+
+def telling_lines(text: str, wanted: Sequence[str]) -> str:
+    """Give the first line for each of what a window has to say."""
+    lines = text.splitlines()
+    found = (next((line for line in lines if re.search(each, line)), None) for each in wanted)
+    return "\n".join(line.strip() for line in dict.fromkeys(filter(None, found)))
