@@ -261,7 +261,7 @@ INCIDENTS = {
                     ask("/quick", 4),
                 ],
                 {
-                    "top": ["each holds one already", named("next_number")],
+                    "top": [r"holds? one already", named("next_number")],
                     "stacks": ["holds one already", named("next_number")],
                     "events": ["waits for a second connection", named("next_number")],
                     "log": [

@@ -283,7 +283,8 @@ def _people(title: str, noun: str, people: Sequence[People], width: int) -> list
             text += f", pool {each.pool}"
         line: Line = [(text, "")]
         if each.holding:
-            every = "each holds" if each.holding == each.count else f"{each.holding} hold"
+            some = "1 holds" if each.holding == 1 else f"{each.holding} hold"
+            every = "each holds" if each.holding == each.count else some
             line.append((f", {every} one already", WARN))
         lines.append(line)
         if each.where:

@@ -122,7 +122,7 @@ def test_people_are_grouped_by_label_and_pool() -> None:
     assert [(each.count, each.holding) for each in what.waiters] == [(2, 1)]
     text = "\n".join(shown(what, 140))
     assert "slow   2 connections, longest 9.0s, now in sleep (a.py:1)" in text
-    assert "2 callers, longest 500ms, 1 hold one already" in text
+    assert "2 callers, longest 500ms, 1 holds one already" in text
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 140])
