@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..telemetry.wording import counted
 from .overview import SORTS, Overview, People, Row, Times
-from .wording import clock_text, cut, duration, plural
+from .wording import clock_text, cut, duration
 
 __all__ = [
     "BAD",
@@ -207,7 +208,7 @@ def plain_text(lines: Sequence[Line]) -> str:
 def _headline(seen: Overview, view: View) -> Line:
     answered = len({row.pid for row in seen.rows})
     silent = f", {len(seen.silent)} silent" if seen.silent else ""
-    words = [clock_text(seen.at), plural(answered, "process", "processes") + silent]
+    words = [clock_text(seen.at), counted(answered, "process", "processes") + silent]
     since = "since start" if seen.interval is None else f"last {seen.interval:.1f} s"
     words += [since, f"by {SORTS[view.sort][0]}"]
     if view.height is not None:
@@ -278,7 +279,7 @@ def _people(title: str, noun: str, people: Sequence[People], width: int) -> list
     labels = max(len(cut(each.label, 40)) for each in people)
     for each in people:
         label = cut(each.label, 40).ljust(labels)
-        text = f"  {label}  {plural(each.count, noun)}, longest {duration(each.seconds)}"
+        text = f"  {label}  {counted(each.count, noun)}, longest {duration(each.seconds)}"
         if each.pool != "default":
             text += f", pool {each.pool}"
         line: Line = [(text, "")]

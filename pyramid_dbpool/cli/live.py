@@ -11,10 +11,11 @@ from typing import Any
 from ..clock import sleep
 from ..telemetry.host import Answer
 from ..telemetry.report import where_text
+from ..telemetry.wording import counted
 from .asking import advice, answers, chosen, run_dir
 from .errors import FAILED, OK, complain
 from .tables import print_json
-from .wording import clock_text, duration, plural
+from .wording import clock_text, duration
 
 __all__ = ["events", "stacks"]
 
@@ -90,7 +91,7 @@ def _print_people(many: str, one: str, people: Sequence[_Person]) -> None:
             for person in of_stack[:NAMED]:
                 print(f"  {person}")
             if of_stack[NAMED:]:
-                print(f"          and {plural(len(of_stack) - NAMED, 'more', 'more')} there")
+                print(f"          and {counted(len(of_stack) - NAMED, 'more', 'more')} there")
             for place in places:
                 print(f"            {place}")
 

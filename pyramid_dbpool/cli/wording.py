@@ -1,10 +1,10 @@
-"""Numbers and durations as people read them, in few letters."""
+"""Durations and times as people read them, in few letters: a table has no room for words."""
 
 from __future__ import annotations
 
 import time
 
-__all__ = ["clock_text", "cut", "duration", "plural"]
+__all__ = ["clock_text", "cut", "duration"]
 
 
 def duration(seconds: float | None) -> str:
@@ -39,15 +39,6 @@ def cut(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return text[: width - 1] + "…" if width > 0 else ""
-
-
-def plural(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun.
-
-    >>> plural(1, "process", "processes"), plural(2, "pool")
-    ('1 process', '2 pools')
-    """
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def clock_text(at: float, *, date: bool = False) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..telemetry.wording import duration
 from .recording import FAILED, UNKNOWN, Checkout, Recording
 
-__all__ = ["Finding", "duration", "findings", "times"]
+__all__ = ["Finding", "findings"]
 
 # From this time on, in seconds, and from this share of a hold on, it is worth a word that a
 # connection was held and nothing was asked of it.
@@ -36,16 +37,6 @@ def findings(recording: Recording, now: float) -> list[Finding]:
     ]
     order = ("danger", "warning", "info")
     return sorted(dict.fromkeys(found), key=lambda each: order.index(each.level))
-
-
-def duration(seconds: float) -> str:
-    """Write a duration for people, as `0.42 ms` or `1.3 s`."""
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.2f} ms"
-
-
-def times(count: int, what: str) -> str:
-    """Write a count for people, as `2 transactions`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _attempts(recording: Recording) -> Iterator[Finding]:

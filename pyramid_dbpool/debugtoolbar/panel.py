@@ -18,7 +18,8 @@ from ..engines.stored import current_outcome, database_error
 from ..errors import PoolError
 from ..pool.managed import ManagedPool
 from ..pool.view import Holding, Waiting
-from .findings import duration, findings, times
+from ..telemetry.wording import counted, duration
+from .findings import findings
 from .recording import Checkout, Place, RecordedBody, Recording, Transaction, edge
 from .watching import RECORDING, WatchedPool, watched_pools
 
@@ -179,7 +180,7 @@ def _row(recording: Recording, checkout: Checkout, now: float) -> dict[str, Any]
         "after_the_answer": recording.ended is not None and checkout.asked >= recording.ended,
         "refusal": checkout.refusal,
         "server_pid": checkout.server_pid,
-        "statements": times(checkout.statements, "statement"),
+        "statements": counted(checkout.statements, "statement"),
         "where": [_place(each) for each in checkout.where],
         "returned_where": [_place(each) for each in checkout.returned_where],
         "transactions": [_transaction(each, recording, now) for each in checkout.transactions],
@@ -225,7 +226,7 @@ def _sessions(recording: Recording) -> list[dict[str, Any]]:
     for each in _had(recording):
         counts[each.by] = counts.get(each.by, 0) + 1
     return [
-        {"name": name or "nobody named", "text": times(count, "checkout")}
+        {"name": name or "nobody named", "text": counted(count, "checkout")}
         for name, count in counts.items()
     ]
 
@@ -234,7 +235,7 @@ def _attempt(recording: Recording) -> dict[str, Any]:
     return {
         "number": recording.number,
         "took": duration(recording.seconds),
-        "checkouts": times(len(recording.checkouts), "checkout"),
+        "checkouts": counted(len(recording.checkouts), "checkout"),
         "error": recording.error,
     }
 
@@ -243,10 +244,10 @@ def _totals(recording: Recording, now: float) -> dict[str, Any]:
     had = _had(recording)
     refused = len(recording.checkouts) - len(had)
     return {
-        "checkouts": times(len(had), "checkout") + (f" ({refused} refused)" if refused else ""),
+        "checkouts": counted(len(had), "checkout") + (f" ({refused} refused)" if refused else ""),
         "waited": duration(sum(each.waited(now) for each in recording.checkouts)),
         "held": duration(sum(each.held(now) for each in had)),
         "took": duration(recording.seconds),
-        "statements": times(sum(each.statements for each in had), "statement"),
-        "transactions": times(sum(len(each.transactions) for each in had), "transaction"),
+        "statements": counted(sum(each.statements for each in had), "statement"),
+        "transactions": counted(sum(len(each.transactions) for each in had), "transaction"),
     }

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["Finding", "HostPool", "Overview", "duration"]
+from ..telemetry.wording import counted, duration
+
+__all__ = ["Finding", "HostPool", "Overview", "is_full"]
 
 # A process's report, and the part of it that is about one pool: see `telemetry.report`.
 Report = Mapping[str, Any]
@@ -377,22 +379,3 @@ def _join(*sentences: str) -> str:
     """Put what there is to say into sentences."""
     there = [each.rstrip(".") for each in sentences if each]
     return "".join(f"{each[0].upper()}{each[1:]}. " for each in there).rstrip()
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """Say how many of something there are."""
-    return f"{count} {one if count == 1 else many}"
-
-
-def duration(seconds: float) -> str:
-    """Say how long something took, short.
-
-    >>> [duration(each) for each in (0.0004, 0.12, 3.21, 45, 720, 12000)]
-    ['0.4 ms', '120 ms', '3.2 s', '45 s', '12 min', '3.3 h']
-    """
-    for limit, unit, factor in ((0.9995, "ms", 1000.0), (119.5, "s", 1.0), (5970, "min", 1 / 60)):
-        if seconds < limit:
-            value = seconds * factor
-            short = value < 9.95 and value and unit != "min"
-            return f"{value:.1f} {unit}" if short else f"{value:.0f} {unit}"
-    return f"{seconds / 3600:.1f} h"

@@ -13,8 +13,9 @@ from importlib.resources import files
 from typing import Any
 
 from ..telemetry.numbers import quantile
+from ..telemetry.wording import counted, duration
 from .elements import Element, el, html
-from .overview import Finding, HostPool, Overview, counted, duration, is_full
+from .overview import Finding, HostPool, Overview, is_full
 
 __all__ = ["POLICY", "content", "document", "numbers"]
 

@@ -16,10 +16,10 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from ..settings import AppSettings, load_app
+from ..telemetry.wording import counted
 from ..web.include import PyramidSettingsError, as_configuration_error
 from ..web.retry import at_creation
 from . import apart, page
-from .overview import counted
 from .source import Source
 
 __all__ = ["SOURCE", "add_apart", "add_page", "check_policy", "load"]

@@ -164,7 +164,7 @@ def test_top_that_is_piped_is_a_table(run: Run, answering: Answering) -> None:
     assert rows[0][-2:] == ["3", "1"]
     assert [row[0] for row in rows] == ["4711", "4711", "4712", "Total"]
     assert "  GET route 'report'  7 connections, longest 66s, now in wait (slow.py:7)" in lines
-    assert any("2 callers, longest 2.0s, 1 hold one already" in line for line in lines)
+    assert any("2 callers, longest 2.0s, 1 holds one already" in line for line in lines)
     assert lines[-1].endswith("4712 held for 61 s")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pyramid_dbpool.status.overview import Overview, duration
+from pyramid_dbpool.status.overview import Overview
 from tests.support.reports import NOW, event, holder, pool, report, waiter
 
 BUSY = "GET route 'slow'"
@@ -231,12 +231,3 @@ def test_no_process_and_no_pool() -> None:
     """There is nothing to see yet."""
     assert verdict(report(1) | {"pools": []})[2] == "1 process, and no pool yet."
     assert verdict()[2] == "0 processes, and no pool yet."
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 ms"), (0.99949, "999 ms"), (0.9996, "1.0 s"), (119.6, "2 min"), (5970, "1.7 h")],
-)
-def test_a_duration_is_short(seconds: float, said: str) -> None:
-    """At the borders between the units."""
-    assert duration(seconds) == said
