@@ -70,18 +70,19 @@ class Commands:
             return
         shared, line = self._shared, self._line
         with self._door, self._lock:
-            before = shared.size, shared.max_overflow
+            before = shared.sizes
             after = (
                 before[0] if size is None else size,
                 before[1] if overflow is None else max(overflow, -1),
             )
-            # Also if it has that size: what an interrupt has left undone is done now.
+            # Also if it has that size: what an interrupt has left undone is done now. The sizes
+            # last: whoever asks again is to begin with the same ones.
             line.resize(
                 # A pool that has made way for another one keeps none.
                 line.keep if line.replaced else after[0] or None,
                 None if after[1] < 0 else sum(after),
             )
-            shared.size = after[0]
+            shared.sizes = after
             too_many = 0 if line.capacity is None else line.total - line.capacity
         if after != before:
             text = resized_text(self._name, by, before, after, too_many)
@@ -122,10 +123,11 @@ class Commands:
         line = self._line
         with self._door, self._lock:
             pause, now, waiting = line.paused, self._shared.clock(), line.waiting
+            if pause is not None:
+                # Interrupted after it, the pool is paused still, and whoever asks again is told.
+                self._opener.resume_locked()
             # Also if it is not paused: what an interrupt has left undone is done now.
             line.resume(now)
-            if pause is not None:
-                self._opener.resume_locked()
         self._opener.replan()
         if pause is not None and tells:
             lasted = now - pause.since

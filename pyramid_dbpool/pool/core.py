@@ -68,7 +68,9 @@ class Core:
         )
         if pause is not None:
             line.pause(pause)
-        shared = self.shared = _share(source, let_in, options, line, size=size, timeout=timeout)
+        shared = self.shared = _share(
+            source, let_in, options, line, sizes=(size, max(overflow, -1)), timeout=timeout
+        )
         self.stats, self.options = shared.stats, options
         self.lock, self.door, self.source = shared.lock, shared.door, source
         self.watch = LeaseWatch(shared)
@@ -279,6 +281,7 @@ class Core:
         with self.door, self.lock:
             capacity = None if count < 0 else self.shared.size + count
             self.line.resize(self.line.keep, capacity)
+            self.shared.sizes = self.shared.size, max(count, -1)
         self.opener.replan()
 
     def refused_by_pause(self) -> PoolTimeout | None:
@@ -358,7 +361,7 @@ def _share(
     options: PoolOptions,
     line: Line[PooledEntry],
     *,
-    size: int,
+    sizes: tuple[int, int],
     timeout: float | None,
 ) -> Shared:
     # Reentrant only so that the door can tell whether this thread has it.
@@ -372,7 +375,7 @@ def _share(
         source=source,
         clock=monotonic,
         timer=housekeeper(),
-        size=size,
+        sizes=sizes,
         timeout=timeout,
     )
 

@@ -115,6 +115,9 @@ class Health:
         entry.connection = self._source.connection(entry.record)
         entry.suspect = entry.condemned = False
         self._prepare(entry, self._shared.clock())
+        if entry.leased_at <= self._refreshed_at:
+            # It may have been put there before.
+            entry.retire()
 
     def _prepare(self, entry: PooledEntry, now: float) -> None:
         """Prepare what the checks of a new connection will need."""

@@ -363,8 +363,7 @@ class Openings(Generic[E]):
         began = self._began.pop(opening)
         self._stats.open_failed["program" if kind is None else kind.name.lower()] += 1
         self._line.open_failed()
-        if self._line.paused is not None or began < self._resumed_at:
-            # It may have met the maintenance for which all others wait.
+        if self._is_of_a_pause(began):
             pass
         elif kind is None:
             self._refuse_waiters("program", lambda: error, limit=1)
@@ -381,7 +380,7 @@ class Openings(Generic[E]):
 
     def away(self, kind: ConnectFailure, error: BaseException, began: float, now: float) -> None:
         """Note that the server is out of reach or full, or refuses new connections."""
-        if began < self._opened_at:
+        if began < self._opened_at or self._is_of_a_pause(began):
             # Another one, begun later, has succeeded: what this one tells is out of date.
             return
         if self.outage is None:
@@ -396,6 +395,10 @@ class Openings(Generic[E]):
         if self._refuses(outage, now):
             lasted = now - outage.since
             self._refuse_waiters("outage", lambda: self._refuse(error, kind, lasted))
+
+    def _is_of_a_pause(self, began: float) -> bool:
+        # It may have met the maintenance for which all others wait.
+        return self._line.paused is not None or began < self._resumed_at
 
     def _refuses(self, outage: Outage, now: float) -> bool:
         return outage.refuses(now, self._grace, has_open=bool(self._line.members))

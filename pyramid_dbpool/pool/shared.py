@@ -166,8 +166,10 @@ class Shared:
       timer's thread to start. Always taken after `door`: `with shared.door, shared.lock:`.
     - `empties`: records whose connection is gone: SQLAlchemy's suite wants the same record to
       come back, and counts it among the returned ones.
-    - `size`, `timeout`: `pool_size`, and how long a caller waits in seconds (None: for ever).
-      Of all this only `size` ever changes: with a resize, under the lock.
+    - `sizes`: `pool_size` and `max_overflow` (-1: no limit). Of all this only these ever change:
+      with a resize, under the lock, and both at once, for who is killed in a resize, or forked,
+      would leave a size with the other's overflow.
+    - `timeout`: how long a caller waits, in seconds; None: for ever.
     - `clock`: monotonic, in seconds.
     """
 
@@ -179,15 +181,19 @@ class Shared:
     source: Source[Any]
     clock: Callable[[], float]
     timer: Timer
-    size: int
+    sizes: tuple[int, int]
     timeout: float | None
     empties: list[Record] = field(default_factory=list)
 
     @property
+    def size(self) -> int:
+        """How many connections to keep; 0: all."""
+        return self.sizes[0]
+
+    @property
     def max_overflow(self) -> int:
         """How many connections there may be beyond the size; -1: no limit."""
-        capacity = self.line.capacity
-        return -1 if capacity is None else capacity - self.size
+        return self.sizes[1]
 
     @property
     def overflow(self) -> int:

@@ -1,5 +1,6 @@
 """Refresh, resize, pause and resume: what an operator asks of a pool at work."""
 
+import ctypes
 import logging
 import os
 import re
@@ -122,6 +123,28 @@ def test_refresh_closes_what_was_being_opened(maker: Maker, background: bool) ->
     assert maker.made[0].closed
     pool.connect().close()
     assert not maker.made[-1].closed
+
+
+def test_refresh_retires_what_sqlalchemy_has_put_in_its_place(maker: Maker) -> None:
+    """Inline, where a listener refuses a connection, SQLAlchemy opens another there and then."""
+    pool, refused = ManagedPool(maker, 1, 0, background=False), list[int]()
+
+    @event.listens_for(pool, "checkout")
+    def refuse(*_: object) -> None:
+        refused.append(1)
+        if len(refused) == 1:
+            raise DisconnectionError
+
+    lease = pool.connect()
+    pool.refresh()
+    lease.close()
+    pool.connect().close()
+    assert are_closed(maker) == [True, True, False]
+    # One that has come since then stays.
+    refused.clear()
+    pool.connect().close()
+    pool.connect().close()
+    assert are_closed(maker) == [True, True, True, False]
 
 
 # Resize
@@ -248,6 +271,24 @@ def test_what_is_no_size_is_refused(maker: Maker, arguments: Any, said: str) -> 
         pool.resize(**arguments)
     assert str(caught.value) == said
     assert (pool.size(), pool._max_overflow) == (5, 10)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_resize_that_was_interrupted_can_be_asked_for_again(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The overflow stays what it was, though nothing was said of it."""
+    pool = ManagedPool(maker, 3, 1)
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._core.line, "_slot_freed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pool.resize(size)
+    pool.resize(size)
+    assert (pool.size(), pool._max_overflow, pool.snapshot().capacity) == (size, 1, size + 1)
 
 
 def test_a_pool_without_a_limit_is_not_limited_by_half(maker: Maker) -> None:
@@ -467,6 +508,7 @@ def test_a_pause_is_carried_over_to_the_pool_that_takes_its_place(
     assert [each.fields["paused_by"] for each in told(Kind.RESUME, again.resume)] == ["me"]
     early.join()
     late.join()
+    assert (len(early.leases), len(late.leases)) == (1, 1)
     give_back(*early.leases, *late.leases)
     assert (pool._core.line.total, again.checkedin()) == (0, 1)
 
@@ -483,6 +525,60 @@ def test_a_pause_is_carried_over_to_a_forked_child(maker: Maker) -> None:
         os._exit(0 if was_paused and len(maker.made) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.paused
+
+
+PAST_PYTHON: Callable[[], int] = ctypes.PyDLL(None).fork
+ASKED: dict[str, Callable[[ManagedPool], object]] = {
+    "refresh": lambda pool: pool.refresh(),
+    "resize": lambda pool: pool.resize(1, 0),
+    "pause": lambda pool: pool.pause(),
+    "numbers": lambda pool: pool.snapshot().leased,
+    "view": lambda pool: pool.view().holders,
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_child_that_python_knows_nothing_of_is_asked_for_its_own(
+    maker: Maker, name: str
+) -> None:
+    """As a hook of uWSGI's does before a worker uses the pool: what is open is the parent's."""
+    pool = ManagedPool(maker, 3, 0)
+    held = pool.connect()
+    give_back(pool.connect(), pool.connect())
+    child = PAST_PYTHON()
+    if child == 0:
+        found = ASKED[name](pool)
+        os._exit(1 if found or any(are_closed(maker)) else 0)
+    assert os.waitpid(child, 0)[1] == 0
+    held.close()
+    pool.dispose()
+
+
+def test_who_has_kept_a_pool_that_was_disposed_of_commands_the_one_in_its_place(
+    maker: Maker,
+) -> None:
+    """`pool.pause()`, the maintenance, `engine.dispose()`, `pool.resume()`."""
+    pool = ManagedPool(maker, 1, 0)
+    pool.pause()
+    made, callers = [pool], [waiting(pool, 1)]
+    for _ in range(2):
+        made[-1].dispose()
+        made.append(made[-1].recreate())
+        callers.append(waiting(made[-1], 1))
+    pool.resume()
+    for each in callers:
+        each.join()
+        assert each.leases
+        give_back(*each.leases)
+    assert not any(each.paused or each._core.line.paused for each in made)
+    pool.resize(2, 1)
+    made[-1].connect().close()
+    pool.refresh()
+    assert (made[-1].size(), made[-1]._max_overflow) == (2, 1)
+    assert all(are_closed(maker))
+    assert made[-1]._former is None
+    pool.pause()
+    assert pool.paused and made[-1]._core.line.paused
 
 
 def test_nothing_is_pinged_in_a_pause(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,10 +610,28 @@ def test_an_opening_that_was_only_planned_is_not_begun_in_a_pause(maker: Maker) 
     """Its thread came a little too late."""
     pool = ManagedPool(maker, 1, 0, background=True)
     core = pool._core
-    core.line.opening += 1
     core.line.pause(Pause(0.0, "me"))
+    asking = waiting(pool, 1)
+    core.line.opening += 1
     core.opener._open()  # type: ignore[union-attr]
     assert (core.line.opening, maker.made) == (0, [])
+    pool.resume()
+    asking.join()
+    give_back(*asking.leases)
+
+
+def test_an_opening_for_which_a_smaller_pool_has_no_room_is_not_begun(maker: Maker) -> None:
+    """It was planned when there was."""
+    pool = ManagedPool(maker, 2, 0, background=True)
+    core, lease = pool._core, pool.connect()
+    core.line.opening += 1
+    pool.resize(1)
+    asking = waiting(pool, 1)
+    core.opener._open()  # type: ignore[union-attr]
+    assert (core.line.opening, len(maker.made)) == (0, 1)
+    lease.close()
+    asking.join()
+    give_back(*asking.leases)
 
 
 def test_what_failed_before_the_pause_ended_says_nothing(maker: Maker) -> None:
@@ -538,7 +652,7 @@ def test_what_failed_before_the_pause_ended_says_nothing(maker: Maker) -> None:
     pool.resume()
     go_on.set()
     asking.join()
-    assert asking.errors == []
+    assert (asking.errors, pool.snapshot().outages) == ([], 0)
     give_back(*asking.leases)
 
 

@@ -250,6 +250,25 @@ def test_neither_the_end_nor_a_fork_is_a_leak(
     assert (done.stdout, done.stderr) == (said, "")
 
 
+@pytest.mark.parametrize("listened", [False, True], ids=["ours", "SQLAlchemy's"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_was_dropped_comes_back_though_the_note_of_it_is_interrupted(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, listened: bool
+) -> None:
+    """Nobody would ever give it back again."""
+    pool = ManagedPool(maker, 1, 0)
+    if listened:
+        event.listen(pool, "checkout", lambda *_: None)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.LeaseWatch, "dropped", interrupted)
+    connection: Any = pool.connect()
+    del connection
+    wait_for(lambda: (gc.collect(), pool.checkedin() == 1)[1])
+
+
 def test_what_sqlalchemy_warns_of_is_not_told_twice(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
 from pyramid_dbpool.pool.housekeeper import Task
-from pyramid_dbpool.pool.line import Entry, Line, State, Waiter
+from pyramid_dbpool.pool.line import Entry, Line, Pause, State, Waiter
 from pyramid_dbpool.pool.opener import Openings
 from pyramid_dbpool.pool.outage import LONGEST_PAUSE, Outage
 from pyramid_dbpool.pool.stats import Stats
@@ -630,3 +630,23 @@ def test_minimum_is_not_opened_again_and_again_after_a_fault_of_the_program(cloc
     openings.failed("first", None, ValueError("a fault"), clock.now)
     assert not openings.planned
     assert callers.line.total == 0
+
+
+def test_whoever_began_before_the_end_of_a_pause_and_failed_begins_no_outage(
+    clock: Clock,
+) -> None:
+    """Nor one for himself, where no thread could be started: what he met was the maintenance."""
+    callers = Callers(clock)
+    openings, kind, error = callers.openings, ConnectFailure.UNREACHABLE, OSError("away")
+    began = clock.now
+    openings.pause(clock.now)
+    callers.line.pause(Pause(clock.now, "me"))
+    openings.away(kind, error, began, clock.now)
+    assert openings.outage is None
+    clock.now += 1.0
+    openings.resume(clock.now)
+    callers.line.resume(clock.now)
+    openings.away(kind, error, began, clock.now)
+    assert openings.outage is None
+    openings.away(kind, error, clock.now, clock.now)
+    assert openings.outage is not None

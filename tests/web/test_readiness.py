@@ -560,6 +560,7 @@ def test_a_probe_that_ends_in_a_pause_changes_nothing(pool: PoolReadiness, probe
     paused.pause()
     probes.hold.set()
     wait_for(pool._over.is_set)
+    assert pool._known_at == float("-inf")
     assert (pool.words(is_ready(pool)), pool._ready) == ("not ready: paused", False)
     paused.resume()
     assert is_ready(pool)
