@@ -30,7 +30,7 @@ REPORT = ROOT / "var" / "drills" / "incidents.rst"
 
 TIMEOUT, GRACE = 3.0, 4.0  # seconds: the app's pool_timeout and outage_grace
 HEAD = """The incidents, as each window told of them
-=========================================
+==========================================
 """
 
 
