@@ -19,7 +19,7 @@ help:
 	@echo 'make docs     write the settings tables of README.rst and docs/ from the declaration'
 	@echo 'make picture  take the picture of the example app for README.rst'
 	@echo 'make bench    measure the pool beside its peers, a quarter of an hour'
-	@echo 'make drill    let the database fail under the example app, nine minutes'
+	@echo 'make drill    let the database fail under the example app, a quarter of an hour'
 	@echo 'make pool-suite  run the pool tests of SQLAlchemy itself on ManagedPool, 2.0 and 2.1'
 	@echo 'make matrix   run the tests with each Python and SQLAlchemy (tox)'
 	@echo 'make wheel    build the wheel and try it in a clean environment'
