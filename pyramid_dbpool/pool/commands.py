@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 from ..events import Kind, tell
 from .health import Health
@@ -27,23 +26,17 @@ LONGEST_NAME = 200
 
 
 class Commands:
-    """Do what an operator asks of one pool.
-
-    :param settled: called, without the lock, when what the timer has to look at has changed.
-    """
+    """Do what an operator asks of one pool."""
 
     def __init__(
         self,
         shared: Shared,
         health: Health,
         opener: BackgroundOpener | CallersOpen,
-        *,
-        settled: Callable[[], object],
     ) -> None:
         self._shared, self._line = shared, shared.line
         self._door, self._lock = shared.door, shared.lock
         self._health, self._opener = health, opener
-        self._settled = settled
         self._name = shared.options.pool_name
 
     def refresh(self, by: str) -> None:
@@ -56,8 +49,11 @@ class Commands:
             idle, leased, opening = len(self._line.idle), self._line.leased, self._line.opening
         text = refreshed_text(self._name, by, idle, leased, opening)
         counts = {"idle": idle, "leased": leased, "opening": opening}
-        tell(log, Kind.REFRESH, text, self._name, logging.INFO, by=by, **counts)
-        self._health.close_retired()
+        try:
+            tell(log, Kind.REFRESH, text, self._name, logging.INFO, by=by, **counts)
+        finally:
+            # Whatever interrupts the log: nobody else would close them before they are asked for.
+            self._health.close_retired()
 
     def resize(self, size: int | None, overflow: int | None, by: str) -> None:
         """Have another size.
@@ -84,13 +80,15 @@ class Commands:
             )
             shared.sizes = after
             too_many = 0 if line.capacity is None else line.total - line.capacity
-        if after != before:
-            text = resized_text(self._name, by, before, after, too_many)
-            sizes = {"size": after[0], "max_overflow": after[1]}
-            former = {"size_before": before[0], "max_overflow_before": before[1]}
-            tell(log, Kind.RESIZE, text, self._name, logging.INFO, by=by, **sizes, **former)
-        self._opener.replan()
-        self._health.close_surplus()
+        try:
+            if after != before:
+                text = resized_text(self._name, by, before, after, too_many)
+                sizes = {"size": after[0], "max_overflow": after[1]}
+                former = {"size_before": before[0], "max_overflow_before": before[1]}
+                tell(log, Kind.RESIZE, text, self._name, logging.INFO, by=by, **sizes, **former)
+        finally:
+            self._opener.replan()
+            self._health.close_surplus()
 
     def pause(self, by: str) -> None:
         """Serve nobody until `resume`, and close what is idle now and what comes back."""
@@ -107,10 +105,12 @@ class Commands:
                 self._opener.pause_locked()
                 line.pause(Pause(self._shared.clock(), by))
             leased, waiting = line.leased, line.waiting
-        if pauses:
-            text = paused_text(self._name, by, leased, waiting)
-            tell(log, Kind.PAUSE, text, self._name, by=by, leased=leased, waiting=waiting)
-        self._health.close_surplus()
+        try:
+            if pauses:
+                text = paused_text(self._name, by, leased, waiting)
+                tell(log, Kind.PAUSE, text, self._name, by=by, leased=leased, waiting=waiting)
+        finally:
+            self._health.close_surplus()
 
     def resume(self, by: str, *, tells: bool = True) -> None:
         """Serve the line again.
@@ -134,7 +134,6 @@ class Commands:
             text = resumed_text(self._name, by, pause, lasted, waiting)
             numbers = {"seconds": lasted, "waiting": waiting}
             tell(log, Kind.RESUME, text, self._name, by=by, paused_by=pause.by, **numbers)
-        self._settled()
 
 
 def checked_name(by: object) -> str:

@@ -86,7 +86,7 @@ class Core:
         self._refusals = refusals = Refusals(shared)
         self.opener = opener_class(shared, self.health, refusals)
         self.upkeep = Upkeep(shared, self.health)
-        self.commands = Commands(shared, self.health, self.opener, settled=self.look_after)
+        self.commands = Commands(shared, self.health, self.opener)
         self._checkout_parts = CheckoutParts(
             shared,
             self.health,

@@ -1,6 +1,7 @@
 """Refresh, resize, pause and resume: what an operator asks of a pool at work."""
 
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DisconnectionError
 from pyramid_dbpool import events
 from pyramid_dbpool.errors import PoolLineFull, PoolTimeout
 from pyramid_dbpool.events import Event, Kind
+from pyramid_dbpool.pool import commands
 from pyramid_dbpool.pool.deadlines import deadline
 from pyramid_dbpool.pool.line import Entry, Line, Pause, Waiter
 from pyramid_dbpool.pool.managed import ManagedPool
@@ -667,6 +669,78 @@ def test_idle_ones_are_condemned_before_they_are_closed(
     with pytest.raises(PoolTimeout, match="paused"):
         pool.connect()
     assert (pool._core.line.total, are_closed(maker)) == (0, [True])
+
+
+COMMANDS: dict[str, Callable[[ManagedPool], None]] = {
+    "refresh": lambda pool: pool.refresh(),
+    "shrink": lambda pool: pool.resize(1, 0),
+    "pause": lambda pool: pool.pause(),
+}
+
+
+def interrupted_once(
+    monkeypatch: pytest.MonkeyPatch, thing: object, name: str, command: Callable[[], None]
+) -> None:
+    """Give a command that is interrupted when it first calls this."""
+    real, struck = getattr(thing, name), list[int]()
+
+    def strike(*arguments: Any, **named: Any) -> Any:
+        if struck:
+            return real(*arguments, **named)
+        struck.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thing, name, strike)
+    with pytest.raises(KeyboardInterrupt):
+        command()
+
+
+@BOTH
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_an_interrupted_command_leaves_is_closed_in_time(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool, name: str
+) -> None:
+    """What it has taken aside at once, for nobody else would; the rest by the timer."""
+    pool = ManagedPool(maker, 3, 0, background=background)
+    give_back(*[pool.connect() for _ in range(3)])
+    command = functools.partial(COMMANDS[name], pool)
+    interrupted_once(monkeypatch, pool._core.health, "close_held", command)
+    assert (pool._core.line.held, any(are_closed(maker))) == (0, True)
+    wait_for(lambda: pool._core.line.total == {"shrink": 1}.get(name, 0))
+    wait_for(lambda: are_closed(maker).count(False) == pool._core.line.total)
+
+
+@BOTH
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_whose_line_in_the_log_is_interrupted_is_done(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool, name: str
+) -> None:
+    """Who looks at the events finds it there."""
+    pool = ManagedPool(maker, 3, 0, background=background)
+    give_back(*[pool.connect() for _ in range(3)])
+    command = functools.partial(COMMANDS[name], pool)
+    strikes = functools.partial(
+        interrupted_once, monkeypatch, logging.getLogger(commands.__name__), "log", command
+    )
+    kind = {"shrink": Kind.RESIZE}.get(name) or Kind(name)
+    assert len(told(kind, strikes)) == 1
+    assert pool._core.line.total == {"shrink": 1}.get(name, 0)
+
+
+@BOTH
+def test_a_resume_that_was_interrupted_is_done_by_the_next_one(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    """Though the pool is not paused any more."""
+    pool = ManagedPool(maker, 1, 0, background=background)
+    pool.pause()
+    asking = waiting(pool, 1)
+    interrupted_once(monkeypatch, pool._core.line, "_serve", pool.resume)
+    assert (pool.paused, pool.snapshot().waiting) == (False, 1)
+    pool.resume()
+    asking.join()
+    assert asking.leases
+    give_back(*asking.leases)
 
 
 def test_a_second_connection_waits_for_the_end_of_a_pause_too(maker: Maker) -> None:
