@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..drivers.app_errors import place_in_app
 from ..drivers.connect_failures import ConnectFailure
 from ..drivers.driver_errors import driver_error, driver_text
 from ..drivers.tls import tls_options
 from ..errors import DatabaseUnavailable, PoolLineFull, PoolTimeout
-from .leases import groups, holders_text, leases, named
+from .leases import Lease, groups, holders_text, leases, named
 from .line import Pause
 from .options import Spelling, pool_text
 from .outage import Outage
@@ -21,6 +21,21 @@ T = TypeVar("T", bound=PoolTimeout)
 
 # SQLAlchemy's page about pools that are exhausted: https://sqlalche.me/e/20/3o7r
 EXHAUSTED = "3o7r"
+
+
+class _Books(NamedTuple):
+    """The pool at the moment of a refusal, as it is told of."""
+
+    at: float
+    held: list[Lease]
+    leased: int
+    opening: int
+    opened: int
+    capacity: int | None
+    full: bool
+    waiting: int
+    waiting_holders: int
+    pause: Pause | None
 
 
 class Refusals:
@@ -76,30 +91,25 @@ class Refusals:
 
     def line_full(self) -> PoolLineFull:
         """Make the error for one caller too many."""
-        shared = self._shared
-        with shared.door, shared.lock:
-            shared.stats.refused["line_full"] += 1
-            held, capacity = leases(shared.line, shared.clock()), shared.line.capacity
-            waiting, waiting_holders = shared.line.waiting, shared.stats.waiting_holders
-            pause = shared.line.paused
-        holders = named(held)
+        books, spelled = self._refuse("line_full"), self._spelled
+        holders = named(books.held)
         # Some may have left the line since this caller was told that it is full.
-        most = shared.options.max_waiting or 0
-        if pause is not None:
-            lasted = shared.clock() - pause.since
-            text = paused_line_full_text(self._name, self._spelled, most, lasted, pause.by)
+        most = self._shared.options.max_waiting or 0
+        if books.pause is not None:
+            lasted, by = books.at - books.pause.since, books.pause.by
+            text = paused_line_full_text(self._name, spelled, most, lasted, by)
         else:
             text = line_full_text(
                 self._name,
-                self._spelled,
+                spelled,
                 most,
-                capacity,
+                books.capacity,
                 holders,
-                waiting_holders=waiting_holders,
+                waiting_holders=books.waiting_holders,
             )
         error = self._exhausted(PoolLineFull, text)
-        error.paused = pause is not None
-        error.fields = _fields(holders, waiting=waiting, waiting_holders=waiting_holders)
+        error.paused = books.pause is not None
+        error.fields = _fields(holders, books)
         return error
 
     def timed_out(
@@ -117,61 +127,80 @@ class Refusals:
         :param cut: whether it was the caller's own deadline that came first.
         :param setting: the setting that had set this deadline, and its value.
         """
-        shared, name, spelled = self._shared, self._name, self._spelled
-        with shared.door, shared.lock:
-            line, now = shared.line, shared.clock()
-            held, waiting = leases(line, now), line.waiting
-            opening, opened, leased = line.opening, line.total - line.opening, line.leased
-            full, capacity = line.full, line.capacity
-            waiting_holders = shared.stats.waiting_holders
-            shared.stats.refused["timeout"] += 1
-            pause = line.paused
-        if pause is not None:
-            return self._paused(pause, waited, cut=cut, setting=setting)
-        holders = named(held)
-        if outage is not None and outage.kind is ConnectFailure.SATURATED:
-            text = saturated_text(
-                name,
-                spelled,
-                waited,
-                opened,
-                outage.error,
-                holders=holders,
-                waiting_holders=waiting_holders,
-            )
-        elif outage is not None and opened and outage.serves_since(now - waited):
-            text = no_new_text(
-                name,
-                spelled,
-                waited,
-                outage,
-                count=opened,
-                holders=holders,
-                waiting_holders=waiting_holders,
-            )
-        elif outage is not None:
-            return self.away(outage)
-        elif opening and (opening >= leased or not full):
-            text = slow_text(name, spelled, waited, opening, cut=cut, setting=setting)
+        books, name, spelled = self._refuse("timeout"), self._name, self._spelled
+        if books.pause is not None:
+            return self._paused(books.pause, waited, cut=cut, setting=setting)
+        holders = named(books.held)
+        if outage is not None:
+            found = self._outage_text(outage, waited, books, holders)
+            if found is None:
+                return self.away(outage)
+            text = found
+        elif books.opening and (books.opening >= books.leased or not books.full):
+            text = slow_text(name, spelled, waited, books.opening, cut=cut, setting=setting)
         else:
             text = timeout_text(
                 name,
                 spelled,
                 waited=waited,
-                size=shared.size,
-                capacity=capacity,
-                opened=None if full else opened,
-                waiting=waiting,
+                size=self._shared.size,
+                capacity=books.capacity,
+                opened=None if books.full else books.opened,
+                waiting=books.waiting,
                 holders=holders,
-                waiting_holders=waiting_holders,
+                waiting_holders=books.waiting_holders,
                 cut=cut,
                 setting=setting,
             )
         error = self._exhausted(PoolTimeout, text, outage)
-        error.fields = {"seconds": waited} | _fields(
-            holders, waiting=waiting, waiting_holders=waiting_holders
-        )
+        error.fields = {"seconds": waited} | _fields(holders, books)
         return error
+
+    def _refuse(self, reason: str) -> _Books:
+        """Count a refusal, and copy what there is to say of it."""
+        shared, line = self._shared, self._shared.line
+        with shared.door, shared.lock:
+            shared.stats.refused[reason] += 1
+            now = shared.clock()
+            return _Books(
+                at=now,
+                held=leases(line, now),
+                leased=line.leased,
+                opening=line.opening,
+                opened=line.total - line.opening,
+                capacity=line.capacity,
+                full=line.full,
+                waiting=line.waiting,
+                waiting_holders=shared.stats.waiting_holders,
+                pause=line.paused,
+            )
+
+    def _outage_text(
+        self, outage: Outage, waited: float, books: _Books, holders: Sequence[Holder]
+    ) -> str | None:
+        """Explain why open connections were not enough in an outage; None: there were none."""
+        name, spelled, hold = self._name, self._spelled, books.waiting_holders
+        if outage.kind is ConnectFailure.SATURATED:
+            return saturated_text(
+                name,
+                spelled,
+                waited,
+                books.opened,
+                outage.error,
+                holders=holders,
+                waiting_holders=hold,
+            )
+        if books.opened and outage.serves_since(books.at - waited):
+            return no_new_text(
+                name,
+                spelled,
+                waited,
+                outage,
+                count=books.opened,
+                holders=holders,
+                waiting_holders=hold,
+            )
+        return None
 
     def _exhausted(self, kind: type[T], text: str, outage: Outage | None = None) -> T:
         error = kind(text, code=EXHAUSTED)
@@ -180,13 +209,11 @@ class Refusals:
         return error
 
 
-def _fields(
-    holders: Sequence[Holder], *, waiting: int, waiting_holders: int
-) -> dict[str, str | float]:
+def _fields(holders: Sequence[Holder], books: _Books) -> dict[str, str | float]:
     fields: dict[str, str | float] = {
         "in_use": len(holders),
-        "waiting": waiting,
-        "waiting_holders": waiting_holders,
+        "waiting": books.waiting,
+        "waiting_holders": books.waiting_holders,
     }
     for first in groups(holders)[:1]:
         fields["holder"], fields["holder_connections"] = first.label, first.connections
