@@ -258,7 +258,18 @@ def timeout_text(
         f"{pool_text(pool_name)}: no connection came free within {waited:.2f} s"
         f"{over} ({state}, {len(holders)} checked out, {others} waiting"
         f"{_waiting_holders_text(waiting_holders)})."
-        f"{holders_text(holders)} Give connections back sooner,{room} or {more_time}."
+        f"{holders_text(holders)}{_in_pairs_text(waiting_holders)} Give connections back"
+        f" sooner,{room} or {more_time}."
+    )
+
+
+def _in_pairs_text(waiting_holders: int) -> str:
+    # A larger pool, which is advised next, only makes it rarer.
+    if not waiting_holders:
+        return ""
+    return (
+        " Who waits beside a connection of his own keeps it from the others: use one session, or"
+        " give the first connection back before."
     )
 
 

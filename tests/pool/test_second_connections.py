@@ -122,7 +122,9 @@ def test_the_error_says_how_many_wait_beside_what_they_hold(maker: Maker) -> Non
     threads = [in_thread(hold_and_wait) for _ in range(2)]
     wait_for(lambda: pool._core.stats.waiting_holders == 2)
     with deadline(0.01):
-        assert "; 2 of those who wait hold a connection already)" in wait_in_vain(pool)
+        text = wait_in_vain(pool)
+    assert "; 2 of those who wait hold a connection already)" in text
+    assert "use one session, or give the first connection back before. Give" in text
     stuck.set()
     for thread in threads:
         thread.join()
