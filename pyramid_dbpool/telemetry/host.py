@@ -107,25 +107,33 @@ def _ask_all(
         for pid, place in folder.sockets()
         if pids is None or pid in pids
     ]
-    waiting = [each for each in calls if each.begin(folder)]
-    _wait(waiting, until)
+    try:
+        with selectors.DefaultSelector() as selector:
+            waiting = [each for each in calls if each.begin(folder)]
+            _wait(selector, waiting, until)
+    except OSError as error:
+        # Who has no descriptor left cannot ask; that is no silence of theirs.
+        for each in calls:
+            each.hang_up()
+        raise RunDirError(
+            f"dbpool.run_dir = {run_dir}: {error.strerror} in this process."
+        ) from error
     for each in waiting:
         each.end(timeout)
     return sorted((each.answer for each in calls if each.answer), key=lambda each: each.pid)
 
 
-def _wait(calls: list[_Call], until: float) -> None:
+def _wait(selector: selectors.BaseSelector, calls: list[_Call], until: float) -> None:
     """Have all of them go on until they are over, or the time is."""
-    with selectors.DefaultSelector() as selector:
-        for each in calls:
-            selector.register(each.fileno(), each.events, each)
-        while selector.get_map() and (left := until - monotonic()) > 0:
-            for key, _events in selector.select(left):
-                call: _Call = key.data
-                if not call.go_on():
-                    selector.unregister(key.fd)
-                elif call.events != key.events:
-                    selector.modify(key.fd, call.events, call)
+    for each in calls:
+        selector.register(each.fileno(), each.events, each)
+    while selector.get_map() and (left := until - monotonic()) > 0:
+        for key, _events in selector.select(left):
+            call: _Call = key.data
+            if not call.go_on():
+                selector.unregister(key.fd)
+            elif call.events != key.events:
+                selector.modify(key.fd, call.events, call)
 
 
 class _Call:
@@ -159,7 +167,7 @@ class _Call:
                 return False
         except (ConnectionRefusedError, FileNotFoundError):
             folder.remove_dead(self._place)
-            self._hang_up()
+            self.hang_up()
             return False
         except BlockingIOError:
             self._fail("is busy: too many ask it already")
@@ -208,7 +216,7 @@ class _Call:
             self._fail(f"says: {content.get('error', status)}")
         else:
             self.answer = Answer(self.pid, content)
-            self._hang_up()
+            self.hang_up()
 
     def end(self, timeout: float) -> None:
         """Give up, if there is no answer."""
@@ -217,9 +225,10 @@ class _Call:
 
     def _fail(self, why: str) -> None:
         self.answer = Answer(self.pid, None, why)
-        self._hang_up()
+        self.hang_up()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Close the socket."""
         if self._connected is not None:
             self._connected.close()
             self._connected = None

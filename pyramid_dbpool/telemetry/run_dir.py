@@ -96,9 +96,10 @@ class RunDir:
 
     # This process's own
 
-    def listen(self) -> Socket:
+    def listen(self) -> tuple[Socket, os.stat_result]:
         """Make this process's socket, and have it listen.
 
+        :return: the socket, and what tells it from another one in its place.
         :raises RunDirError: that is not possible.
         """
         owner = self.make()
@@ -124,18 +125,30 @@ class RunDir:
                 # Of root, in the folder of the user as whom its workers will run.
                 os.chown(new, owner, -1, follow_symlinks=False)
             listener.listen(BACKLOG)
+            made = new.lstat()
             new.rename(place)
         except OSError as error:
             listener.close()
             with suppress(OSError):
                 new.unlink()
             raise self._error(f"{place.name} cannot be made there ({_said(error)})") from error
-        return listener
+        return listener, made
 
-    def leave(self, pid: int) -> None:
-        """Take this process's name away; only for the one that has it."""
+    def has_lost(self, pid: int, made: os.stat_result) -> bool:
+        """Tell whether somebody has removed a socket's name, or the folder."""
+        try:
+            return not os.path.samestat(made, self.socket_of(pid).lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            # As of root's folder, where this process is another user by now.
+            return False
+
+    def leave(self, pid: int, made: os.stat_result) -> None:
+        """Take this process's name away, unless another one has it by now."""
         with suppress(OSError):
-            self.socket_of(pid).unlink()
+            if not self.has_lost(pid, made):
+                self.socket_of(pid).unlink()
 
     # Everybody's
 
@@ -200,7 +213,7 @@ def _listens(place: Path) -> bool:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True

@@ -96,16 +96,33 @@ class _Listener:
         self.pid = getpid()
         self.run_dir = run_dir
         self.may_ask = {0, run_dir.make()}
-        self._socket = run_dir.listen()
+        self._socket, self._made = run_dir.listen()
         # Written to when whoever serves is to stop waiting.
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.peers: dict[int, _Peer] = {}
-        self.closed = False
+        self.woken = self.closed = False
 
     def wake(self) -> None:
         """Have whoever serves stop waiting."""
         with suppress(OSError):
             os.eventfd_write(self._wakeup, 1)
+
+    def has_lost_name(self) -> bool:
+        """Tell whether nobody finds it any more: somebody has removed its name."""
+        return self.run_dir.has_lost(self.pid, self._made)
+
+    def listen_again(self) -> None:
+        """Take the place again.
+
+        :raises RunDirError: that is not possible.
+        """
+        found, made = self.run_dir.listen()
+        self._socket.close()
+        self._socket, self._made = found, made
+
+    def leave(self) -> None:
+        """Take its name away."""
+        self.run_dir.leave(self.pid, self._made)
 
     def serve_once(self) -> None:
         """Wait until something is to be done, and do it."""
@@ -119,6 +136,7 @@ class _Listener:
             if self.closed:
                 return
             if fd == self._wakeup:
+                self.woken = True
                 with suppress(OSError):
                     os.eventfd_read(self._wakeup)
             elif fd == self._socket.fileno():
@@ -248,7 +266,10 @@ class _Server:
     def start(self) -> None:
         """Answer, unless that is done already; what goes wrong is said once."""
         run_dir = self._run_dir
-        if run_dir is None or self._paused or self._is_served():
+        if run_dir is None or self._paused:
+            return
+        if self._is_served():
+            self._look_for_name()
             return
         if self._failed_in == getpid() or uwsgi_may_fork():
             return
@@ -269,6 +290,12 @@ class _Server:
     def _is_served(self) -> bool:
         served = self._served
         return served is not None and served[0].pid == getpid()
+
+    def _look_for_name(self) -> None:
+        """Have whoever serves take its place again, if somebody has cleared the folder."""
+        listener = self._listener
+        if listener is not None and listener.has_lost_name():
+            listener.wake()
 
     def _start(self, run_dir: RunDir) -> None:
         listener = self._listener = self._listener or _Listener(run_dir)
@@ -321,6 +348,7 @@ class _Server:
                     call_soon(self.start)
                     return
                 listener.serve_once()
+                self._keep_place(listener)
                 if _is_over():
                     self._leave()
                     return
@@ -330,6 +358,16 @@ class _Server:
         finally:
             if self._served == (listener, kind):
                 self._served = None
+
+    def _keep_place(self, listener: _Listener) -> None:
+        """Take the place again, if that is what it was woken for."""
+        woken, listener.woken = listener.woken, False
+        if not woken or self._paused or listener.closed or not listener.has_lost_name():
+            return
+        try:
+            listener.listen_again()
+        except RunDirError as error:
+            self._tell(error)
 
     # Forks, and the end
 
@@ -368,7 +406,7 @@ class _Server:
     def _leave(self) -> None:
         listener, self._listener, self._served = self._listener, None, None
         if listener is not None:
-            listener.run_dir.leave(listener.pid)
+            listener.leave()
             listener.close()
 
 

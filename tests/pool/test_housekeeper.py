@@ -125,6 +125,27 @@ def test_pause_stops_the_thread_and_keeps_the_tasks() -> None:
     assert done.wait(PATIENCE)
 
 
+def test_a_fork_may_come_while_the_thread_is_being_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By another thread: it is there, and cannot be waited for."""
+    keeper, ran = Housekeeper(), threading.Event()
+    start = threading.Thread.start
+
+    def forks_first(thread: threading.Thread) -> None:
+        keeper.pause()
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", forks_first)
+        keeper.call_at(0.0, ran.set)
+    wait_for(lambda: keeper._thread is None)
+    assert not ran.is_set()
+    keeper.resume()
+    keeper.start_again()
+    wait_for(ran.is_set)
+
+
 def test_threads_that_come_at_once_get_the_same_housekeeper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -173,3 +174,28 @@ def test_curl_shows_a_report(two: tuple[Asked, Asked]) -> None:
 def test_answers_are_for_machines_and_people() -> None:
     """What cannot be JSON is written as text, and never fails the answer."""
     assert b'"x": "' in answer(HTTPStatus.OK, {"x": object()})
+
+
+NO_DESCRIPTORS = """
+import os, resource, sys
+from pyramid_dbpool.telemetry.host import RunDirError, ask
+there = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (there + int(sys.argv[2]), 64))
+try:
+    ask(sys.argv[1])
+except RunDirError as error:
+    print(error)
+print(len(os.listdir("/proc/self/fd")) - there)
+"""
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_who_has_no_descriptor_left_is_told(
+    run_dir: Path, two: tuple[Asked, Asked], left: int
+) -> None:
+    """It is no process's silence; and the few that there are are given back."""
+    program = [sys.executable, "-c", NO_DESCRIPTORS, str(run_dir), str(left)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    told, leaked = done.stdout.splitlines()
+    assert told == f"dbpool.run_dir = {run_dir}: Too many open files in this process."
+    assert leaked == "0"

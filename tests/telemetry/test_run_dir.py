@@ -3,6 +3,7 @@
 import _thread
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pyramid_dbpool.telemetry import server as servers
 from pyramid_dbpool.telemetry.host import ask
 from pyramid_dbpool.telemetry.run_dir import LONGEST_PATH, RunDir, RunDirError
 from tests.support.asked import asked
+from tests.support.makers import wait_for
 from tests.support.programs import run_program
 
 LOGGER = "pyramid_dbpool.telemetry.server"
@@ -137,6 +139,70 @@ def test_the_end_takes_the_socket_away(server: Any, tmp_path: Path) -> None:
     server.end()
     assert list((tmp_path / "run").iterdir()) == []
     assert oct((tmp_path / "run").stat().st_mode)[-3:] == "700"
+
+
+def everything(folder: Path) -> None:
+    """Clear a folder away."""
+    shutil.rmtree(folder)
+
+
+def its_content(folder: Path) -> None:
+    """Clear a folder, as what tidies temporary files does."""
+    for each in folder.iterdir():
+        each.unlink()
+
+
+@pytest.mark.parametrize("clear", [everything, its_content])
+def test_a_folder_that_was_cleared_is_filled_again(
+    server: Any, tmp_path: Path, clear: Callable[[Path], None]
+) -> None:
+    """As soon as the process opens a connection."""
+    run_dir = tmp_path / "run"
+    server.answer_in(str(run_dir))
+    for _ in range(2):
+        clear(run_dir)
+        server.start()
+        wait_for((run_dir / f"{os.getpid()}.sock").exists)
+        (answer,) = ask(str(run_dir))
+        assert answer.report is not None
+    server.end()
+    assert list(run_dir.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_taken_again_is_said_once(
+    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it is tried again, until it can."""
+    run_dir = tmp_path / "run"
+    server.answer_in(str(run_dir))
+    everything(run_dir)
+    run_dir.touch()
+    for _ in range(3):
+        server.start()
+        wait_for(lambda: warnings(caplog) != [])
+    assert ["it is no folder" in each for each in warnings(caplog)] == [True]
+    run_dir.unlink()
+    server.start()
+    wait_for((run_dir / f"{os.getpid()}.sock").exists)
+    assert ask(str(run_dir))[0].report is not None
+
+
+def test_who_has_the_place_by_now_keeps_it(server: Any, tmp_path: Path) -> None:
+    """As of another container, after the folder was cleared."""
+    server.answer_in(str(tmp_path / "run"))
+    with asked(tmp_path / "run") as other:
+        os.rename(other.socket, tmp_path / "run" / f"{os.getpid()}.sock")
+        server.end()
+        assert ask(str(tmp_path / "run"))[0].report is not None
+
+
+def test_what_no_process_can_have_left_stops_nobody(server: Any, tmp_path: Path) -> None:
+    """No process has such a number."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o700)
+    (run_dir / f".{10**20}.new").touch()
+    server.answer_in(str(run_dir))
+    assert [each.pid for each in ask(str(run_dir))] == [os.getpid()]
 
 
 def test_another_process_with_this_number_keeps_its_place(
