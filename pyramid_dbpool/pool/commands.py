@@ -128,12 +128,15 @@ class Commands:
                 self._opener.resume_locked()
             # Also if it is not paused: what an interrupt has left undone is done now.
             line.resume(now)
-        self._opener.replan()
-        if pause is not None and tells:
-            lasted = now - pause.since
-            text = resumed_text(self._name, by, pause, lasted, waiting)
-            numbers = {"seconds": lasted, "waiting": waiting}
-            tell(log, Kind.RESUME, text, self._name, by=by, paused_by=pause.by, **numbers)
+        try:
+            # Before it is told of: callers wait for that, and not for the log.
+            self._opener.replan()
+        finally:
+            if pause is not None and tells:
+                lasted = now - pause.since
+                text = resumed_text(self._name, by, pause, lasted, waiting)
+                numbers = {"seconds": lasted, "waiting": waiting}
+                tell(log, Kind.RESUME, text, self._name, by=by, paused_by=pause.by, **numbers)
 
 
 def checked_name(by: object) -> str:

@@ -727,6 +727,19 @@ def test_a_command_whose_line_in_the_log_is_interrupted_is_done(
     assert pool._core.line.total == {"shrink": 1}.get(name, 0)
 
 
+def test_a_resume_that_is_interrupted_as_it_opens_is_told_of(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under gevent whoever starts a thread may be killed there; and the pool is resumed."""
+    pool = ManagedPool(maker, 1, 0, background=True)
+    pool.pause()
+    strikes = functools.partial(
+        interrupted_once, monkeypatch, pool._core.opener, "launch", pool.resume
+    )
+    assert len(told(Kind.RESUME, strikes)) == 1
+    assert not pool.paused
+
+
 @BOTH
 def test_a_resume_that_was_interrupted_is_done_by_the_next_one(
     maker: Maker, monkeypatch: pytest.MonkeyPatch, background: bool

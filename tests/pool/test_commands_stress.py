@@ -1,12 +1,20 @@
-"""Random commands to a pool that threads use, and what must hold at the end."""
+"""Random commands to a pool that threads or greenlets use, and what must hold at the end."""
 
 # mypy: ignore-errors
 
 import functools
 import gc
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import suppress
 
 import pytest
+from sqlalchemy import exc
 
 from pyramid_dbpool.pool.managed import ManagedPool
 from tests.pool.test_commands_anywhere import whole
@@ -30,8 +38,10 @@ class Load:
     def command(self):
         """Tell the pool anything."""
         rng, pool = self.rng, self.pools[-1]
-        name = rng.choice(("refresh", "resize", "resize", "pause", "resume", "resume", "failing"))
-        if name == "resize":
+        name = rng.choice((*("refresh", "resize", "pause", "resume") * 2, "failing", "view"))
+        if name == "view":
+            pool.view()
+        elif name == "resize":
             pool.resize(rng.randint(1, 6), rng.randint(0, 3), by="the test")
         elif name == "failing":
             self.server.failing = not self.server.failing and rng.random() < 0.3
@@ -43,6 +53,37 @@ class Load:
             self.replace()
         else:
             getattr(pool, name)("the test")
+
+    def fork(self):
+        """Fork in the middle of it all, and have the child use a pool of its own."""
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0, "a child failed"
+            return
+        signal.alarm(int(PATIENCE))
+        try:
+            self.serve_in_child()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+
+    def serve_in_child(self):
+        """Be served by the pool of a child, and leave the parent's connections alone."""
+        # Another thread of the parent's may have it.
+        self.server.lock, self.server.failing = threading.Lock(), False
+        theirs = [each for each in self.server.connections if not each.closed]
+        pool = self.pools[-1]
+        pool.resize(2, 0)
+        pool.resume()
+        served = 0
+        while not served:
+            with suppress(exc.TimeoutError, exc.OperationalError, ConnectionError):
+                pool.connect().close()
+                served += 1
+        pool.pause()
+        gc.collect()
+        wait_for(lambda: not pool._core.line.total)
+        assert not any(each.closed for each in theirs)
 
     def is_closed(self):
         """Tell whether the pool holds nothing."""
@@ -82,11 +123,13 @@ class Load:
         assert not self.server.open
 
 
-def under_load(commands, **arguments):
+def under_load(commands, forks=0, **arguments):
     """Give so many commands to a pool in use."""
     load = Load(commands, **arguments)
-    for _ in range(commands):
+    for number in range(commands):
         load.command()
+        if forks and number % (commands // forks) == 0:
+            load.fork()
         # Not all of them before the callers have begun.
         done = load.crowd.did.total()
         wait_for(lambda: load.pools[-1].paused or load.crowd.did.total() != done)  # noqa: B023
@@ -101,7 +144,7 @@ SETTINGS = pytest.mark.parametrize(
 @SETTINGS
 def test_a_few_commands_to_a_pool_in_use(arguments):
     """The books are right, and nobody hangs."""
-    under_load(30, **arguments)
+    under_load(30, forks=2, **arguments)
 
 
 @pytest.mark.slow
@@ -109,4 +152,38 @@ def test_a_few_commands_to_a_pool_in_use(arguments):
 @SETTINGS
 def test_a_thousand_commands_to_a_pool_in_use(arguments):
     """The books are right, and nobody hangs."""
-    under_load(1000, **arguments)
+    under_load(1000, forks=40, **arguments)
+
+
+GREENLETS = """
+import gevent.monkey; gevent.monkey.patch_all()
+import gevent, sys
+from tests.pool import test_commands_stress as stress
+
+class Killed(BaseException): pass
+
+class Load(stress.Load):
+    def command(self):
+        # In the middle of what it does, or of what it waits for.
+        command = gevent.spawn(super().command)
+        if self.rng.random() < 0.5:
+            gevent.sleep(self.rng.choice((0, 0, 0.0001, 0.001)))
+            command.kill(Killed)
+        else:
+            command.get()
+
+stress.Load = Load
+stress.under_load(int(sys.argv[1]), **(stress.EVERYTHING if sys.argv[2] == "all" else {}))
+print("at rest")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["bare", "all"])
+def test_many_commands_that_are_killed_among_greenlets(how):
+    """The books are right, and nobody hangs."""
+    pytest.importorskip("gevent")
+    command = [sys.executable, "-c", GREENLETS, "500", how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert "at rest" in done.stdout, done.stdout + done.stderr
