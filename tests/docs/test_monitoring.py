@@ -126,8 +126,8 @@ def test_the_dashboard_s_queries_can_be_read(promtool: str, tmp_path: Path) -> N
 def test_each_metric_is_in_the_page_s_table() -> None:
     """With its unit, and nothing else is."""
     rows = re.findall(
-        r"\* - ``(\w+)``\n +- (\w+)\n +- ([\w ]+)\n +- (.+)\n",
-        (ROOT / "docs/windows.rst").read_text(),
+        r"\* - ``(\w+)``\n +- (\w+), ([\w ]+): (.+)\n",
+        (ROOT / "docs/metrics.rst").read_text(),
     )
     told = families({1: reports.report(1)})
     names = {(family.name + ("_total" if family.type == "counter" else "")) for family in told}
