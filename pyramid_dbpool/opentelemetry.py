@@ -11,7 +11,7 @@ Nothing is measured: what the pools have counted anyway is read when a reader co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -45,7 +45,6 @@ from .telemetry.report import process_report
 __all__ = ["instrument"]
 
 Attributes = dict[str, str]
-Callback = Callable[[CallbackOptions], Iterable[Observation]]
 Counted = tuple[list[int], float]
 
 # Those that show the pools already: twice, each pool would be there twice.

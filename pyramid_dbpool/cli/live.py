@@ -10,8 +10,7 @@ from typing import Any
 
 from ..clock import sleep
 from ..telemetry.host import Answer
-from ..telemetry.report import where_text
-from ..telemetry.wording import counted
+from ..telemetry.wording import counted, where_text
 from .asking import advice, answers, chosen, run_dir
 from .errors import FAILED, OK, complain
 from .tables import print_json

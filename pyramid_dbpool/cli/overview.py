@@ -12,7 +12,7 @@ from typing import Any
 
 from ..telemetry.host import Answer
 from ..telemetry.numbers import merged, minus, quantile
-from ..telemetry.report import where_text
+from ..telemetry.wording import where_text
 from .wording import duration
 
 __all__ = ["SORTS", "Overview", "People", "Row", "Times", "overview"]
@@ -223,13 +223,15 @@ def _people(reports: Iterable[Report], kind: str) -> list[People]:
         for pool in report["pools"]:
             for each in pool.get(kind, ()):
                 groups.setdefault((each["label"], pool["name"]), []).append(each)
+    totals = {key: sum(each["seconds"] for each in of) for key, of in groups.items()}
     found = []
     for (label, pool_name), each_of in groups.items():
         longest = max(each_of, key=lambda each: float(each["seconds"]))
         where = where_text(longest)
         holding = sum(bool(each.get("holds")) for each in each_of)
         found.append(People(label, pool_name, len(each_of), longest["seconds"], where, holding))
-    return sorted(found, key=lambda each: (-each.count * each.seconds, each.label))
+    # As in the pool's own errors: what has kept most from others comes first.
+    return sorted(found, key=lambda each: (-totals[each.label, each.pool], each.label))
 
 
 def _notes(report: Report) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..pool.leases import Group, groups
+from ..pool.stats import Holder
 from ..telemetry.wording import counted, duration
 
 __all__ = ["Finding", "HostPool", "Overview", "is_full"]
@@ -94,6 +95,10 @@ class HostPool:
     def holders(self) -> list[tuple[Report, Mapping[str, Any]]]:
         """List who holds a connection and in which process, the longest first."""
         return self._people("holders")
+
+    def held_by(self) -> list[Group]:
+        """Group the holders by their labels, in the order of the pool's own errors."""
+        return groups(Holder(one["label"], float(one["seconds"])) for _, one in self.holders())
 
     def waiters(self) -> list[tuple[Report, Mapping[str, Any]]]:
         """List who waits for a connection and in which process, the longest first."""
@@ -283,12 +288,13 @@ def _exhausted(pool: HostPool) -> Iterator[Finding]:
     if not _is_felt(hit):
         return
     text = f"{_name(pool, start=True)} is exhausted: {_lines(hit)}"
-    holders = Counter(one["label"] for _report, one in hit.holders())
-    if holders:
-        (label, most), *others = holders.most_common(NAMED)
-        text += f"; {label} holds {most} of {hit.capacity}"
+    held = hit.held_by()[:NAMED]
+    if held:
+        most = held[0].connections
+        text += f"; {held[0].label} holds {most} of {hit.capacity}"
         # Of a pair that waits for each other, either is to blame.
-        text += "".join(f", {label} {count}" for label, count in others if 3 * count >= most)
+        much = [each for each in held[1:] if 3 * each.connections >= most]
+        text += "".join(f", {each.label} {each.connections}" for each in much)
     yield Finding(BAD, f"exhausted {pool.key}", text, _join(_where(hit, pool), _deadlock(hit)))
 
 

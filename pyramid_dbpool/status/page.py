@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -15,7 +14,7 @@ from typing import Any
 from ..telemetry.numbers import quantile
 from ..telemetry.wording import counted, duration
 from .elements import Element, el, html
-from .overview import Finding, HostPool, Overview, is_full
+from .overview import NAMED, Finding, HostPool, Overview, is_full
 
 __all__ = ["POLICY", "content", "document", "numbers"]
 
@@ -152,8 +151,7 @@ def _card(pool: HostPool, path: str | None) -> Element:
     used, capacity, waiting = pool.total("leased"), pool.capacity, pool.total("waiting")
     of = "" if capacity is None else f"of {capacity}"
     state = "bad" if waiting and any(is_full(part) for _report, part in pool.parts) else ""
-    by = Counter(one["label"] for _report, one in pool.holders()).most_common(3)
-    who = ", ".join(f"{label} holds {count}" for label, count in by)
+    who = ", ".join(f"{each.label} holds {each.connections}" for each in pool.held_by()[:NAMED])
     idle, opening = pool.total("idle"), pool.total("opening")
     rest = f"{idle} idle" + (f", {opening} being opened" if opening else "")
     return el(

@@ -8,7 +8,7 @@
 - `report`: what a process says of its pools, as JSON has it.
 - `numbers`: quantiles, sums and differences of the histograms in it.
 - `metrics`: names each number that a monitoring system is told, once.
-- `wording`: counts and durations in words.
+- `wording`: what the windows say alike.
 
 Nothing is written, sent or kept warm while nobody looks.
 """

@@ -6,14 +6,9 @@ from collections.abc import Iterable, Mapping
 from operator import add, sub
 from typing import Any
 
-__all__ = ["count", "merged", "minus", "quantile"]
+__all__ = ["merged", "minus", "quantile"]
 
 Histogram = Mapping[str, Any]
-
-
-def count(histogram: Histogram) -> int:
-    """Say how many durations a histogram has."""
-    return sum(histogram["counts"])
 
 
 def quantile(histogram: Histogram, q: float) -> float | None:

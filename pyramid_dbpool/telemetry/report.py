@@ -26,7 +26,7 @@ from ..pool.managed import ManagedPool
 from ..pool.stats import HistogramSnapshot, PoolSnapshot
 from ..pool.view import PoolView
 
-__all__ = ["VERSION", "process_report", "where_text"]
+__all__ = ["VERSION", "process_report"]
 
 VERSION = 1
 
@@ -56,19 +56,6 @@ def process_report(*, stacks: bool = True, after: int = 0) -> dict[str, Any]:
         "pools": [_pool(made, stacks=stacks) for made in engines],
         "events": [_event(each) for each in recent(after)],
     }
-
-
-def where_text(person: Mapping[str, Any]) -> str:
-    """Say where in the code somebody is who holds or waits, in a report's words; empty: unknown.
-
-    :param person: one of a pool's `holders` or `waiters`.
-    """
-    if person.get("over"):
-        taken = person.get("taken")
-        place = f"; it was taken in {taken[0]}" if taken else ""
-        return f"has ended without giving it back{place}"
-    stack = person.get("stack")
-    return f"now in {stack[0]}" if stack else ""
 
 
 def _name(engines: list[ProcessEngine]) -> str:

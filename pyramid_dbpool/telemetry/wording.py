@@ -1,8 +1,11 @@
-"""Counts and durations as people read them, in all windows that have room for words."""
+"""What the windows say alike: counts, durations, and where somebody is."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "duration"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["counted", "duration", "where_text"]
 
 # Up to so many seconds, in which unit, and how many of those a second has.
 _UNITS = ((0.9995, "ms", 1000.0), (119.5, "s", 1.0), (5970.0, "min", 1 / 60))
@@ -36,3 +39,16 @@ def _digits(value: float, unit: str) -> int:
     if not value or unit == "min" or value >= 9.95:
         return 0
     return 2 if value < 0.995 else 1
+
+
+def where_text(person: Mapping[str, Any]) -> str:
+    """Say where in the code somebody is who holds or waits, in a report's words; empty: unknown.
+
+    :param person: one of a pool's `holders` or `waiters`.
+    """
+    if person.get("over"):
+        taken = person.get("taken")
+        place = f"; it was taken in {taken[0]}" if taken else ""
+        return f"has ended without giving it back{place}"
+    stack = person.get("stack")
+    return f"now in {stack[0]}" if stack else ""

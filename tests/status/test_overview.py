@@ -50,6 +50,13 @@ def test_an_exhausted_pool_names_who_holds_it() -> None:
     assert more == ""
 
 
+def test_a_leak_is_named_before_what_is_merely_busy() -> None:
+    """As in the errors of the pool: many short holds hide none that has no end."""
+    holders = [holder("GET route 'keep' (ended)", 3600.0), *[holder(BUSY, 0.5)] * 9]
+    text = verdict(exhausted(holders=holders))[1]
+    assert text.endswith(f"GET route 'keep' (ended) holds 1 of 10, {BUSY} 9")
+
+
 def test_an_exhausted_pool_names_each_who_holds_much_of_it() -> None:
     """Of two that wait for each other neither alone is to blame."""
     holders = [holder("GET route 'order'")] * 6 + [holder("GET route 'invoice'")] * 3 + [holder()]
