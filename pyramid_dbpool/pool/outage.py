@@ -153,7 +153,7 @@ def pause_before(number: int, longest: float, chance: Callable[[], float] = by_c
     return pause * (1 + chance()) / 2
 
 
-class _Line(NamedTuple):
+class _LogLine(NamedTuple):
     kind: Kind
     text: str
     fields: dict[str, Field]
@@ -180,7 +180,7 @@ class OutageLog:
         self._since = 0.0
         self._apps = False
         self._refused = 0
-        self._lines: deque[_Line] = deque()
+        self._lines: deque[_LogLine] = deque()
 
     def note(self, outage: Outage | None, now: float) -> None:
         """See whether an outage begins or is over."""
@@ -200,7 +200,7 @@ class OutageLog:
                 if away
                 else refused_text(self._explain(outage))
             )
-            self._lines.append(_Line(Kind.OUTAGE, text, {"reason": outage.kind.value}))
+            self._lines.append(_LogLine(Kind.OUTAGE, text, {"reason": outage.kind.value}))
         self._said = kind
 
     def answered(self, now: float) -> None:
@@ -214,7 +214,7 @@ class OutageLog:
     def _say_back(self, lasted: float, text: str) -> None:
         reason = None if self._said is None else self._said.value
         fields = {"reason": reason, "seconds": lasted, "refused": self._refused}
-        self._lines.append(_Line(Kind.BACK, text, fields))
+        self._lines.append(_LogLine(Kind.BACK, text, fields))
 
     def refused(self, count: int = 1) -> None:
         """Count callers who got no connection in this outage."""

@@ -118,8 +118,9 @@ class Attempts(Generic[M]):
         if isinstance(said, CommitUnknown):
             return database_is_back if self.repeatable else None
         if isinstance(said, sa_exc.TimeoutError):
-            paused = isinstance(said, PoolTimeout) and said.paused
-            return PoolIsResumed(self.stop, self._is_paused) if paused else PauseIsOver(self.stop)
+            if isinstance(said, PoolTimeout) and said.paused:
+                return PoolIsResumed(self.stop, self._is_paused, said)
+            return PauseIsOver(self.stop)
         if isinstance(said, StaleDataError):
             return OthersArePast(self.stop)
         if (refusal := self._write_refusal_of(said, outcome)) is not None:

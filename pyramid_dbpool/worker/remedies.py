@@ -12,6 +12,7 @@ from ..drivers.driver_errors import driver_text
 from ..engines.write_outage import WriteOutage
 from ..errors import DatabaseUnavailable, PoolTimeout
 from ..events import Kind, tell
+from ..pool.options import pool_text
 from ..pool.outage import pause_before
 from ..stopping import Stop
 
@@ -107,14 +108,16 @@ class PoolIsResumed(Remedy):
     """An operator has resumed the pool that he had paused.
 
     :param is_paused: tells whether it is paused still.
+    :param refusal: what the pool has said.
     """
 
     awaited = "the pool is resumed"
     counts = False
 
-    def __init__(self, stop: Stop, is_paused: Callable[[], bool]) -> None:
+    def __init__(self, stop: Stop, is_paused: Callable[[], bool], refusal: PoolTimeout) -> None:
         super().__init__(stop)
         self.is_paused = is_paused
+        self.refusal = refusal
 
     def wait(self, tries: int) -> bool:
         """Wait for it."""
@@ -124,7 +127,9 @@ class PoolIsResumed(Remedy):
             if not self.is_paused():
                 return True
             if said.is_due(monotonic()):
-                log.warning("waiting: the pool is still paused")
+                name, kind = self.refusal.pool_name, type(self.refusal).__name__
+                text = f"waiting: {pool_text(name)} is still paused; `pdbpool resume` ends that"
+                tell(log, Kind.WAITING, text, name, reason=kind)
         return False
 
 

@@ -177,7 +177,10 @@ def test_a_pool_that_is_full_when_the_database_is_back_is_waited_for(
 
 
 def test_a_pool_that_is_paused_is_waited_for(
-    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    happened: Happened,
 ) -> None:
     """However often: that is no try of the message's."""
     worker, numbers = Worker(sqlite_url, **{"sqlalchemy.pool_timeout": "10ms"}), []
@@ -195,7 +198,9 @@ def test_a_pool_that_is_paused_is_waited_for(
     worker.run("a", max_tries=1)
     assert (worker.acked, worker.failed, worker.stored()) == (["a"], [], ["a"])
     assert "waiting until the pool is resumed: PoolTimeout: pool 'default': no conn" in caplog.text
-    assert "waiting: the pool is still paused" in caplog.text
+    waiting = happened(Kind.WAITING)[0]
+    assert waiting.text.startswith("waiting: pool 'default' is still paused; `pdbpool resume`")
+    assert waiting.fields == {"reason": "PoolTimeout"}
     assert len(numbers) == 9
 
 
