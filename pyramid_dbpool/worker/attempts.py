@@ -109,6 +109,11 @@ class Attempts(Generic[M]):
             return OthersArePast(self.stop) if outcome.transient else None
         return self._remedy_of(said, outcome)
 
+    def _remedy_of_timeout(self, said: sa_exc.TimeoutError) -> Remedy:
+        if isinstance(said, PoolTimeout) and said.paused:
+            return PoolIsResumed(self.stop, self._is_paused, said)
+        return PauseIsOver(self.stop)
+
     def _note(self, outcome: Outcome, error: Exception) -> None:
         # The handler may swallow it, and meet an error that does not say what it was.
         outcome.transient = outcome.transient or self._remedy_of(error, outcome) is not None
@@ -118,9 +123,7 @@ class Attempts(Generic[M]):
         if isinstance(said, CommitUnknown):
             return database_is_back if self.repeatable else None
         if isinstance(said, sa_exc.TimeoutError):
-            if isinstance(said, PoolTimeout) and said.paused:
-                return PoolIsResumed(self.stop, self._is_paused, said)
-            return PauseIsOver(self.stop)
+            return self._remedy_of_timeout(said)
         if isinstance(said, StaleDataError):
             return OthersArePast(self.stop)
         if (refusal := self._write_refusal_of(said, outcome)) is not None:
