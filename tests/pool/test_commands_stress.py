@@ -136,11 +136,14 @@ def under_load(commands, forks=0, **arguments):
     load.end()
 
 
+# Python 3.12 and later warn of each, for there are the threads of the callers.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 SETTINGS = pytest.mark.parametrize(
     "arguments", [{}, {"use_lifo": True, "liveness": True}, EVERYTHING]
 )
 
 
+@FORKS
 @SETTINGS
 def test_a_few_commands_to_a_pool_in_use(arguments):
     """The books are right, and nobody hangs."""
@@ -149,6 +152,7 @@ def test_a_few_commands_to_a_pool_in_use(arguments):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@FORKS
 @SETTINGS
 def test_a_thousand_commands_to_a_pool_in_use(arguments):
     """The books are right, and nobody hangs."""

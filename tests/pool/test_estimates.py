@@ -42,6 +42,13 @@ def test_it_is_as_long_as_the_server_was_away_or_full(
     assert seconds_to_wait(dataclasses.replace(seen, outage_seconds=lasted)) == seconds
 
 
+def test_it_is_as_long_as_the_pool_was_paused(seen: PoolSnapshot) -> None:
+    """Whatever was known of the server before."""
+    paused = dataclasses.replace(seen, paused_seconds=12.5)
+    assert seconds_to_wait(paused) == 13
+    assert seconds_to_wait(dataclasses.replace(paused, outage_seconds=40.0)) == 13
+
+
 def test_the_longer_the_line_the_later(seen: PoolSnapshot) -> None:
     """The estimate: those who wait, at the pace of the holds, over the connections."""
     assert seconds_to_wait(seen) == 1
