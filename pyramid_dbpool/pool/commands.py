@@ -238,7 +238,8 @@ def paused_text(pool_name: str | None, by: str, leased: int, waiting: int) -> st
 def resumed_text(pool_name: str | None, by: str, pause: Pause, lasted: float, waiting: int) -> str:
     """Say in the log that a pause is over."""
     callers = "1 caller who waits is" if waiting == 1 else f"{waiting} callers who wait are"
+    served = f"; {callers} served" if waiting else ""
     return (
-        f"{pool_text(pool_name)}: resumed by {by}, {lasted:.1f} s after {pause.by} had paused it;"
-        f" {callers} served."
+        f"{pool_text(pool_name)}: resumed by {by}, {lasted:.1f} s after {pause.by} had paused it"
+        f"{served}."
     )

@@ -279,7 +279,7 @@ SETTINGS: tuple[Setting, ...] = (
         scope="app",
         off=None,
     ),
-    # Of the live page.
+    # Of the windows: the live page, the processes' sockets, the metrics.
     own(
         "status_route",
         "path",

@@ -828,8 +828,7 @@ def test_each_command_says_who_asked_and_what_becomes_of_it(
     ]
     assert lines[3] == (
         "WARNING",
-        "pool 'main': resumed by the app's own code, 0.0 s after ann root had paused it; 0 callers"
-        " who wait are served.",
+        "pool 'main': resumed by the app's own code, 0.0 s after ann root had paused it.",
     )
     kinds = [each.kind for each in events.recent()][-4:]
     assert kinds == [Kind.REFRESH, Kind.RESIZE, Kind.PAUSE, Kind.RESUME]
