@@ -13,7 +13,7 @@ from ..telemetry.host import Answer, RunDirError
 from .errors import Failed, Misconfigured
 from .ini import read
 
-__all__ = ["advice", "answers", "chosen", "run_dir"]
+__all__ = ["advice", "answers", "chosen", "run_dir", "with_pool"]
 
 SETTING = "dbpool.run_dir"
 # Seconds that processes may take to answer.
@@ -72,6 +72,22 @@ def chosen(found: Sequence[Answer], pids: Sequence[int] | None) -> list[Answer]:
         there = ", ".join(str(each.pid) for each in found)
         raise Failed(f"no process {', '.join(map(str, missing))} answers here; there are {there}.")
     return [each for each in found if not pids or each.pid in pids]
+
+
+def with_pool(found: Sequence[Answer], pool: str | None) -> list[Answer]:
+    """Return the processes that have a pool of this name, and those that do not say.
+
+    :param pool: None: any.
+    :raises Failed: none has it, and others they have.
+    """
+    there = sorted({name for each in found for name in _names(each)})
+    if pool is not None and there and pool not in there:
+        raise Failed(f"no process has a pool {pool!r}; there are {', '.join(there)}.")
+    return [each for each in found if each.report is None or pool in (None, *_names(each))]
+
+
+def _names(answer: Answer) -> list[str]:
+    return [pool["name"] for pool in answer.report["pools"]] if answer.report else []
 
 
 def advice(pid: int, why: str) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import re
 from collections.abc import Sequence
 
 from ..telemetry import host
 from ..telemetry.host import Answer, RunDirError
 from . import asking
-from .asking import advice, answers, chosen, run_dir
+from .asking import advice, answers, chosen, run_dir, with_pool
 from .errors import FAILED, OK, Failed, Misconfigured, complain
 from .tables import print_json, print_table
 
 __all__ = ["command"]
 
+# What stands over the pools that have done it.
+DONE = {"refresh": "Refreshed", "resize": "Resized", "pause": "Paused", "resume": "Resumed"}
 # What may stand in a log's line; a name of a user can be anything.
 _STRANGE = re.compile(r"[^\w.@-]+", re.ASCII)
 # Letters of a user's name.
@@ -31,9 +34,8 @@ def command(args: argparse.Namespace) -> int:
         if not arguments:
             raise Misconfigured("resize needs --size N, --max-overflow N, or both.")
     folder = run_dir(args)
-    pids = _with_pool(
-        chosen(answers(folder, timeout=args.timeout, stacks=False), args.pid), args.pool
-    )
+    asked = chosen(answers(folder, timeout=args.timeout, stacks=False), args.pid)
+    pids = [each.pid for each in with_pool(asked, args.pool)]
     try:
         found = host.command(
             folder,
@@ -46,29 +48,11 @@ def command(args: argparse.Namespace) -> int:
         )
     except RunDirError as error:
         raise Failed(str(error)) from None
-    _tell(found, args.format)
+    _tell(found, args.name, args.format)
     return FAILED if any(each.silent is not None for each in found) else OK
 
 
-def _with_pool(found: Sequence[Answer], pool: str | None) -> list[int]:
-    """Return the processes that have a pool of this name, and those that do not say.
-
-    :raises Failed: none has.
-    """
-    names = {each.pid: _names(each) for each in found}
-    having = [pid for pid, known in names.items() if known is None or pool in (None, *known)]
-    if pool is not None and not any(pool in (known or ()) for known in names.values()):
-        there = sorted({name for known in names.values() for name in known or ()})
-        if there:
-            raise Failed(f"no process has a pool {pool!r}; there are {', '.join(there)}.")
-    return having
-
-
-def _names(answer: Answer) -> list[str] | None:
-    return None if answer.report is None else [pool["name"] for pool in answer.report["pools"]]
-
-
-def _tell(found: Sequence[Answer], form: str) -> None:
+def _tell(found: Sequence[Answer], name: str, form: str) -> None:
     if form == "json":
         print_json(
             [{"pid": each.pid, "answer": each.report, "silent": each.silent} for each in found]
@@ -76,7 +60,7 @@ def _tell(found: Sequence[Answer], form: str) -> None:
     else:
         rows = [(str(each.pid), _answer(each)) for each in found if each.report is not None]
         if rows:
-            print_table([("PID", "Pools"), *rows])
+            print_table([("PID", DONE[name]), *rows])
     for each in found:
         if each.silent is not None:
             complain(f"pid {each.pid} {advice(each.pid, each.silent)}.")
@@ -90,7 +74,8 @@ def _answer(answer: Answer) -> str:
 def _by() -> str:
     """Say who asks, for the log of the processes."""
     try:
-        user = getpass.getuser()
+        # "root" does not say who it was, and sudo does.
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
         # A container's user has no name.
         user = "somebody"

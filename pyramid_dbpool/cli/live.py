@@ -11,7 +11,7 @@ from typing import Any
 from ..clock import sleep
 from ..telemetry.host import Answer
 from ..telemetry.wording import counted, where_text
-from .asking import advice, answers, chosen, run_dir
+from .asking import advice, answers, chosen, run_dir, with_pool
 from .errors import FAILED, OK, complain
 from .tables import print_json
 from .wording import clock_text, duration
@@ -48,7 +48,8 @@ class _Person:
 
 def stacks(args: argparse.Namespace) -> int:
     """Show who holds and who waits for a connection, and where in the code each is now."""
-    found = chosen(answers(run_dir(args), timeout=args.timeout), args.pid)
+    asked = chosen(answers(run_dir(args), timeout=args.timeout), args.pid)
+    found = with_pool(asked, args.pool)
     holders, waiters = (_people(found, kind, args.pool) for kind in ("holders", "waiters"))
     if args.format == "json":
         print_json(
@@ -129,6 +130,9 @@ def events(args: argparse.Namespace) -> int:
     folder = run_dir(args)
     heard: dict[int, int] = {}
     found = chosen(answers(folder, timeout=args.timeout, stacks=False), args.pid)
+    # Who misspells it would wait for what never comes; that of a pool that is gone stays.
+    if not any(event["pool"] == args.pool for event in _new(found, {})):
+        with_pool(found, args.pool)
     _print_events(found, heard, args)
     code = _told_of_silent(found)
     while args.follow:

@@ -89,19 +89,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_parser(commands: _Commands, name: str, does: str) -> argparse.ArgumentParser:
+    """Make the parser of a command, whose own help says what it does, too."""
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+
+
 def _add_configuration(commands: _Commands) -> None:
-    listing = commands.add_parser("settings", help="list every setting")
+    listing = _add_parser(commands, "settings", "list every setting")
     listing.set_defaults(run=list_settings)
     _add_format(listing, "rst")
-    showing = commands.add_parser(
-        "show", help="show the settings that hold for each pool, and where each comes from"
+    showing = _add_parser(
+        commands, "show", "show the settings that hold for each pool, and where each comes from"
     )
     showing.set_defaults(run=show)
     _add_file(showing)
     _add_format(showing)
-    checking = commands.add_parser(
+    checking = _add_parser(
+        commands,
         "check",
-        help="check the settings of an ini file, connect once to each database, and compare what"
+        "check the settings of an ini file, connect once to each database, and compare what"
         " its server allows with what can be opened",
     )
     checking.set_defaults(run=check)
@@ -113,8 +119,8 @@ def _add_configuration(commands: _Commands) -> None:
 
 
 def _add_live(commands: _Commands) -> None:
-    watching = commands.add_parser(
-        "top", help="watch all pools of all processes of this host; ? shows the keys"
+    watching = _add_parser(
+        commands, "top", "watch all pools of all processes of this host; ? shows the keys"
     )
     watching.set_defaults(run=top)
     _add_processes(watching)
@@ -129,14 +135,14 @@ def _add_live(commands: _Commands) -> None:
         "--sort", choices=[*SORTS], default="w", help="waiting, used, hold or pid first"
     )
     _add_format(watching)
-    stacking = commands.add_parser(
-        "stacks", help="show who holds and who waits for a connection, and where in the code"
+    stacking = _add_parser(
+        commands, "stacks", "show who holds and who waits for a connection, and where in the code"
     )
     stacking.set_defaults(run=stacks)
     _add_processes(stacking)
     _add_choice(stacking)
     _add_format(stacking)
-    telling = commands.add_parser("events", help="list what happened to the pools")
+    telling = _add_parser(commands, "events", "list what happened to the pools")
     telling.set_defaults(run=events)
     _add_processes(telling)
     _add_choice(telling)
@@ -151,7 +157,7 @@ def _add_commands(commands: _Commands) -> None:
         ("pause", "hand out no connection; callers wait, as long as they are patient"),
         ("resume", "hand out connections again"),
     ):
-        telling = commands.add_parser(name, help=text)
+        telling = _add_parser(commands, name, text)
         telling.set_defaults(run=command, name=name)
         _add_processes(telling)
         _add_choice(telling)

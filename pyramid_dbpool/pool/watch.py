@@ -149,7 +149,7 @@ class LeaseWatch:
                     self._name,
                     label=holder.label,
                     seconds=holder.held_seconds,
-                    place=here,
+                    place=here.removeprefix("and "),
                 )
 
     def _place_of(self, lease: Lease, where: Mapping[int, str]) -> str:

@@ -231,7 +231,9 @@ class Overview:
             if event["kind"] in _FELT and self.at - event["at"] < RECENT:
                 recent.setdefault((event["kind"], event["pool"]), []).append(event)
         for (kind, pool), found in recent.items():
-            first, others = found[0], len(found) - 1
+            # A line stands for those that were left out since the one before it, too.
+            others = sum(1 + (each["fields"].get("left_out") or 0) for each in found) - 1
+            first = found[0]
             ago = duration(max(0.0, self.at - first["at"]))
             text = f"{_pool(pool, start=True)} {_FELT[kind]} {ago} ago"
             text += f", and {others} more in the last minute" if others else ""

@@ -41,27 +41,23 @@ def process_report(*, stacks: bool = True, after: int = 0) -> dict[str, Any]:
     :param after: only the events with a higher number.
     """
     engines = registry.process_engines()
+    # As in the server's list of sessions, of the first pool.
+    given = engines[0].settings.options.application_name if engines else None
     return {
         "version": VERSION,
         "package": _package(),
         "pid": os.getpid(),
         "started_at": _started_at(os.getpid()),
         "at": time.time(),
-        "app": app_name(),
+        "app": given or app_name(),
         "role": role(),
-        "name": _name(engines),
+        "name": application_name(given),
         "program": program(),
         "host": platform.node(),
         "engines": len(engines),
         "pools": [_pool(made, stacks=stacks) for made in engines],
         "events": [_event(each) for each in recent(after)],
     }
-
-
-def _name(engines: list[ProcessEngine]) -> str:
-    """Return the name that the server's list of sessions has, of the first pool."""
-    given = engines[0].settings.options.application_name if engines else None
-    return application_name(given)
 
 
 def _pool(made: ProcessEngine, *, stacks: bool) -> dict[str, Any]:

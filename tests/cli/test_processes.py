@@ -10,15 +10,21 @@ from tests.support.answering import Answering
 from tests.support.reports import pool, report
 
 
-@pytest.mark.parametrize("command", ["refresh", "pause", "resume"])
-def test_a_command_reaches_all_processes(run: Run, answering: Answering, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [("refresh", "Refreshed"), ("pause", "Paused"), ("resume", "Resumed")],
+)
+def test_a_command_reaches_all_processes(
+    run: Run, answering: Answering, command: str, done: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And says who asks."""
+    monkeypatch.delenv("SUDO_USER", raising=False)
     answering.add(report(4711, [pool(), pool("replica")]))
     answering.add(report(4712))
     said = run(command, "--run-dir", answering.folder)
     assert (said.code, said.err) == (0, "")
     assert [line.split(maxsplit=1) for line in said.out.splitlines()] == [
-        ["PID", "Pools"],
+        ["PID", done],
         ["4711", "default, replica"],
         ["4712", "default"],
     ]
@@ -40,6 +46,27 @@ def test_a_command_can_be_for_one_pool_or_process(run: Run, answering: Answering
     run("refresh", *where, "--pid", "4712")
     assert [pid for pid, _, _ in answering.told] == [4711, 4712]
     said = run("refresh", *where, "--pool", "replicas")
+    assert (said.code, said.out) == (1, "")
+    assert "no process has a pool 'replicas'; there are default, replica." in one_line(said)
+
+
+def test_who_asks_is_whom_sudo_names(
+    run: Run, answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is to say who it was, and root may be anybody."""
+    monkeypatch.setenv("SUDO_USER", "anna")
+    answering.add(report(4711))
+    run("pause", "--run-dir", answering.folder)
+    assert [said["by"] for _, _, said in answering.told] == ["anna with pdbpool"]
+
+
+@pytest.mark.parametrize("command", [("stacks",), ("events",), ("events", "--follow")])
+def test_a_pool_that_nobody_has_is_a_mistake_where_one_looks(
+    run: Run, answering: Answering, command: tuple[str, ...]
+) -> None:
+    """'Nobody holds a connection' would be believed."""
+    answering.add(report(4711, [pool(), pool("replica")]))
+    said = run(*command, "--run-dir", answering.folder, "--pool", "replicas")
     assert (said.code, said.out) == (1, "")
     assert "no process has a pool 'replicas'; there are default, replica." in one_line(said)
 

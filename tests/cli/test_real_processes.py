@@ -72,7 +72,7 @@ def test_a_stopped_process_is_silent_and_a_dead_one_is_gone(run: Run, process: A
         finally:
             os.kill(process.pid, signal.SIGCONT)
         assert said.code == 1
-        assert said.out.split() == ["PID", "Pools", str(other.pid), "default"]
+        assert said.out.split() == ["PID", "Refreshed", str(other.pid), "default"]
         assert f"py-spy dump --pid {process.pid}" in one_line(said)
         process.process.kill()
         process.process.wait()

@@ -325,7 +325,7 @@ def test_a_body_that_streams_is_warned_of(
 
 
 def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
-    watched: ManagedPool, caplog: pytest.LogCaptureFixture
+    watched: ManagedPool, caplog: pytest.LogCaptureFixture, happened: Happened
 ) -> None:
     """A request that leaks is named; the one that the thread serves now is not."""
     clock = Clock(watched)
@@ -340,4 +340,6 @@ def test_nobody_is_blamed_for_what_was_left_behind_in_his_thread(
     assert "GET route 'leaks' (ended) has held a connection for 61.0 s, and has ended" in text
     assert "without giving it back; trace_checkouts = true says where it was taken." in text
     assert "test_nobody" not in text
+    (event,) = happened()
+    assert str(event.fields["place"]).startswith("has ended without giving it back; ")
     left.close()

@@ -190,6 +190,13 @@ def test_what_somebody_has_just_felt_is_told(kind: str, said: str) -> None:
     assert verdict(report(1, events=events)) == ("warn", said, "why")
 
 
+def test_those_that_were_left_out_of_the_log_are_counted() -> None:
+    """One line stands for all within ten seconds."""
+    events = [event(1, "refused", at=NOW - 20), event(2, "refused", fields={"left_out": 30})]
+    said = "Pool default refused a caller 10 s ago, and 31 more in the last minute"
+    assert verdict(report(1, events=events))[1] == said
+
+
 def test_a_refusal_before_the_end_of_an_outage_says_that_this_is_over() -> None:
     """Its own text has that the server is away, which is not so any more."""
     events = [event(1, "refused", "is away", at=NOW - 9), event(2, "back", "is back", at=NOW - 5)]

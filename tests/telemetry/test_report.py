@@ -13,6 +13,8 @@ from sqlalchemy import Engine
 from pyramid_dbpool import DatabaseUnavailable, ManagedPool, dispose_engine, get_engine
 from pyramid_dbpool.clock import monotonic
 from pyramid_dbpool.drivers.connect_failures import ConnectFailure
+from pyramid_dbpool.engines import registry
+from pyramid_dbpool.engines.application_name import app_name
 from pyramid_dbpool.engines.registry import process_engine
 from pyramid_dbpool.pool.labels import holder_label
 from pyramid_dbpool.telemetry import report
@@ -77,6 +79,23 @@ def test_no_secret_is_in_it() -> None:
     assert "s3cret" not in said
     assert "h1dden" not in said
     assert "notes:***@127.0.0.1" in said
+
+
+def test_the_app_has_the_name_that_its_settings_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks finds it under one name in all windows, and in the server's list of sessions."""
+    # Whatever other tests have left.
+    monkeypatch.setattr(registry, "process_engines", lambda: [])
+    assert process_report()["app"] == app_name()
+    named = {
+        # Nothing needs to connect for that.
+        "sqlalchemy.url": "postgresql+psycopg://notes@127.0.0.1:1/n",
+        "dbpool.application_name": "notes-streamer",
+    }
+    made = process_engine(named)
+    monkeypatch.setattr(registry, "process_engines", lambda: [made])
+    told = process_report()
+    dispose_engine(named)
+    assert (told["app"], told["name"].split()[0]) == ("notes-streamer", "notes-streamer")
 
 
 def test_another_pool_class_is_listed(settings: dict[str, str]) -> None:
