@@ -35,8 +35,8 @@ from .telemetry.metrics import (
     ENGINE,
     METRICS,
     POOL_NAME,
-    Kind,
     Metric,
+    MetricKind,
     Pool,
     pools_shown,
 )
@@ -66,10 +66,10 @@ def instrument(meter_provider: MeterProvider | None = None, *, histograms: bool 
         return
     _instrumented.add(provider)
     meter = get_meter("pyramid_dbpool", version("pyramid_dbpool"), provider)
-    timed = [metric for metric in METRICS if histograms and metric.kind is Kind.HISTOGRAM]
+    timed = [metric for metric in METRICS if histograms and metric.kind is MetricKind.HISTOGRAM]
     reports = _Reports([_Durations(meter, metric) for metric in timed])
     for metric in METRICS:
-        if metric.kind is not Kind.HISTOGRAM:
+        if metric.kind is not MetricKind.HISTOGRAM:
             observe = partial(_pools, reports, metric)
             _create(meter, metric.kind)(metric.name, [observe], metric.unit, metric.text)
     meter.create_observable_up_down_counter(
@@ -77,11 +77,11 @@ def instrument(meter_provider: MeterProvider | None = None, *, histograms: bool 
     )
 
 
-def _create(meter: Meter, kind: Kind) -> Callable[..., object]:
+def _create(meter: Meter, kind: MetricKind) -> Callable[..., object]:
     return {
-        Kind.COUNTER: meter.create_observable_counter,
-        Kind.AMOUNT: meter.create_observable_up_down_counter,
-        Kind.GAUGE: meter.create_observable_gauge,
+        MetricKind.COUNTER: meter.create_observable_counter,
+        MetricKind.AMOUNT: meter.create_observable_up_down_counter,
+        MetricKind.GAUGE: meter.create_observable_gauge,
     }[kind]
 
 

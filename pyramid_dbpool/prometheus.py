@@ -31,7 +31,7 @@ from .telemetry.metrics import (
     ENGINE,
     METRICS,
     POOL_NAME,
-    Kind,
+    MetricKind,
     Reading,
     pools_shown,
     prometheus_name,
@@ -50,11 +50,11 @@ _PAGE = "pyramid_dbpool.prometheus"
 Report = Mapping[str, Any]
 Labels = dict[str, str]
 
-_FAMILIES: Mapping[Kind, Callable[[str, str], Metric]] = {
-    Kind.COUNTER: CounterMetricFamily,
-    Kind.AMOUNT: GaugeMetricFamily,
-    Kind.GAUGE: GaugeMetricFamily,
-    Kind.HISTOGRAM: HistogramMetricFamily,
+_FAMILIES: Mapping[MetricKind, Callable[[str, str], Metric]] = {
+    MetricKind.COUNTER: CounterMetricFamily,
+    MetricKind.AMOUNT: GaugeMetricFamily,
+    MetricKind.GAUGE: GaugeMetricFamily,
+    MetricKind.HISTOGRAM: HistogramMetricFamily,
 }
 
 
@@ -181,12 +181,12 @@ def families(reports: Mapping[int, Report | None]) -> list[Metric]:
     return written
 
 
-def _add(family: Metric, kind: Kind, labels: Labels, reading: Reading) -> None:
+def _add(family: Metric, kind: MetricKind, labels: Labels, reading: Reading) -> None:
     own = labels | {key.replace(".", "_"): _text(text) for key, text in reading.attributes.items()}
-    if kind is Kind.HISTOGRAM:
+    if kind is MetricKind.HISTOGRAM:
         _add_histogram(family, own, reading.value)
     else:
-        suffix = "_total" if kind is Kind.COUNTER else ""
+        suffix = "_total" if kind is MetricKind.COUNTER else ""
         family.add_sample(family.name + suffix, own, reading.value)
 
 

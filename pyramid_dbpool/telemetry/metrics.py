@@ -20,8 +20,8 @@ __all__ = [
     "ENGINES_SHOWN",
     "METRICS",
     "POOL_NAME",
-    "Kind",
     "Metric",
+    "MetricKind",
     "Pool",
     "Reading",
     "pools_shown",
@@ -42,7 +42,7 @@ ENGINES_SHOWN = 16
 Pool = Mapping[str, Any]
 
 
-class Kind(Enum):
+class MetricKind(Enum):
     """How a metric's values behave."""
 
     COUNTER = "counter"
@@ -77,7 +77,7 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     text: str
     read: Callable[[Pool], Iterable[Reading]]
@@ -88,12 +88,12 @@ def pools_shown(report: Mapping[str, Any]) -> list[Pool]:
     return sorted(report["pools"], key=lambda pool: pool["number"])[:ENGINES_SHOWN]
 
 
-def prometheus_name(name: str, kind: Kind, unit: str) -> str:
+def prometheus_name(name: str, kind: MetricKind, unit: str) -> str:
     """Write a metric's name as Prometheus has it, by OpenTelemetry's rules for that."""
     parts = [name.replace(".", "_")]
     if unit == "s":
         parts.append("seconds")
-    if kind is Kind.COUNTER:
+    if kind is MetricKind.COUNTER:
         parts.append("total")
     return "_".join(parts)
 
@@ -165,63 +165,63 @@ METRICS: tuple[Metric, ...] = (
     # The conventions'.
     Metric(
         _connection("count"),
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{connection}",
         "Open connections that are idle or used",
         _count,
     ),
     Metric(
         _connection("idle.max"),
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{connection}",
         "How many connections are kept while nobody needs them (pool_size)",
         _idle_max,
     ),
     Metric(
         _connection("idle.min"),
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{connection}",
         "How many connections are kept open even when idle_timeout is over (min_idle)",
         _value("min_idle"),
     ),
     Metric(
         _connection("max"),
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{connection}",
         "How many connections there may be (pool_size + max_overflow)",
         _value("capacity"),
     ),
     Metric(
         _connection("pending_requests"),
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{request}",
         "Callers who wait for a connection",
         _value("waiting"),
     ),
     Metric(
         _connection("timeouts"),
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{timeout}",
         "Callers who got no connection within their time",
         _timeouts,
     ),
     Metric(
         _connection("create_time"),
-        Kind.HISTOGRAM,
+        MetricKind.HISTOGRAM,
         "s",
         "How long it took to open a connection",
         _value("connect"),
     ),
     Metric(
         _connection("wait_time"),
-        Kind.HISTOGRAM,
+        MetricKind.HISTOGRAM,
         "s",
         "How long callers waited who got a connection",
         _value("wait"),
     ),
     Metric(
         _connection("use_time"),
-        Kind.HISTOGRAM,
+        MetricKind.HISTOGRAM,
         "s",
         "For how long a connection was checked out",
         _value("hold"),
@@ -229,105 +229,105 @@ METRICS: tuple[Metric, ...] = (
     # Ours.
     Metric(
         "dbpool.waited",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{checkout}",
         "Checkouts that had to wait",
         _value("waited"),
     ),
     Metric(
         "dbpool.opening",
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{connection}",
         "Connections that are just being opened",
         _value("opening"),
     ),
     Metric(
         "dbpool.longest_hold",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "s",
         "For how long the oldest of those checked out now has been so",
         _longest("holders"),
     ),
     Metric(
         "dbpool.longest_wait",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "s",
         "For how long the first in line has waited",
         _longest("waiters"),
     ),
     Metric(
         "dbpool.waiting_holders",
-        Kind.AMOUNT,
+        MetricKind.AMOUNT,
         "{request}",
         "Callers who wait for a connection and hold one of this pool already",
         _waiting_holders,
     ),
     Metric(
         "dbpool.refused",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{request}",
         "Callers who got no connection, by reason",
         _reasons("refused", "timeout", "line_full", "outage", "configuration"),
     ),
     Metric(
         "dbpool.open_failed",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{attempt}",
         "Connections that could not be opened, by reason",
         _reasons("open_failed", "unreachable", "saturated", "configuration"),
     ),
     Metric(
         "dbpool.closed",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{connection}",
         "Connections that were closed, by reason",
         _reasons("closed", "idle", "lifetime", "dead", "invalidated"),
     ),
     Metric(
         "dbpool.dead_connections_avoided",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{connection}",
         "Dead connections that were found before anybody got them",
         _value("dead_avoided"),
     ),
     Metric(
         "dbpool.pings",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{ping}",
         "Questions to the server whether a connection is alive",
         _value("pings"),
     ),
     Metric(
         "dbpool.outages",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "{outage}",
         "How often no connection could be opened for a while",
         _value("outages"),
     ),
     Metric(
         "dbpool.outage.time",
-        Kind.COUNTER,
+        MetricKind.COUNTER,
         "s",
         "For how long no connection could be opened, past outages and the present one",
         _value("outage_seconds_total"),
     ),
     Metric(
         "dbpool.outage",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "s",
         "For how long no connection could be opened until now; 0: one can",
         _seconds("outage_seconds"),
     ),
     Metric(
         "dbpool.write_outage",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "s",
         "For how long the server has refused to write (a failover, a full disk); 0: it does",
         _seconds("write_outage_seconds"),
     ),
     Metric(
         "dbpool.paused",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "s",
         "For how long the pool has been paused; 0: it is not",
         _seconds("paused_seconds"),
