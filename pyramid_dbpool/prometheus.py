@@ -125,7 +125,8 @@ def includeme(config: Any) -> None:
     settings = config.get_settings()
     with include.as_configuration_error():
         path = app_setting(settings, "prometheus_route")
-        config.registry[_PAGE] = _Page(path, PoolCollector(settings))
+        whole = include.whole_path(config, path)
+        config.registry[_PAGE] = _Page(whole, PoolCollector(settings))
     include.add_outer_tween(config, TWEEN)
 
 

@@ -13,8 +13,10 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from sqlalchemy import make_url
+from webtest import TestApp
 
 from pyramid_dbpool import SettingsError, dispose_engine, get_engine
 from pyramid_dbpool.prometheus import PoolCollector, families
@@ -409,6 +411,16 @@ def test_the_page_comes_before_all_that_an_app_asks_of_visitors(psycopg_url: str
         web.get("/dbpool/metrics", status=200)
         with pytest.raises(PermissionError):
             web.get("/")
+
+
+def test_an_app_may_include_it_under_a_prefix() -> None:
+    """As its routes."""
+    with Configurator(settings={"sqlalchemy.url": "sqlite:///never.db"}) as config:
+        config.include("pyramid_dbpool")
+        config.include("pyramid_dbpool.prometheus", route_prefix="/ops/")
+    web = TestApp(config.make_wsgi_app())
+    web.get("/ops/dbpool/metrics")
+    web.get("/dbpool/metrics", status=404)
 
 
 def test_a_wrong_path_is_an_error_of_the_configuration(psycopg_url: str) -> None:

@@ -14,6 +14,7 @@ from . import asking
 from .asking import advice, answers, chosen, run_dir, with_pool
 from .errors import FAILED, OK, Failed, Misconfigured, complain
 from .tables import print_json, print_table
+from .wording import printable
 
 __all__ = ["command"]
 
@@ -68,7 +69,7 @@ def _tell(found: Sequence[Answer], name: str, form: str) -> None:
 
 def _answer(answer: Answer) -> str:
     pools = answer.report["pools"] if answer.report else []
-    return ", ".join(pools) or "nothing: it has no pool yet"
+    return printable(", ".join(pools)) or "nothing: it has no pool yet"
 
 
 def _by() -> str:

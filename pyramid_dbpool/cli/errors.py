@@ -3,6 +3,7 @@
 import sys
 
 from ..secrets import mask_text
+from .wording import printable
 
 __all__ = ["FAILED", "MISCONFIGURED", "OK", "Failed", "Misconfigured", "complain", "one_line"]
 
@@ -29,4 +30,4 @@ def one_line(text: str) -> str:
 def complain(text: str) -> None:
     """Say in one line, beside the output, what is wrong."""
     sys.stdout.flush()
-    print(f"pdbpool: {' '.join(text.split())}", file=sys.stderr)
+    print(f"pdbpool: {printable(' '.join(text.split()))}", file=sys.stderr)

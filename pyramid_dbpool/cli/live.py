@@ -12,9 +12,9 @@ from ..clock import sleep
 from ..telemetry.host import Answer
 from ..telemetry.wording import counted, where_text
 from .asking import advice, answers, chosen, run_dir, with_pool
-from .errors import FAILED, OK, complain
+from .errors import FAILED, OK, Failed, complain
 from .tables import print_json
-from .wording import clock_text, duration
+from .wording import clock_text, duration, shown
 
 __all__ = ["events", "stacks"]
 
@@ -49,7 +49,7 @@ class _Person:
 def stacks(args: argparse.Namespace) -> int:
     """Show who holds and who waits for a connection, and where in the code each is now."""
     asked = chosen(answers(run_dir(args), timeout=args.timeout), args.pid)
-    found = with_pool(asked, args.pool)
+    found = _for_whom(with_pool(asked, args.pool), args)
     holders, waiters = (_people(found, kind, args.pool) for kind in ("holders", "waiters"))
     if args.format == "json":
         print_json(
@@ -133,21 +133,33 @@ def events(args: argparse.Namespace) -> int:
     # Who misspells it would wait for what never comes; that of a pool that is gone stays.
     if not any(event["pool"] == args.pool for event in _new(found, {})):
         with_pool(found, args.pool)
+    found = _for_whom(found, args)
     _print_events(found, heard, args)
     code = _told_of_silent(found)
+    problem = ""
     while args.follow:
         sleep(EVERY)
+        try:
+            found = answers(folder, timeout=args.timeout, stacks=False, after=heard)
+            problem = ""
+        except Failed as error:
+            # They may be about to start anew; who follows them wants to see what happens then.
+            if problem != str(error):
+                complain(problem := str(error))
+            found = []
         _print_events(
-            _those(answers(folder, timeout=args.timeout, stacks=False, after=heard), args.pid),
-            heard,
-            args,
+            _for_whom([each for each in found if _is_meant(each, args)], args), heard, args
         )
     return code
 
 
-def _those(found: Sequence[Answer], pids: Sequence[int] | None) -> list[Answer]:
-    """Return those that were named, as far as they are there still."""
-    return [each for each in found if not pids or each.pid in pids]
+def _for_whom(found: Sequence[Answer], args: argparse.Namespace) -> list[Answer]:
+    """Make answers fit for a terminal; programs get them as they are."""
+    return list(found) if args.format == "json" else [shown(each) for each in found]
+
+
+def _is_meant(answer: Answer, args: argparse.Namespace) -> bool:
+    return not args.pid or answer.pid in args.pid
 
 
 def _print_events(
@@ -166,6 +178,9 @@ def _print_events(
 
 def _new(found: Sequence[Answer], heard: dict[int, int]) -> Iterator[dict[str, Any]]:
     """Yield the events that have not been heard yet, each with its process."""
+    for pid in heard.keys() - {each.pid for each in found}:
+        # Another process may come to have its number, and begins to count anew.
+        del heard[pid]
     for each in found:
         for event in each.report["events"] if each.report else ():
             if event["number"] > heard.get(each.pid, 0):

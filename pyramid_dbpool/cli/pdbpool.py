@@ -9,6 +9,7 @@ exit codes:
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     that does not answer; 2: the configuration, or the command line, is wrong.
     """
     args = _parsed(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A cron job's is often ASCII; what that has no letter for is written out.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run: Callable[[argparse.Namespace], int] = args.run
         code = run(args)

@@ -9,14 +9,17 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from ..clock import sleep
+from ..telemetry.host import Answer
 from .asking import answers, run_dir
 from .errors import FAILED, OK, complain
 from .frames import ENDLESS, View, frame, plain_text, row_as_json
 from .overview import Overview
 from .watch import Watch
+from .wording import shown
 
 __all__ = ["top"]
 
@@ -24,7 +27,12 @@ __all__ = ["top"]
 def top(args: argparse.Namespace) -> int:
     """Show all pools of all processes, live at a terminal and once elsewhere."""
     folder = run_dir(args)
-    watch = Watch(lambda after: answers(folder, timeout=args.timeout, after=after))
+
+    def ask(after: Mapping[int, int]) -> list[Answer]:
+        found = answers(folder, timeout=args.timeout, after=after)
+        return found if args.format == "json" else [shown(each) for each in found]
+
+    watch = Watch(ask)
     if args.format == "plain" and not args.once and args.count is None and sys.stdout.isatty():
         if _has_rich():
             screen = importlib.import_module(".screen", __package__)

@@ -41,6 +41,9 @@ class Watch:
         told = [_with_advice(each) for each in found]
         seen = overview(told, self._before, time.time(), interval)
         reports = [each.report for each in found if each.report is not None]
+        for pid in self._heard.keys() - {each.pid for each in found}:
+            # Another process may come to have its number, and begins to count anew.
+            del self._heard[pid]
         for report in reports:
             self._hear(report)
         self._before = {report["pid"]: report for report in reports}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
-__all__ = ["clock_text", "cut", "duration"]
+from ..telemetry.host import Answer
+
+__all__ = ["clock_text", "cut", "duration", "printable", "shown"]
 
 
 def duration(seconds: float | None) -> str:
@@ -47,3 +51,31 @@ def clock_text(at: float, *, date: bool = False) -> str:
     :param at: seconds since the epoch.
     """
     return time.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S", time.localtime(at))
+
+
+def printable(text: str) -> str:
+    """Write out what would do something to a terminal, or cannot be encoded.
+
+    >>> printable("a\\x1b[2J\\nb")
+    'a\\\\x1b[2J b'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else " " if each.isspace() else repr(each)[1:-1]
+        for each in text
+    )
+
+
+def shown(answer: Answer) -> Answer:
+    """Return an answer for people: labels hold whatever an app has put there."""
+    silent = None if answer.silent is None else printable(answer.silent)
+    return replace(answer, report=_printable(answer.report), silent=silent)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value

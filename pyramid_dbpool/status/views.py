@@ -17,7 +17,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 
 from ..settings import AppSettings, load_app
 from ..telemetry.wording import counted
-from ..web.include import PyramidSettingsError, as_configuration_error
+from ..web.include import PyramidSettingsError, as_configuration_error, whole_path
 from ..web.retry import at_creation
 from . import apart, page
 from .source import Source
@@ -62,9 +62,8 @@ def add_page(config: Configurator, app: AppSettings) -> None:
     """Register the page, its data and its commands."""
     config.registry[SOURCE] = Source(app.run_dir)
     views = _Views(app)
-    config.registry[apart.APART] = apart.Apart(
-        {app.status_route: views.shown, f"{app.status_route}.json": views.changed}
-    )
+    path = whole_path(config, app.status_route)
+    config.registry[apart.APART] = apart.Apart({path: views.shown, f"{path}.json": views.changed})
     config.add_route(ROUTE, app.status_route)
     config.add_route(f"{ROUTE}.json", f"{app.status_route}.json")
     # The views ask for the permission by themselves: where the policy is registered after them,
@@ -160,10 +159,12 @@ class _Views:
             _source(request).overview(),
             self._path(request),
             may_command=may,
-            still="still" in request.GET,
+            still="still" in request.environ.get("QUERY_STRING", "").split("&"),
             said=said,
         )
-        return Response(text, status=status, headerlist=_headers("text/html; charset=UTF-8"))
+        # A place in the code may have letters of no encoding.
+        body = text.encode("utf-8", "backslashreplace")
+        return Response(body, status=status, headerlist=_headers("text/html; charset=UTF-8"))
 
     def _path(self, request: Request) -> str:
         path: str = request.route_path(ROUTE)
@@ -216,7 +217,8 @@ def _read(request: Request) -> tuple[str, str, dict[str, int]]:
     """
     try:
         form = request.POST
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, DeprecationWarning):
+        # The second is what WebOb raises for any other charset.
         raise HTTPBadRequest("The form is not UTF-8.") from None
     command, key = form.get("command", ""), form.get("pool", "")
     if command not in _COMMANDS:

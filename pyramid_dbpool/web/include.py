@@ -40,6 +40,7 @@ __all__ = [
     "mind_failures",
     "refuse_taken_names",
     "warn_without_retry",
+    "whole_path",
 ]
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,12 @@ def _subscribe_if_left_out(registry: Registry) -> None:
     subscribing = Configurator(registry=registry, autocommit=True)
     subscribing.add_subscriber(own_sessions, NewRequest)
     subscribing.add_subscriber(created, ApplicationCreated)
+
+
+def whole_path(config: Configurator, path: str) -> str:
+    """Return where a path is, with the prefix that the app includes it under."""
+    prefix = (config.route_prefix or "").strip("/")
+    return f"/{prefix}{path}" if prefix else path
 
 
 def add_outer_tween(config: Configurator, factory: str) -> None:

@@ -1,6 +1,8 @@
 """`pdbpool stacks`, `events` and `top` where it is piped: who has what, and what happened."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,3 +229,61 @@ def test_a_wrong_command_line_ends_with_2(run: Run, args: tuple[str, ...], says:
     said = run(*args)
     assert said.code == 2
     assert says in said.err
+
+
+# What a label may hold: a terminal would be cleared, a line be two, and a byte is no letter.
+STRANGE = "\x1b[2J\nNobody\x9b \u202e caf\udce9"
+
+
+@pytest.mark.parametrize("command", ["top", "stacks", "events", "refresh"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_a_label_holds_does_nothing_to_a_terminal(
+    answering: Answering, command: str, encoding: str
+) -> None:
+    """Of whatever encoding."""
+    held = [holder(STRANGE, 1.0, [STRANGE], worker=STRANGE)]
+    told = [event(1, text=STRANGE, pool=STRANGE)]
+    one = report(1, [pool(STRANGE, holders=held)], events=told, app=STRANGE, role=STRANGE)
+    answering.add(one)
+    ran = subprocess.run(
+        ["pdbpool", command, "--run-dir", str(answering.folder), "--timeout", "30"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    said = ran.stdout.decode(encoding)
+    assert all(line.isprintable() for line in said.splitlines())
+    assert r"\x1b[2J Nobody\x9b" in said
+
+
+def test_programs_get_labels_as_they_are(run: Run, answering: Answering) -> None:
+    """JSON has letters for all of them."""
+    answering.add(report(1, [pool(holders=[holder(STRANGE, 1.0)])]))
+    said = run("stacks", "--format", "json", "--run-dir", answering.folder)
+    assert json.loads(said.out)["holders"][0]["label"] == STRANGE
+
+
+def test_who_follows_sees_processes_start_anew(
+    run: Run, answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one with the number of another before it; that there is none is said once."""
+    answering.add(report(1, events=[event(7, text="first")]))
+    place, away = answering.folder / "1.sock", answering.folder / "away"
+    steps: list[Callable[[], object]] = [
+        lambda: place.rename(away),
+        lambda: None,
+        lambda: answering.add(report(1, events=[event(2, text="then")])),
+        lambda: away.rename(place),
+    ]
+
+    def pause(seconds: float) -> None:
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    monkeypatch.setattr(live, "sleep", pause)
+    said = run("events", "--follow", "--run-dir", answering.folder)
+    assert said.code == 130
+    assert said.err.count("no process answers") == 1
+    assert [line.split()[-1] for line in said.out.splitlines()] == ["first", "then"]

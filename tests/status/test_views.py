@@ -14,7 +14,7 @@ from webtest import TestApp
 
 from pyramid_dbpool import SettingsError
 from pyramid_dbpool.status.page import POLICY
-from tests.support.reports import pool, report
+from tests.support.reports import holder, pool, report
 from tests.support.status_app import SCENES, Host, UserHeader, status_app
 
 BASE = {"sqlalchemy.url": "sqlite:///never.db"}
@@ -323,3 +323,35 @@ def test_the_data_is_json(web: TestApp) -> None:
     data = json.loads(web.get("/dbpool.json", headers=GUEST).body)
     assert set(data) == {"content", "numbers", "title"}
     assert set(data["numbers"][KEY]) == {"1/0", "2/0"}
+
+
+def test_letters_of_no_encoding_are_written_out() -> None:
+    """As of a file's name that is not UTF-8."""
+    strange = [report(1, [pool(holders=[holder("caf\udce9", 1.0, ["caf\udce9.py"])])])]
+    shown = TestApp(status_app(Host(lambda _now: strange))).get("/dbpool", headers=GUEST)
+    assert r"caf\udce9.py" in shown.text
+
+
+@pytest.mark.parametrize("prefix", [None, "ops", "/ops/"])
+def test_an_app_may_include_it_under_a_prefix(prefix: str | None) -> None:
+    """And it is apart from the app's transactions there, too."""
+    everybody = {"dbpool.status_permission": NO_PERMISSION_REQUIRED}
+    with Configurator(settings=BASE | everybody) as config:
+        config.include("pyramid_dbpool")
+        config.include("pyramid_dbpool.status", route_prefix=prefix)
+    web = TestApp(config.make_wsgi_app())
+    path = "/ops/dbpool" if prefix else "/dbpool"
+    for each in (path, f"{path}.json"):
+        assert web.get(each).request.environ["repoze.tm.active"] is True
+
+
+def test_a_query_that_is_no_text_is_none(web: TestApp) -> None:
+    """Only one word is looked for in it."""
+    assert "stop reloading" in web.get("/dbpool?%ff", headers=GUEST).text
+    assert "stop reloading" not in web.get("/dbpool?still", headers=GUEST).text
+
+
+def test_a_form_in_another_charset_is_refused(web: TestApp) -> None:
+    """No browser sends one."""
+    given = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-7"}
+    web.post("/dbpool", b"command=refresh", headers=ADMIN | SAME | given, status=400)
