@@ -72,9 +72,14 @@ class _Ring:
     """Owns the events of this process; a forked child begins with none."""
 
     def __init__(self) -> None:
-        # `append` and `list` are atomic: nobody waits for anybody, also in a signal's handler.
-        self._events: deque[Event] = deque(maxlen=KEPT)
+        # By process: Python may know nothing of a fork, as of uWSGI's.
+        self._of: dict[int, deque[Event]] = {}
         self._numbers = count(1)
+
+    @property
+    def _events(self) -> deque[Event]:
+        # All of its steps are atomic: nobody waits for anybody, also in a signal's handler.
+        return self._of.setdefault(os.getpid(), deque(maxlen=KEPT))
 
     def add(
         self, kind: Kind, pool: str, level: int, text: str, fields: Mapping[str, Field]
@@ -84,16 +89,16 @@ class _Ring:
             Event(next(self._numbers), time.time(), kind, pool, name, text, fields)
         )
 
-    def clear(self) -> None:
+    def forget_parents(self) -> None:
         # What the parent has told is not said twice; the numbers go on.
-        self._events.clear()
+        self._of.clear()
 
     def after(self, number: int) -> list[Event]:
         return [each for each in list(self._events) if each.number > number]
 
 
 _ring = _Ring()
-os.register_at_fork(after_in_child=_ring.clear)
+os.register_at_fork(after_in_child=_ring.forget_parents)
 
 
 def tell(

@@ -1,7 +1,9 @@
 """What is told is in the log, with its numbers as fields, and is kept for whoever looks."""
 
+import ctypes
 import logging
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -53,10 +55,11 @@ def test_only_the_youngest_are_kept() -> None:
     assert [each.number for each in kept] == list(range(first + 6, first + KEPT + 6))
 
 
-def test_a_child_tells_its_own() -> None:
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["fork", "uWSGI's"])
+def test_a_child_tells_its_own(fork: Callable[[], int]) -> None:
     """What the parent has told stands in the parent's answer already."""
     tell(log, Kind.HELD, "in the parent", "a", logging.DEBUG)
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         tell(log, Kind.HELD, "in the child", "a", logging.DEBUG)
         os._exit(0 if [each.text for each in events.recent()] == ["in the child"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
