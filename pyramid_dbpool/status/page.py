@@ -150,10 +150,14 @@ def _pools(overview: Overview, path: str | None) -> Element:
 def _card(pool: HostPool, path: str | None) -> Element:
     used, capacity, waiting = pool.total("leased"), pool.capacity, pool.total("waiting")
     of = "" if capacity is None else f"of {capacity}"
-    state = "bad" if waiting and any(is_full(part) for _report, part in pool.parts) else ""
+    full = [report["pid"] for report, part in pool.parts if is_full(part)]
+    state = "bad" if waiting and full else ""
     who = ", ".join(f"{each.label} holds {each.connections}" for each in pool.held_by()[:NAMED])
     idle, opening = pool.total("idle"), pool.total("opening")
     rest = f"{idle} idle" + (f", {opening} being opened" if opening else "")
+    if full and len(pool.parts) > 1:
+        # "8 of 15" would seem to leave room, and a process cannot use another's.
+        rest += f"; full in {len(set(full))} of {counted(len(pool.pids), 'process', 'processes')}"
     return el(
         "article.card",
         {"data-key": pool.key, "aria-label": f"Pool {pool.title}"},

@@ -121,6 +121,15 @@ def test_a_group_says_how_many_do_the_same() -> None:
     ]
 
 
+def test_a_process_whose_pool_is_full_is_counted() -> None:
+    """The sum would seem to leave room."""
+    full = pool(capacity=1, holders=[holder()])
+    two = content(Overview([report(1, [full]), report(2)]), "/", may_command=False)
+    assert "; full in 1 of 2 processes" in " ".join(map(html, two))
+    one = content(Overview([report(1, [full])]), "/", may_command=False)
+    assert "full in" not in " ".join(map(html, one))
+
+
 def test_long_lists_are_cut() -> None:
     """A line of a thousand would make the page slow when it has to be fast."""
     waiters = [waiter(f"GET /{n}", n / 100) for n in range(300)]
