@@ -20,6 +20,7 @@ from pyramid_dbpool.pool import watch
 from pyramid_dbpool.pool.housekeeper import housekeeper
 from pyramid_dbpool.pool.labels import Label, holder_label
 from tests.support.happened import Happened
+from tests.support.holding import LOGGER
 from tests.support.makers import PATIENCE, Maker, in_thread, wait_for
 from tests.support.webapp import PARTS, app
 
@@ -71,7 +72,7 @@ def test_what_is_dropped_is_told_of(
     assert (leak.fields["place"], leak.fields["left_out"]) == (None, 0)
     assert pool.checkedout() == 0
     pool.connect().close()
-    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert [each.levelname for each in caplog.records if each.name == LOGGER] == ["WARNING"]
 
 
 def test_what_is_given_back_is_no_leak(pool: ManagedPool, happened: Happened) -> None:
