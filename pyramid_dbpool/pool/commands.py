@@ -73,11 +73,7 @@ class Commands:
             )
             # Also if it has that size: what an interrupt has left undone is done now. The sizes
             # last: whoever asks again is to begin with the same ones.
-            line.resize(
-                # A pool that has made way for another one keeps none.
-                line.keep if line.replaced else after[0] or None,
-                None if after[1] < 0 else sum(after),
-            )
+            line.resize(after[0] or None, None if after[1] < 0 else sum(after))
             shared.sizes = after
             too_many = 0 if line.capacity is None else line.total - line.capacity
         try:
