@@ -5,14 +5,19 @@ shows at the moments of the story is looked through. A new window adds a functio
 """
 
 import gc
+import io
 import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import CollectorRegistry, generate_latest
 from pyramid.request import Request
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.orm import Session
@@ -25,9 +30,15 @@ from pyramid_dbpool import (
     dispose_engine,
     get_engine,
 )
+from pyramid_dbpool.cli.pdbpool import main
 from pyramid_dbpool.embedded import PrivatePostgres
 from pyramid_dbpool.events import Kind, recent
+from pyramid_dbpool.opentelemetry import instrument
 from pyramid_dbpool.pool import checkout
+from pyramid_dbpool.prometheus import PoolCollector
+from pyramid_dbpool.status import page
+from pyramid_dbpool.status.source import Source
+from pyramid_dbpool.telemetry import server as servers
 from pyramid_dbpool.telemetry.report import process_report
 from tests.support.happened import Happened
 from tests.support.makers import wait_for
@@ -62,7 +73,70 @@ def in_events(engine: Engine) -> str:
     return " ".join(f"{each.text} {dict(each.fields)}" for each in recent())
 
 
-WINDOWS: list[Callable[[Engine], str]] = [in_report, in_view, in_events]
+def in_page(engine: Engine) -> str:
+    """The live page, as HTML and as its script gets it, of all processes that answer."""
+    return " ".join(
+        page.document(overview, "/dbpool", may_command=True, still=False, said="")
+        + json.dumps([page.content(overview, "/dbpool", may_command=True), page.numbers(overview)])
+        for overview in (Source(str(PLACES.run_dir)).overview(), Source(None).overview())
+    )
+
+
+def in_prometheus(engine: Engine) -> str:
+    """What is scraped."""
+    registry = CollectorRegistry()
+    registry.register(PoolCollector({"dbpool.run_dir": str(PLACES.run_dir)}))
+    return generate_latest(registry).decode()
+
+
+def in_opentelemetry(engine: Engine) -> str:
+    """What a reader collects, with all attributes."""
+    data = PLACES.reader.get_metrics_data()
+    assert data is not None
+    return str(data.to_json())
+
+
+def in_pdbpool(engine: Engine) -> str:
+    """What the commands print, beside their errors."""
+    asking = [["top"], ["stacks"], ["events"], ["refresh"], ["resize", "--size", "1"]]
+    files = [["check"], ["show"]]
+    said = [
+        printed(*command, str(PLACES.ini), "--format", form)
+        for command in asking + files
+        for form in ("plain", "json")
+    ]
+    return "\n".join(said)
+
+
+def printed(*arguments: str) -> str:
+    """Run the command in this process, and return all that it prints."""
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        code = main(arguments)
+    assert code in (0, 1), out.getvalue()
+    return out.getvalue()
+
+
+WINDOWS: list[Callable[[Engine], str]] = [
+    in_report,
+    in_view,
+    in_events,
+    in_page,
+    in_prometheus,
+    in_opentelemetry,
+    in_pdbpool,
+]
+
+
+class Places:
+    """Where the windows look: the app's ini file, its folder, and OpenTelemetry's reader."""
+
+    ini: Path
+    run_dir: Path
+    reader: InMemoryMetricReader
+
+
+PLACES = Places()
 
 
 class Shown:
@@ -112,14 +186,30 @@ def server(new_postgres: Callable[..., PrivatePostgres]) -> PrivatePostgres:
 
 
 @pytest.fixture
-def settings(server: PrivatePostgres, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def reader() -> InMemoryMetricReader:
+    """Give what collects for OpenTelemetry."""
+    reader = InMemoryMetricReader()
+    instrument(MeterProvider([reader], shutdown_on_exit=False))
+    return reader
+
+
+@pytest.fixture
+def settings(
+    server: PrivatePostgres,
+    tmp_path: Path,
+    reader: InMemoryMetricReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dict[str, Any]]:
     """Give settings with a secret wherever one may be."""
     monkeypatch.setattr(checkout, "LONG_WAIT", 0.0)
     url = make_url(server.url()).update_query_dict(
         {"sslpassword": SECRETS["a token in the URL's query"]}
     )
     arguments = {"options": f"-c app.token={SECRETS['connect_args']}"}
-    return {
+    own = servers._Server()
+    monkeypatch.setattr(servers, "_server", own)
+    PLACES.ini, PLACES.run_dir, PLACES.reader = tmp_path / "notes.ini", tmp_path / "run", reader
+    made = {
         "sqlalchemy.url": url.render_as_string(hide_password=False),
         "sqlalchemy.connect_args": json.dumps(arguments),
         "sqlalchemy.pool_size": "1",
@@ -128,12 +218,21 @@ def settings(server: PrivatePostgres, monkeypatch: pytest.MonkeyPatch) -> dict[s
         "dbpool.hold_warning": "100ms",
         "dbpool.trace_checkouts": "true",
         "dbpool.readiness_route": "/ready",
+        "dbpool.run_dir": str(PLACES.run_dir),
         "tm.manager_hook": "pyramid_tm.explicit_manager",
+        "debugtoolbar.includes": "pyramid_dbpool.debugtoolbar",
     }
+    lines = [f"{key} = {value.replace('%', '%%')}" for key, value in made.items()]
+    PLACES.ini.write_text(
+        "\n".join(["[app:main]", "use = call:tests.support.webapp:app", *lines, ""])
+    )
+    own.answer_in(str(PLACES.run_dir))
+    yield made
+    own.end()
 
 
 @contextmanager
-def notes(settings: dict[str, Any]) -> Iterator[WebApp]:
+def notes(settings: dict[str, Any], *parts: str) -> Iterator[WebApp]:
     """Run an app whose views do what they should not."""
 
     def hold(request: Request) -> None:
@@ -147,8 +246,22 @@ def notes(settings: dict[str, Any]) -> Iterator[WebApp]:
     def index(request: Request) -> None:
         request.db.execute(HELD_TEXT)
 
-    with app(settings, *PARTS, index=index, hold=hold, drop=drop) as web:
+    with app(settings, *parts, *PARTS, index=index, hold=hold, drop=drop) as web:
+        # The toolbar shows itself to nobody else.
+        web.client.extra_environ["REMOTE_ADDR"] = "127.0.0.1"
         yield web
+
+
+def in_panels(web: WebApp) -> list[str]:
+    """What the toolbar's panel shows of each request so far, and no other panel."""
+    ids = [identifier for identifier, _toolbar in web.registry.pdtb_history]
+    pages = [web.get(f"/_debug_toolbar/{each}").text for each in ids]
+    return [
+        page.partition('<div id="pDebugPanel-dbpool-content"')[2].partition(
+            '<div id="pDebugPanel-'
+        )[0]
+        for page in pages
+    ]
 
 
 def meet_full_pool(web: WebApp, shown: Shown, happened: Happened) -> None:
@@ -227,6 +340,18 @@ def test_no_secret_is_in_any_window(
         Kind.BACK,
     }
     assert shown.looks > 3 * len(WINDOWS)
+
+
+@pytest.mark.programs
+def test_no_secret_is_in_the_panel(settings: dict[str, Any], shown: Shown) -> None:
+    """By itself: the toolbar keeps what a request had, so that it has no leak."""
+    with notes(settings, "pyramid_debugtoolbar") as web:
+        web.get("/hold", status=503)
+        web.get("/")
+        panels = in_panels(web)
+    assert ["test_secrets_in_windows.py" in each for each in panels] == [True, True]
+    for each in panels:
+        shown("the panel", each)
 
 
 def test_a_secret_that_is_shown_is_found() -> None:
