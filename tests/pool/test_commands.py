@@ -17,6 +17,7 @@ from pyramid_dbpool import events
 from pyramid_dbpool.errors import PoolLineFull, PoolTimeout
 from pyramid_dbpool.events import Event, Kind
 from pyramid_dbpool.pool import commands
+from pyramid_dbpool.pool.checkout import Checkout
 from pyramid_dbpool.pool.deadlines import deadline
 from pyramid_dbpool.pool.line import Entry, Line, Pause, Waiter
 from pyramid_dbpool.pool.managed import ManagedPool
@@ -669,6 +670,53 @@ def test_idle_ones_are_condemned_before_they_are_closed(
     with pytest.raises(PoolTimeout, match="paused"):
         pool.connect()
     assert (pool._core.line.total, are_closed(maker)) == (0, [True])
+
+
+def test_who_was_to_open_for_himself_as_the_pause_came_waits_at_the_head(maker: Maker) -> None:
+    """He had had his turn."""
+    pool = ManagedPool(maker, 1, 0, background=False)
+    core = pool._core
+    assert core.line.reserve()
+    pool.pause()
+    other = waiting(pool, 1)
+    opened, began = list[Any](), core.shared.clock()
+    checkout = Checkout(core._checkout_parts, None, began, slot=True)
+    caller = in_thread(lambda: opened.append(checkout.run()))
+    wait_for(lambda: pool.snapshot().waiting == 2)
+    assert next(iter(core.line.waiters)).ident == caller.ident
+    pool.resume()
+    caller.join(PATIENCE)
+    pool._do_return_conn(opened.pop().record)
+    other.join()
+    give_back(*other.leases)
+    assert (pool.checkedin(), core.line.opening) == (1, 0)
+
+
+def test_a_slot_is_kept_where_the_pause_ends_just_then(maker: Maker) -> None:
+    """Left, and its owner killed, nobody would be served with it."""
+    pool = ManagedPool(maker, 1, 0, background=False)
+    core = pool._core
+    assert core.line.reserve()
+    checkout = Checkout(core._checkout_parts, None, 0.0, slot=True)
+    checkout._leave_slot()
+    asking = waiting(pool, 1)
+    checkout.give_back()
+    asking.join()
+    give_back(*asking.leases)
+    assert (pool.checkedin(), core.line.opening) == (1, 0)
+
+
+def test_what_was_held_as_the_pool_became_smaller_is_counted_when_it_is_back() -> None:
+    """The first one fits; with the second one there would be one too many."""
+    line, entries = Line[Entry](2, 2), (Entry(), Entry())
+    for each in entries:
+        line.reserve()
+        line.opened(each, 0.0)
+    for each in entries:
+        line.put(each, 0.0)
+        assert line.hold(each)
+    line.resize(1, 1)
+    assert [line.unhold(each, 1.0) for each in entries] == [True, False]
 
 
 COMMANDS: dict[str, Callable[[ManagedPool], None]] = {
