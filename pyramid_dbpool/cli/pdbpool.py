@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     that does not answer; 2: the configuration, or the command line, is wrong.
     """
     args = _parsed(argv)
+    if sys.stdout is None:
+        # Closed, as by `>&-`: the exit code is all that is wanted.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A cron job's is often ASCII; what that has no letter for is written out.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -139,3 +139,10 @@ def test_variables_may_stand_behind_an_option(run: Run, ini: Callable[..., Path]
     assert (said.code, said.out) == (2, "")
     assert "unrecognized arguments: --plac=/tmp" in said.err
     assert run("settings", "--format", "json", "place=/tmp").code == 2
+
+
+def test_who_wants_no_output_gets_the_exit_code() -> None:
+    """Its output may be closed."""
+    command = ["sh", "-c", "pdbpool settings >&-"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
