@@ -473,7 +473,11 @@ def test_what_is_out_at_the_end_of_the_process_goes_with_it() -> None:
 def test_what_was_dropped_before_the_end_is_rolled_back() -> None:
     """In a handler of the exit's too, while there is an interpreter."""
     drop = "import atexit\natexit.register(lambda: globals().pop('connection'))\n"
-    assert run(OPENED + drop) == "rolled back\n"
+    said = run(OPENED + drop)
+    assert said.startswith("rolled back\n")
+    # The timer's thread may still come to say so, or be gone.
+    assert "closed" not in said
+    assert said == "rolled back\n" or "has dropped its connection without" in said
 
 
 @pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"])
