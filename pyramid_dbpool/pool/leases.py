@@ -20,6 +20,8 @@ from .stats import Holder
 
 T = TypeVar("T")
 
+# How many characters of a label are shown.
+LONGEST_LABEL = 200
 # How many of the app's functions a place names, the innermost first.
 NAMED_FRAMES = 4
 # The same for a stack, which is read when somebody has asked for it.
@@ -84,8 +86,13 @@ def label_text(label: object | None) -> str:
     """Return a label's text; empty if there is none."""
     # An `identify` that fails must not hide the error that the label is for.
     with suppress(Exception):
-        return "" if label is None else str(label)
+        return "" if label is None else _shortened(str(label))
     return ""
+
+
+def _shortened(label: str) -> str:
+    # It stands in each error, event and answer: one of a megabyte would fill the log.
+    return label if len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL]}…"
 
 
 def worker_text(ident: int, threads: dict[int | None, str]) -> str:

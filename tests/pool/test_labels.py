@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import PoolTimeout, consume, deadline, get_engine, stream, unit_of_work
-from pyramid_dbpool.pool.labels import current_label
+from pyramid_dbpool.pool.labels import current_label, holder_label
 from pyramid_dbpool.pool.managed import ManagedPool
 from pyramid_dbpool.web.requests import RequestLabel
 from tests.support.makers import wait_until_gone
@@ -33,6 +33,13 @@ def held_by(engine: Engine) -> list[str]:
     """List the labels of those who hold a connection now."""
     assert isinstance(engine.pool, ManagedPool)
     return [each.label for each in engine.pool.snapshot().holders]
+
+
+def test_a_label_without_end_is_cut(settings: dict[str, Any]) -> None:
+    """It stands in every error, event and report."""
+    engine = get_engine(settings)
+    with holder_label("x" * 1_000_000), engine.connect():
+        assert held_by(engine) == ["x" * 200 + "…"]
 
 
 def test_a_request_is_named_by_its_route(settings: dict[str, Any]) -> None:
