@@ -49,16 +49,18 @@ def test_more_than_the_server_allows_is_wrong(
     """With the numbers, and the keys to change; two pools on one server count together."""
     (row,) = rows(run, ini(written(psycopg_url)))
     allowed, reserved = row["server"]["all"]["allowed"], row["server"]["all"]["reserved"]
+    # The server that all tests share lets in more than the usual hundred.
+    size = allowed if pools == 2 else allowed + 400
     file = ini(
         written(psycopg_url),
-        f"sqlalchemy.pool_size = {allowed if pools == 2 else 500}",
+        f"sqlalchemy.pool_size = {size}",
         "sqlalchemy.max_overflow = 0",
         *[written(psycopg_url).replace("sqlalchemy.", "sqlalchemy.more.")] * (pools - 1),
     )
     said = run("check", file)
     assert said.code == 1
     line = one_line(said)
-    opens = "500 connections (500" if pools == 1 else f"{allowed + 15} connections ({allowed}"
+    opens = f"{size if pools == 1 else size + 15} connections ({size}"
     assert f"one process may open {opens} in pool 'default'" in line
     assert f"max_connections lets in {allowed}" in line
     assert "lower sqlalchemy.pool_size" in line

@@ -143,6 +143,6 @@ def test_variables_may_stand_behind_an_option(run: Run, ini: Callable[..., Path]
 
 def test_who_wants_no_output_gets_the_exit_code() -> None:
     """Its output may be closed."""
-    command = ["sh", "-c", "pdbpool settings >&-"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = f"{shlex.quote(sys.executable)} -m pyramid_dbpool.cli.pdbpool settings >&-"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")

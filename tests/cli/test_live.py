@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,8 +246,9 @@ def test_what_a_label_holds_does_nothing_to_a_terminal(
     told = [event(1, text=STRANGE, pool=STRANGE)]
     one = report(1, [pool(STRANGE, holders=held)], events=told, app=STRANGE, role=STRANGE)
     answering.add(one)
+    program = [sys.executable, "-m", "pyramid_dbpool.cli.pdbpool"]
     ran = subprocess.run(
-        ["pdbpool", command, "--run-dir", str(answering.folder), "--timeout", "30"],
+        [*program, command, "--run-dir", str(answering.folder), "--timeout", "30"],
         env=os.environ | {"PYTHONIOENCODING": encoding},
         capture_output=True,
         check=False,
