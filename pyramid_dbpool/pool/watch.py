@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from os import getpid
 from typing import NamedTuple
 
 from ..events import Kind, tell
@@ -168,7 +167,7 @@ class LeaseWatch:
     def came_back(self, entry: PooledEntry) -> None:
         """Tell of the end of a lease that was warned of; its holder is just giving it back."""
         warned = self._awaited.pop(entry, None)
-        if warned is not None and warned.since == entry.leased_at and entry.pid == getpid():
+        if warned is not None and warned.since == entry.leased_at:
             held = self._clock() - warned.since
             # Whoever waits for the connection need not wait for the log.
             self._door.call_later(partial(self._tell_returned, Holder(warned.label, held)))

@@ -281,3 +281,10 @@ def test_what_sqlalchemy_warns_of_is_not_told_twice(
     with pytest.warns(Warning, match="garbage collector"):
         del connection
     assert not pool._core.watch._dropped
+
+
+def test_labels_without_end_are_not_kept(pool: ManagedPool) -> None:
+    """Each message may have one of its own, and a worker lives for months."""
+    made = pool._core.watch
+    assert all(made._left_out(f"message {number}") == 0 for number in range(5 * watch.PLACES))
+    assert len(made._written) <= watch.PLACES

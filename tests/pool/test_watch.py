@@ -1,6 +1,7 @@
 """Connections that are held for long are warned of."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from pyramid_dbpool import stream
-from pyramid_dbpool.events import Kind
+from pyramid_dbpool.events import Kind, recent
 from pyramid_dbpool.pool import watch
 from pyramid_dbpool.pool.labels import Label, holder_label
 from pyramid_dbpool.pool.line import LEASED
@@ -174,6 +175,25 @@ def test_the_next_long_hold_of_a_connection_is_another_one(
         clock.ahead = 0.0
         watched._core.watch.look()
     assert len(warnings(caplog)) == 2
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_child_does_not_tell_of_what_its_parent_holds(
+    watched: ManagedPool, listens: bool
+) -> None:
+    """It lets go of its copy, and its parent has the connection still."""
+    if listens:
+        event.listen(watched, "checkin", lambda *_: None)
+    clock = Clock(watched)
+    lease = watched.connect()
+    clock.stop_after(61.5)
+    watched._core.watch.look()
+    if (pid := os.fork()) == 0:
+        lease.close()
+        watched.connect().close()
+        os._exit(len([each for each in recent() if each.kind is Kind.RETURNED]))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    lease.close()
 
 
 def test_what_was_opened_for_nobody_is_watched_too(
