@@ -43,6 +43,7 @@ __all__ = ["PoolCollector", "families", "includeme", "tween_factory"]
 log = logging.getLogger(__name__)
 
 TWEEN = f"{__name__}.tween_factory"
+READS = frozenset({"GET", "HEAD"})
 
 # The registry's key of the app's `_Page`.
 _PAGE = "pyramid_dbpool.prometheus"
@@ -152,7 +153,8 @@ def tween_factory(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any
     page: _Page = registry[_PAGE]
 
     def tween(request: Any) -> Any:
-        if request.environ.get("PATH_INFO") != page.path:
+        # What else is sent there is the app's: it may have a view of its own.
+        if request.environ.get("PATH_INFO") != page.path or request.method not in READS:
             return handler(request)
         return page.fill(request.response, request.headers.get("Accept", ""))
 

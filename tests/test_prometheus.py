@@ -368,11 +368,12 @@ def test_an_app_answers_with_its_metrics(psycopg_url: str) -> None:
 
 
 def test_the_page_is_where_the_setting_says(psycopg_url: str) -> None:
-    """And nowhere else."""
+    """And nowhere else; and what is sent there is the app's."""
     settings = {"sqlalchemy.url": psycopg_url, "dbpool.prometheus_route": "/pools"}
     with app(settings, *PROMETHEUS) as web:
         assert "dbpool_engines" in web.get("/pools").text
         web.get("/dbpool/metrics", status=404)
+        web.client.post("/pools", status=404)
 
 
 @pytest.mark.usefixtures("all_engines")
