@@ -283,6 +283,8 @@ def _after_fork_in_parent() -> None:
         keeper.start_again()
         for start in list(_starters):
             start()
+    else:
+        _soon.extend(_starters)
 
 
 # Called after each fork, and what is called once, as soon as threads may be started.
@@ -301,12 +303,6 @@ def call_soon(call: Callable[[], object]) -> None:
     _wake_main_thread()
 
 
-def _call_starters_soon() -> None:
-    if _starters:
-        _soon.extend(_starters)
-        _wake_main_thread()
-
-
 def _start_again(_nothing: object) -> int:
     keeper = housekeeper()
     try:
@@ -322,21 +318,23 @@ def _start_again(_nothing: object) -> int:
     return 0
 
 
-def _forget_parents() -> None:
+def _after_fork_in_child() -> None:
     # The child's own is there already, and has tasks: its pools have left the parent before. Were
     # it forgotten, a fork of the child's would not find it, and come in the middle of its work.
     for pid in _keepers.keys() - {getpid()}:
         del _keepers[pid]
+    if _starters:
+        _soon.extend(_starters)
+        _wake_main_thread()
 
 
 # Python 3.13 looks for threads when all of its hooks have run, so that one which is started in a
 # hook would be warned of. What is pending is called as soon as the main thread runs Python again;
-# a function of C's, for the end of one of Python's would be soon enough.
+# a function of C's, and the last hook, for one of Python's would be soon enough.
 _pending = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_start_again)
 _wake_main_thread = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _pending, None)
 
 os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forget_parents
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
 )
 os.register_at_fork(after_in_parent=_wake_main_thread)
-os.register_at_fork(after_in_parent=_call_starters_soon, after_in_child=_call_starters_soon)
