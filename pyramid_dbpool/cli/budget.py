@@ -18,7 +18,7 @@ class Shared:
 
     - `wrong`: what cannot work, in sentences for people.
     - `warnings`: what will not work for long.
-    - `facts`: each limit, in words.
+    - `facts`: the name of each limit, and what it allows, in words.
     - `fits`: how many processes of this configuration do.
     """
 
@@ -26,7 +26,7 @@ class Shared:
     pools: list[PoolSettings]
     wrong: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    facts: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
     fits: str | None = None
     _least: float = math.inf
 
@@ -72,7 +72,7 @@ def _limits(
 
 
 def _compare(shared: Shared, limit: Limit, pools: Sequence[PoolSettings]) -> None:
-    shared.facts.append(_fact(limit))
+    shared.facts.append((limit.name, _lets(limit)))
     if limit.allowed is None:
         return
     capacities = [pool.capacity for pool in pools]
@@ -112,7 +112,7 @@ def _less(limit: Limit) -> str:
     return f" ({whole}, less {limit.reserved} reserved)" if limit.reserved else ""
 
 
-def _fact(limit: Limit) -> str:
+def _lets(limit: Limit) -> str:
     lets = "no limit" if limit.allowed is None else f"{limit.allowed}{_less(limit)}"
     now = "" if limit.connected is None else f", {limit.connected} connected now"
-    return f"{limit.name}: {lets}{now}"
+    return f"{lets}{now}"

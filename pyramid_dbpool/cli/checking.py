@@ -65,7 +65,7 @@ def _print_server(server: Shared) -> None:
         rows.append(("TLS", view.tls))
     if view.pooler:
         rows.append(("pooler", _POOLER))
-    rows += [tuple(fact.split(": ", 1)) for fact in server.facts]  # type: ignore[misc]
+    rows += server.facts
     if server.fits is not None:
         rows.append(("processes", server.fits))
     rows += [("not told", each) for each in view.missing]

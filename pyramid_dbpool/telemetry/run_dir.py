@@ -55,6 +55,7 @@ class RunDir:
         try:
             self.path.mkdir(mode=0o700)
         except FileExistsError:
+            # Whatever it is: `check` says it in words that help more.
             pass
         except FileNotFoundError:
             raise self._error(f"there is no folder {self.path.parent} to make it in") from None

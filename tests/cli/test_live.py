@@ -125,6 +125,17 @@ def test_events_are_a_line_each_and_in_order(run: Run, answering: Answering) -> 
     assert "first" not in run(*where, "--pool", "more").out
 
 
+def take_at_each_pause(monkeypatch: pytest.MonkeyPatch, steps: list[Callable[[], object]]) -> None:
+    """Have one step done at each pause of whoever follows, and then Ctrl-C."""
+
+    def pause(seconds: float) -> None:
+        if not steps:
+            raise KeyboardInterrupt
+        steps.pop(0)()
+
+    monkeypatch.setattr(live, "sleep", pause)
+
+
 def test_events_can_be_followed(
     run: Run, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,13 +145,7 @@ def test_events_can_be_followed(
         lambda: answering.add(report(1, events=[event(1, text="first"), event(2, text="then")])),
         lambda: answering.add(report(2, events=[event(1, text="another")])),
     ]
-
-    def pause(seconds: float) -> None:
-        if not steps:
-            raise KeyboardInterrupt
-        steps.pop(0)()
-
-    monkeypatch.setattr(live, "sleep", pause)
+    take_at_each_pause(monkeypatch, steps)
     said = run("events", "--follow", "--run-dir", answering.folder)
     assert said.code == 130
     assert [line.split()[-1] for line in said.out.splitlines()] == ["first", "then", "another"]
@@ -278,13 +283,7 @@ def test_who_follows_sees_processes_start_anew(
         lambda: answering.add(report(1, events=[event(2, text="then")])),
         lambda: away.rename(place),
     ]
-
-    def pause(seconds: float) -> None:
-        if not steps:
-            raise KeyboardInterrupt
-        steps.pop(0)()
-
-    monkeypatch.setattr(live, "sleep", pause)
+    take_at_each_pause(monkeypatch, steps)
     said = run("events", "--follow", "--run-dir", answering.folder)
     assert said.code == 130
     assert said.err.count("no process answers") == 1
